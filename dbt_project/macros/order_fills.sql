@@ -1,0 +1,60 @@
+{#-
+    OrderFilled, V1 and V2, in one shape. Row by row, so that the same text serves the staging view and the materialized
+    view; whether a maker leg is a direct fill needs the rest of its transaction and is settled in order_fills_store.
+
+    V1: asset 0 is collateral, so an order that gives asset 0 buys. V2 says side and token itself.
+    V1 charges its fee in the asset received, V2 in collateral. All amounts are 1e-6 units.
+-#}
+{% macro order_fills_from_order_filled(final=false, where='true') %}
+with source as (
+
+    select
+        * except (side, token_id, fee, load_id),
+        side as order_side,
+        token_id as order_token_id,
+        fee as fee_units,
+        load_id,
+        if(contract_version = 'v1', maker_asset_id = '0', order_side = 'BUY') as is_buy,
+        if(is_buy, maker_amount, taker_amount) as usd_units,
+        if(is_buy, taker_amount, maker_amount) as share_units
+    from {{ source('polymarket_raw', 'order_filled') }}{{ ' final' if final }}
+    where contract_version in ('v1', 'v2') and {{ where }}
+
+),
+
+renamed as (
+
+    select
+        ---------- time and place
+        timestamp as filled_at,
+        block_number,
+        log_index,
+        tx_hash,
+        order_hash,
+        contract_version,
+        exchange,
+
+        ---------- parties
+        maker,
+        taker,
+        toLowCardinality(if(taker in ({{ exchange_addresses() }}), 'taker', 'maker')) as leg,
+
+        ---------- what was exchanged
+        toLowCardinality(if(is_buy, 'BUY', 'SELL')) as side,
+        toLowCardinality(multiIf(contract_version = 'v2', order_token_id, is_buy, taker_asset_id, maker_asset_id)) as token_id,
+        toDecimal128(share_units, 6) / 1000000 as shares,
+        toDecimal128(usd_units, 6) / 1000000 as usd,
+        if(share_units = 0, toDecimal128(0, 18), toDecimal128(usd_units, 18) / greatest(share_units, 1)) as price,
+        toDecimal128(fee_units, 6) / 1000000 as fee,
+        toLowCardinality(if(contract_version = 'v1' and is_buy, 'shares', 'usd')) as fee_asset,
+        toBool(share_units = 0 or usd_units > share_units) as is_dust,
+
+        ---------- bookkeeping
+        is_deleted,
+        load_id
+    from source
+
+)
+
+select * from renamed
+{% endmacro %}

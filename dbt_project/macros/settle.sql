@@ -1,0 +1,48 @@
+{#-
+    Settling: every table that is derived from a landing table is an incremental model whose incremental query yields
+    the rows that the loads marked `settling` in the ledger change. Run without any such load it yields nothing, run
+    twice it yields the same rows again, and a ReplacingMergeTree keeps one of them. Without an existing table (or with
+    --full-refresh) the same model derives everything.
+-#}
+
+{% macro replacing(arguments) -%}
+    {{ 'Replicated' if env_var('CLICKHOUSE_CLUSTER', '') else '' }}ReplacingMergeTree({{ arguments }})
+{%- endmacro %}
+
+{% macro settling_loads(table_name, expression) -%}
+    (select {{ expression }} from {{ source('polymarket_raw', 'loads') }} final where table_name = '{{ table_name }}' and state = 'settling')
+{%- endmacro %}
+
+{#- First and last second of what is being settled; both inclusive. -#}
+{% macro settle_from(table_name='order_filled') -%}
+    {{ settling_loads(table_name, "toDateTime(min(from_at), 'UTC')") }}
+{%- endmacro %}
+
+{% macro settle_to(table_name='order_filled') -%}
+    {{ settling_loads(table_name, "toDateTime(max(to_at), 'UTC')") }}
+{%- endmacro %}
+
+{#- Version of everything that this settle writes: later than any load and any settle before it. -#}
+{% macro settle_id(table_name='order_filled') -%}
+    {{ settling_loads(table_name, 'max(settle_id)') }}
+{%- endmacro %}
+
+{#- True for rows of the loads being settled, and for every row while a range is being rebuilt. -#}
+{% macro in_settling_load(table_name) -%}
+    (load_id in {{ settling_loads(table_name, 'load_id') }} or {{ settling_loads(table_name, 'max(is_rebuild)') }})
+{%- endmacro %}
+
+{#- Transactions with a fill in the loads being settled. A rebuild also touches those that only derived tables know. -#}
+{% macro touched_transactions(derived) -%}
+    (
+        select timestamp, tx_hash
+        from {{ source('polymarket_raw', 'order_filled') }}
+        where timestamp between {{ settle_from() }} and {{ settle_to() }} and {{ in_settling_load('order_filled') }}
+        union distinct
+        select filled_at, tx_hash
+        from {{ derived }}
+        where
+            filled_at between {{ settle_from() }} and {{ settle_to() }}
+            and {{ settling_loads('order_filled', 'max(is_rebuild)') }}
+    )
+{%- endmacro %}

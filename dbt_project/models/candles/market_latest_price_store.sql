@@ -1,0 +1,49 @@
+{{
+    config(
+        materialized='incremental',
+        incremental_strategy='append',
+        on_schema_change='fail',
+        tags=['settle_order_filled'],
+        engine=replacing('version, is_deleted'),
+        order_by='token_id',
+        indexes=[{'name': 'ix_version', 'definition': 'version type minmax granularity 1'}],
+    )
+}}
+{%- set touched_days -%}
+    bucket_at between toStartOfDay({{ settle_from() }}) and {{ settle_to() }} and version = {{ settle_id() }}
+{%- endset %}
+-- The latest daily candle of a token closes at its last price; a token left without any candle loses its price.
+with days as (
+
+    select
+        token_id,
+        bucket_at,
+        close,
+        last_trade_at,
+        version,
+        1 as is_live
+    from {{ ref('ohlcv_1d_store') }} final
+    {%- if is_incremental() %}
+    where token_id in (select token_id from {{ ref('ohlcv_1d_store') }} where {{ touched_days }})
+    union all
+    select
+        token_id,
+        bucket_at,
+        close,
+        last_trade_at,
+        version,
+        0 as is_live
+    from {{ ref('ohlcv_1d_store') }}
+    where {{ touched_days }}
+    {%- endif %}
+
+)
+
+select
+    token_id,
+    argMaxIf(close, bucket_at, is_live) as price,
+    maxIf(last_trade_at, is_live) as priced_at,
+    max(days.version) as version,
+    toUInt8(countIf(is_live) = 0) as is_deleted
+from days
+group by token_id

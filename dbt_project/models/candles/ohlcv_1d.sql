@@ -1,0 +1,1 @@
+{{ candles_view(ref('ohlcv_1d_store')) }}

@@ -1,0 +1,1 @@
+{{ candles_view(ref('ohlcv_1m_store')) }}

@@ -1,0 +1,3 @@
+{{ config(materialized='materialized_view', catchup=false) }}
+{{ materialization_target_table(ref('events_store')) }}
+{{ events_from_payload() }}

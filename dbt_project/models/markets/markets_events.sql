@@ -1,0 +1,50 @@
+-- Either side may name the other first, so a pair counts as soon as one of them does.
+with pairs as (
+
+    select
+        market_id,
+        arrayJoin(event_ids) as event_id
+    from {{ ref('markets_store') }} final
+    union distinct
+    select
+        arrayJoin(market_ids) as market_id,
+        event_id
+    from {{ ref('events_store') }} final
+
+),
+
+markets as (
+
+    select * from {{ ref('markets') }}
+
+),
+
+events as (
+
+    select * from {{ ref('events') }}
+
+)
+
+select
+    ---------- ids
+    pairs.market_id as market_id,
+    pairs.event_id as event_id,
+    markets.condition_id as condition_id,
+
+    ---------- text
+    markets.question as question,
+    markets.slug as market_slug,
+    events.title as title,
+    events.slug as event_slug,
+    events.series_slug as series_slug,
+    events.tags as tags,
+
+    ---------- booleans
+    markets.active as active,
+    markets.closed as closed,
+
+    ---------- numbers
+    markets.volume_usd as volume_usd
+from pairs
+left any join markets on pairs.market_id = markets.market_id
+left any join events on pairs.event_id = events.event_id

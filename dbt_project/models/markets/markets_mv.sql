@@ -1,0 +1,3 @@
+{{ config(materialized='materialized_view', catchup=false) }}
+{{ materialization_target_table(ref('markets_store')) }}
+{{ markets_from_payload() }}

@@ -1,0 +1,7 @@
+select
+    token_id,
+    market_id,
+    condition_id,
+    outcome_index,
+    outcome
+from {{ ref('outcome_tokens_store') }} final

@@ -1,0 +1,3 @@
+{{ config(materialized='materialized_view', catchup=false) }}
+{{ materialization_target_table(ref('outcome_tokens_store')) }}
+{{ outcome_tokens_from_markets() }}

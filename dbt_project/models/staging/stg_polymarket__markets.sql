@@ -1,0 +1,1 @@
+{{ markets_from_payload() }}

@@ -1,0 +1,1 @@
+{{ order_fills_from_order_filled() }}

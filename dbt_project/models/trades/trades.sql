@@ -1,0 +1,45 @@
+with trades as (
+
+    select * from {{ ref('trades_store') }} final
+
+),
+
+tokens as (
+
+    select * from {{ ref('outcome_tokens') }}
+
+)
+
+select
+    ---------- ids
+    if(block_number > 0, concat(tx_hash, '_', toString(log_index)), concat(tx_hash, '_', order_hash)) as trade_id,
+    contract_version,
+    exchange,
+    block_number,
+    log_index,
+    tx_hash,
+    order_hash,
+
+    ---------- time
+    filled_at,
+
+    ---------- what was traded
+    wallet,
+    side,
+    trades.token_id as token_id,
+    match_type,
+    maker_legs,
+    shares,
+    usd,
+    price,
+    fee,
+    fee_asset,
+    is_dust,
+
+    ---------- market; empty until Gamma lists it
+    tokens.market_id as market_id,
+    tokens.condition_id as condition_id,
+    tokens.outcome as outcome,
+    if(tokens.market_id = '', null, tokens.outcome_index) as outcome_index
+from trades
+left any join tokens on trades.token_id = tokens.token_id

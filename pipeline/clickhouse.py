@@ -1,0 +1,108 @@
+"""The connection to ClickHouse, whichever it is.
+
+Everything above speaks the HTTP interface through clickhouse-connect; only `connect` knows whether the server was
+configured or the embedded one was started for this run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import clickhouse_connect
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError
+
+from pipeline.errors import ClickHouseUnavailable
+from pipeline.settings import Settings
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where a ClickHouse listens, as every client of this run needs it."""
+
+    host: str
+    port: int
+    user: str
+    password: str
+    secure: bool
+    embedded: bool
+
+    def __str__(self) -> str:
+        kind = "embedded ClickHouse" if self.embedded else "ClickHouse"
+        return f"{kind} at {self.host}:{self.port}"
+
+    def environment(self) -> dict[str, str]:
+        """Environment variables by which `profiles.yml` finds this server."""
+        return {
+            "CLICKHOUSE_HOST": self.host,
+            "CLICKHOUSE_PORT": str(self.port),
+            "CLICKHOUSE_USER": self.user,
+            "CLICKHOUSE_PASSWORD": self.password,
+            "CLICKHOUSE_SECURE": "true" if self.secure else "false",
+        }
+
+
+@contextmanager
+def server(settings: Settings) -> Iterator[Server]:
+    """The configured server, or the embedded one kept up for the length of the block.
+
+    Raises:
+        ClickHouseUnavailable: the embedded one cannot be started.
+    """
+    password = settings.clickhouse_password.get_secret_value()
+    if not settings.embedded:
+        yield Server(
+            settings.clickhouse_host,
+            settings.clickhouse_port,
+            settings.clickhouse_user,
+            password,
+            settings.clickhouse_secure,
+            embedded=False,
+        )
+        return
+    from embedded_clickhouse import EmbeddedClickHouseError, running  # a server needs no engine
+
+    try:
+        started = running(
+            settings.clickhouse_local_path,
+            port=settings.clickhouse_local_port,
+            password=password,
+            memory_gb=settings.clickhouse_local_memory_gb,
+        )
+        endpoint = started.__enter__()
+    except EmbeddedClickHouseError as error:
+        raise ClickHouseUnavailable(str(error)) from error
+    try:
+        yield Server(endpoint.host, endpoint.port, "default", password, False, embedded=True)
+    finally:
+        started.__exit__(None, None, None)
+
+
+def connect(target: Server) -> Client:
+    """Open a client without a session, so that threads may share it.
+
+    Raises:
+        ClickHouseUnavailable: nothing answers there, or it refuses the user.
+    """
+    try:
+        return clickhouse_connect.get_client(
+            host=target.host,
+            port=target.port,
+            username=target.user,
+            password=target.password,
+            secure=target.secure,
+            autogenerate_session_id=False,
+            connect_timeout=10,
+            send_receive_timeout=600,
+            settings={"async_insert": 0},
+        )
+    except ClickHouseError as error:
+        raise ClickHouseUnavailable(f"{target} does not take the connection: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """The message of an error, cut to its first line and without ClickHouse's version tail."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].split(" (for url")[0]

@@ -1,0 +1,41 @@
+"""Failures that a run reports to its user.
+
+Each carries one line that says what happened and what to do, and the exit code of the process (design, section 7).
+Anything else that escapes is a defect and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class PipelineError(Exception):
+    """A run cannot go on; the message is one line for the user."""
+
+    exit_code = 1
+
+
+class SettingsError(PipelineError):
+    """A setting is missing or makes no sense."""
+
+    exit_code = 2
+
+
+class ClickHouseUnavailable(PipelineError):
+    """ClickHouse does not answer, or refuses the connection."""
+
+
+class SchemaError(PipelineError):
+    """A migration failed, was edited after it was applied, or is unknown to this version."""
+
+
+class ModelsError(PipelineError):
+    """dbt could not build the models."""
+
+
+class LoadFailed(PipelineError):
+    """A source could not be read or loaded; what was loaded before is intact."""
+
+
+class LockHeld(PipelineError):
+    """Another run holds the writer lock."""
+
+    exit_code = 3

@@ -1,0 +1,170 @@
+"""Builds the dbt models, in this process, and keeps the SQL that settles loads.
+
+dbt owns the models: it creates views, tables and materialized views, tests them and documents them. Its start costs
+seconds, a settle milliseconds; so the incremental models (tag `settle_<landing table>`) are compiled once per version
+of the project and their inserts kept in ClickHouse, where every later run finds them without importing dbt. Plain
+`dbt run` executes the very same text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from clickhouse_connect.driver.client import Client
+
+from pipeline.clickhouse import Server
+from pipeline.errors import ModelsError
+from pipeline.settings import PROJECT_DIR, Settings
+from pipeline.settle import Statement
+
+DBT_DIR = PROJECT_DIR / "dbt_project"
+SETTLE_TAG = "settle_"
+log = logging.getLogger(__name__)
+
+
+def ensure_models(client: Client, target: Server, settings: Settings) -> list[Statement]:
+    """Build the models if this version of them is not built yet, and return the settling statements in order.
+
+    Raises:
+        ModelsError: dbt failed; the message names the first model and why.
+    """
+    project_hash = _project_hash(settings)
+    statements = _deployed(client, settings, project_hash)
+    if statements:
+        return statements
+    log.info("models: building (dbt run)")
+    with _environment(target, settings):
+        run_dbt(["run"])
+        statements = _compile_statements(client)
+    client.insert(
+        "model_deployments",
+        [[project_hash, _now(client), json.dumps([asdict(statement) for statement in statements])]],
+        column_names=["project_hash", "deployed_at", "statements"],
+        database=settings.raw_database,
+    )
+    return statements
+
+
+def run_dbt(arguments: list[str]) -> Any:
+    """Run one dbt command in this process and return dbt's result.
+
+    Raises:
+        ModelsError: it failed; the message names the first node that did and why.
+    """
+    from dbt.cli.main import dbtRunner  # seconds to import, so only where it is needed
+
+    outcome = dbtRunner().invoke(
+        [*arguments, "--project-dir", str(DBT_DIR), "--profiles-dir", str(PROJECT_DIR), "--log-level", "none", "--log-level-file", "none"]
+    )
+    if outcome.success:
+        return outcome.result
+    if outcome.exception is not None:
+        raise ModelsError(f"dbt {arguments[0]}: {_one_line(str(outcome.exception))}")
+    failed = [result for result in outcome.result.results if result.status in ("error", "fail")]
+    first = failed[0]
+    raise ModelsError(f"dbt {arguments[0]}: {first.node.name}: {_one_line(first.message or first.status)}")
+
+
+def _compile_statements(client: Client) -> list[Statement]:
+    """Compile the incremental models against the tables that exist now; dbt returns them in the order of its graph."""
+    result = run_dbt(["compile", "--no-inject-ephemeral-ctes", "--select", f"tag:{SETTLE_TAG}*"])
+    nodes = [entry.node for entry in result.results]
+    if not nodes:
+        raise ModelsError("dbt compile: no model has a settle_ tag")
+    return [_statement(client, node) for node in _in_dependency_order(nodes)]
+
+
+def _in_dependency_order(nodes: list[Any]) -> list[Any]:
+    """Sort nodes so that each comes after those that it reads, ties by name."""
+    by_id = {node.unique_id: node for node in sorted(nodes, key=lambda node: node.name)}
+    ordered: dict[str, Any] = {}
+
+    def visit(node: Any) -> None:
+        for parent in node.depends_on.nodes:
+            if parent in by_id and parent not in ordered:
+                visit(by_id[parent])
+        ordered.setdefault(node.unique_id, node)
+
+    for node in by_id.values():
+        visit(node)
+    return list(ordered.values())
+
+
+def _statement(client: Client, node: Any) -> Statement:
+    """The insert that dbt's append strategy makes of a compiled incremental model."""
+    tag = next(tag for tag in node.tags if tag.startswith(SETTLE_TAG))
+    names = client.query(
+        "select name from system.columns where database = {database:String} and table = {table:String} order by position",
+        parameters={"database": node.schema, "table": node.alias},
+    ).result_columns
+    columns = ", ".join(f"`{name}`" for name in names[0])
+    query_settings = node.config.get("query_settings") or {}
+    tail = ", ".join(f"{name} = {value}" for name, value in query_settings.items())
+    sql = f"insert into {node.relation_name} ({columns})\nselect {columns} from (\n{node.compiled_code}\n)"
+    return Statement(node.name, tag.removeprefix(SETTLE_TAG), f"{sql}\nsettings {tail}" if tail else sql)
+
+
+def _deployed(client: Client, settings: Settings, project_hash: str) -> list[Statement]:
+    """Statements of this version of the models, or none if it is not built or a table of it is gone."""
+    rows = client.query(
+        f"select statements from {settings.raw_database}.model_deployments final where project_hash = {{hash:String}}",
+        parameters={"hash": project_hash},
+    ).result_rows
+    if not rows:
+        return []
+    statements = [Statement(**entry) for entry in json.loads(rows[0][0])]
+    present = client.query(
+        "select name from system.tables where database = {database:String}",
+        parameters={"database": settings.clickhouse_database},
+    ).result_columns
+    missing = {statement.model for statement in statements} - set(present[0] if present else ())
+    return [] if missing else statements
+
+
+def _project_hash(settings: Settings) -> str:
+    digest = hashlib.sha256()
+    for setting in (settings.clickhouse_database, settings.clickhouse_cluster):
+        digest.update(setting.encode() + b"\0")
+    kinds = (".sql", ".yml", ".md", ".csv")
+    skipped = {"target", "logs", "dbt_packages"}
+    for path in sorted(DBT_DIR.rglob("*")):
+        relative = path.relative_to(DBT_DIR)
+        if path.suffix in kinds and not skipped & set(relative.parts):
+            digest.update(str(relative).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _now(client: Client) -> Any:
+    return client.query("select now64(6, 'UTC')").result_rows[0][0]
+
+
+def _one_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " ".join(lines)[:4000] if lines else "no message"
+
+
+@contextmanager
+def _environment(target: Server, settings: Settings) -> Iterator[None]:
+    """Give dbt the server and names of this run by the variables that `profiles.yml` reads."""
+    wanted = {
+        **target.environment(),
+        "CLICKHOUSE_DATABASE": settings.clickhouse_database,
+        "CLICKHOUSE_CLUSTER": settings.clickhouse_cluster,
+    }
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

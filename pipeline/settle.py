@@ -1,0 +1,81 @@
+"""Settling: bringing every derived table in line with what was loaded.
+
+The SQL is that of the incremental dbt models, compiled once (see `models.py`). Each statement recomputes what the
+loads marked `settling` touched and writes it under the settle's own version, so doing one twice is harmless.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError
+
+from pipeline.clickhouse import first_line
+from pipeline.errors import ModelsError
+from pipeline.ledger import Ledger, Load, next_batch
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One settling statement: the incremental insert of one model.
+
+    Attributes:
+        model: name of the dbt model.
+        landing_table: the landing table whose loads it settles.
+        sql: the complete `insert into … select …`.
+    """
+
+    model: str
+    landing_table: str
+    sql: str
+
+
+def settle(
+    client: Client,
+    ledger: Ledger,
+    statements: list[Statement],
+    *,
+    max_rows: int,
+    on_batch: Callable[[list[Load]], None] = lambda batch: None,
+) -> int:
+    """Settle every unsettled load and return how many rows they hold.
+
+    Nothing must be loading meanwhile (the writer lock sees to that).
+
+    Raises:
+        ModelsError: a statement failed; its loads stay unsettled and the next run takes them up again.
+    """
+    rows = 0
+    while batch := _take(ledger, max_rows):
+        on_batch(batch)
+        for statement in statements:
+            if statement.landing_table == batch[0].table_name:
+                _execute(client, statement)
+        ledger.finish_settling(batch)
+        rows += sum(load.loaded_rows for load in batch)
+    return rows
+
+
+def _take(ledger: Ledger, max_rows: int) -> list[Load]:
+    """Mark the next batch as being settled; empty when everything is."""
+    unsettled = ledger.unsettled()
+    empty = [load for load in unsettled if load.loaded_rows == 0 and not load.is_rebuild]
+    ledger.finish_settling(empty)
+    pending = [load for load in unsettled if load not in empty]
+    batch = next_batch(pending, max_rows)
+    ledger.back_to_loaded([load for load in pending if load.state == "settling" and load not in batch])
+    return ledger.start_settling(batch) if batch else []
+
+
+def _execute(client: Client, statement: Statement) -> None:
+    try:
+        client.command(statement.sql)
+    except ClickHouseError as error:
+        raise ModelsError(
+            f"settling {statement.model} failed and will be tried again by the next run: {first_line(error)}"
+        ) from error
