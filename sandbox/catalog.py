@@ -1,0 +1,238 @@
+"""Markets and events of the simulated world, and the rules by which new ones appear.
+
+State only: who trades in which market is decided by `matches`, how a market looks in Gamma by `payloads`. All times are
+unix seconds, all amounts integers in 1e-6 units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from random import Random
+
+HOUR, DAY = 3600, 86_400
+
+# (label, slug, id) of the tags in use; ids and labels are the site's own.
+TAGS = {
+    "politics": ("Politics", 2),
+    "elections": ("Elections", 144),
+    "world-elections": ("World Elections", 101206),
+    "crypto": ("Crypto", 21),
+    "bitcoin": ("Bitcoin", 235),
+    "up-or-down": ("Up or Down", 102127),
+    "recurring": ("Recurring", 101757),
+    "sports": ("Sports", 1),
+    "esports": ("Esports", 64),
+    "tech": ("Tech", 1401),
+}
+
+_SUBJECTS = ("Bitcoin", "Ethereum", "the Fed", "OpenAI", "France", "the Senate", "SpaceX", "Japan")
+_VERBS = ("reach a new high", "announce a merger", "cut rates", "miss its target", "call a vote")
+_TEAMS = ("FaZe", "illwill", "Astralis", "Liquid", "Spirit", "MOUZ", "NAVI", "Vitality")
+_NAMES = ("Ada Park", "Ben Ortiz", "Cleo Strand", "Dev Mehta", "Eva Lind", "Femi Ade", "Gus Holt")
+
+
+@dataclass(slots=True)
+class Market:
+    """One market with two outcomes; `price` is that of outcome 0 in ticks, `ticks` of which make one dollar."""
+
+    id: int
+    slug: str
+    question: str
+    outcomes: tuple[str, str]
+    token_ids: tuple[str, str]
+    condition_id: str
+    question_id: str
+    kind: str  # standard, crypto, sports or legacy
+    created_at: int
+    created_micros: int  # fraction of created_at
+    ends_at: int
+    closes_at: int | None  # None: stays open
+    visible_from: int  # when Gamma starts to return it
+    ticks: int
+    price: int
+    fee_bps_v1: int
+    fee_bps_v2: int
+    popularity: float
+    neg_risk_id: str = ""
+    group_title: str = ""
+    group_threshold: int = 0
+    listed: bool = True  # False: never in a list, only found by its ids
+    lacks_token_ids: bool = False
+    resolution: tuple[str, str] = ("1", "0")
+    volume: int = 0
+    last_trade_at: int | None = None
+    closed_at: int | None = None
+    # Resting maker orders by (version, outcome index, side): one order is filled by several matches.
+    resting: dict = field(default_factory=dict)
+
+    @property
+    def neg_risk(self) -> bool:
+        """Whether it trades on the neg-risk exchange."""
+        return bool(self.neg_risk_id)
+
+
+@dataclass(slots=True)
+class Event:
+    """A group of markets as the site shows it."""
+
+    id: int
+    slug: str
+    title: str
+    kind: str
+    market_ids: list[int]
+    tags: tuple[str, ...]
+    created_at: int
+    created_micros: int
+    ends_at: int
+    series: str = ""  # slug of the series of a recurring event
+    neg_risk_id: str = ""
+
+
+def hex_id(rng: Random, bits: int = 256) -> str:
+    """A random hash or address, lower-case hex with 0x."""
+    return f"0x{rng.getrandbits(bits):0{bits // 4}x}"
+
+
+class Catalog:
+    """All markets and events by id, in order of creation. Ids grow with gaps, as Gamma's do."""
+
+    def __init__(self) -> None:
+        self.markets: dict[int, Market] = {}
+        self.events: dict[int, Event] = {}
+        self._next_market_id = 12
+        self._next_event_id = 7
+
+    def add_event(self, rng: Random, kind: str, born: int, lifetime: int | None) -> list[Market]:
+        """Create an event of `kind` with its markets, born at `born`; returns the markets.
+
+        `kind`: single, group (neg risk), series ("up or down"), sports, or legacy (closed, from before the order book).
+        `lifetime` in seconds until the close; None leaves the markets open.
+        """
+        self._next_event_id += rng.randint(1, 4)
+        ends = born + (lifetime if lifetime is not None else rng.randint(30, 400) * DAY)
+        event = Event(
+            id=self._next_event_id,
+            slug="",
+            title="",
+            kind=kind,
+            market_ids=[],
+            tags=_TAGS_OF[kind],
+            created_at=born,
+            created_micros=rng.randrange(1_000_000),
+            ends_at=ends,
+        )
+        _name_event(rng, event)
+        closes = None if lifetime is None else ends + rng.randint(1, 60)
+        markets = [
+            self._add_market(rng, event, title, outcomes, index, closes)
+            for index, (title, outcomes) in enumerate(_outcome_sets(rng, event))
+        ]
+        if kind == "group" and closes is not None:  # one outcome of a group wins, the others lose
+            for loser in markets[1:]:
+                loser.resolution = ("0", "1")
+        event.market_ids = [market.id for market in markets]
+        self.events[event.id] = event
+        return markets
+
+    def share_market(self, market: Market, event: Event) -> None:
+        """Put a market into a second event, which Gamma's many-to-many relation allows."""
+        if market.id not in event.market_ids:
+            event.market_ids.append(market.id)
+
+    def events_of(self, market_id: int) -> list[Event]:
+        """Events that hold a market."""
+        return [event for event in self.events.values() if market_id in event.market_ids]
+
+    def _add_market(
+        self,
+        rng: Random,
+        event: Event,
+        title: str,
+        outcomes: tuple[str, str],
+        index: int,
+        closes: int | None,
+    ) -> Market:
+        self._next_market_id += rng.randint(1, 5)
+        kind = {"series": "crypto", "group": "standard", "single": "standard"}.get(event.kind)
+        ticks = rng.choice((100, 100, 1000))
+        market = Market(
+            id=self._next_market_id,
+            slug=event.slug if index == 0 else f"{event.slug}-{index}",
+            question=title,
+            outcomes=outcomes,
+            token_ids=(_token_id(rng), _token_id(rng)),
+            condition_id=hex_id(rng),
+            question_id=hex_id(rng),
+            kind=kind or event.kind,
+            created_at=event.created_at,
+            created_micros=rng.randrange(1_000_000),
+            ends_at=event.ends_at,
+            closes_at=closes,
+            visible_from=event.created_at,
+            ticks=ticks,
+            price=rng.randint(ticks // 20, ticks - ticks // 20),
+            fee_bps_v1=1000 if event.kind == "series" else 0,
+            fee_bps_v2={"series": 700, "sports": 500}.get(event.kind, 0),
+            popularity=rng.paretovariate(1.1),
+            neg_risk_id=event.neg_risk_id,
+            group_title=title.split("?")[0] if event.kind in ("group", "sports") else "",
+            group_threshold=index,
+            resolution=rng.choice((("1", "0"), ("0", "1"), ("1", "0"), ("0", "1"), ("0.5", "0.5"))),
+        )
+        if event.kind == "legacy":
+            market.lacks_token_ids = rng.random() < 0.5
+            market.resolution = ("0", "0")
+        self.markets[market.id] = market
+        return market
+
+
+_TAGS_OF = {
+    "single": ("tech",),
+    "group": ("politics", "elections", "world-elections"),
+    "series": ("crypto", "bitcoin", "up-or-down", "recurring"),
+    "sports": ("sports", "esports"),
+    "legacy": ("crypto",),
+}
+
+
+def _token_id(rng: Random) -> str:
+    """An ERC-1155 position id: up to 78 decimal digits."""
+    return str(rng.getrandbits(256))
+
+
+def _name_event(rng: Random, event: Event) -> None:
+    if event.kind == "series":
+        minutes = rng.choice((5, 60))
+        event.series = "btc-up-or-down-5m" if minutes == 5 else "btc-up-or-down-hourly"
+        event.title = f"Bitcoin Up or Down - window {event.ends_at // (minutes * 60)}"
+        event.slug = f"btc-updown-{minutes}m-{event.ends_at}-{event.id}"
+    elif event.kind == "group":
+        event.title = f"Presidential nominee {2026 + event.id % 6} ({event.id})"
+        event.slug = f"presidential-nominee-{event.id}"
+        event.neg_risk_id = hex_id(rng)[:-2] + "00"
+    elif event.kind == "sports":
+        home, away = rng.sample(_TEAMS, 2)
+        event.title = f"Counter-Strike: {home} vs {away} (BO3)"
+        event.slug = f"cs2-{home}-{away}-{event.id}".lower()
+    else:
+        event.title = f"Will {rng.choice(_SUBJECTS)} {rng.choice(_VERBS)}? ({event.id})"
+        event.slug = f"will-it-happen-{event.id}"
+
+
+def _outcome_sets(rng: Random, event: Event) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Question and outcomes of each market of an event."""
+    if event.kind == "series":
+        yield event.title, ("Up", "Down")
+    elif event.kind == "group":
+        for name in rng.sample(_NAMES, rng.randint(3, len(_NAMES))):
+            yield f"{name}? {event.title}", ("Yes", "No")
+    elif event.kind == "sports":
+        _, home, away = event.title.replace(" (BO3)", "").replace(" vs ", ": ").split(": ")
+        yield event.title, (home, away)
+        yield f"Map Handicap: {home} (-1.5) vs {away} (+1.5)", (home, away)
+        yield f'"{home}" total maps: O/U 2.5', ("Over", "Under")
+    elif event.kind == "legacy":
+        yield event.title, ("Long", "Short")
+    else:
+        yield event.title, ("Yes", "No")

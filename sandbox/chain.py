@@ -1,0 +1,71 @@
+"""The simulated chain: an ordered list of logs, a head that moves, and block hashes that change with a reorganisation.
+
+Blocks without logs are not stored; a block is its number, its time and a hash derived from both and from how often it
+was replaced. What the logs mean is left to `contracts`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+from itertools import islice
+from operator import attrgetter
+
+from sandbox.clock import block_time
+from sandbox.contracts import Fill, OrdersMatched
+
+Log = Fill | OrdersMatched
+_position = attrgetter("block_number", "log_index")
+_block_number = attrgetter("block_number")
+
+
+class Chain:
+    """Logs by block number, from genesis to `head`."""
+
+    def __init__(self, logs: Iterable[Log] = (), head: int | None = None, seed: int = 0) -> None:
+        """Take `logs` in any order; `head` defaults to the block of the last one (0 without logs)."""
+        self.seed = seed
+        self._logs: list[Log] = sorted(logs, key=_position)
+        last = self._logs[-1].block_number if self._logs else 0
+        self.head = last if head is None else head
+        self._replaced: dict[int, int] = {}  # block number -> how often it was replaced
+
+    def append(self, logs: Iterable[Log], head: int) -> None:
+        """Move the head to `head`, adding the logs of the new blocks, in order."""
+        self._logs.extend(logs)
+        self.head = head
+
+    def rewind(self, depth: int) -> None:
+        """Drop the last `depth` blocks; blocks appended after have other hashes than the dropped ones."""
+        for number in range(self.head - depth + 1, self.head + 1):
+            self._replaced[number] = self._replaced.get(number, 0) + 1
+        self.head -= depth
+        del self._logs[bisect_right(self._logs, self.head, key=_block_number) :]
+
+    def logs(self, first: int, last: int) -> Iterator[Log]:
+        """Logs of the blocks `first` to `last`, both included, in chain order."""
+        start = bisect_left(self._logs, first, key=_block_number)
+        stop = bisect_right(self._logs, last, key=_block_number)
+        return islice(self._logs, start, stop)
+
+    def block_hash(self, number: int) -> str:
+        """Hash of block `number` as it stands now."""
+        identity = f"{self.seed}:{number}:{self._replaced.get(number, 0)}"
+        return "0x" + blake2b(identity.encode(), digest_size=32).hexdigest()
+
+    def block(self, number: int) -> dict | None:
+        """The block as `eth_getBlockByNumber` returns it without transactions, or None beyond the head."""
+        if not 0 <= number <= self.head:
+            return None
+        return {
+            "number": hex(number),
+            "hash": self.block_hash(number),
+            "parentHash": self.block_hash(number - 1),
+            "timestamp": hex(block_time(number)),
+            "transactions": list(
+                dict.fromkeys(
+                    log.tx_hash for log in self.logs(number, number) if isinstance(log, Fill)
+                )
+            ),
+        }

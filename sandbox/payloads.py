@@ -1,0 +1,310 @@
+"""Markets and events as Gamma writes them: JSON objects with its field names, types and oddities.
+
+Pure functions of the catalog's state, so a record whose state did not change is byte for byte the same. The oddities are
+the API's own: JSON inside strings, numbers that are int or float, two time formats, keys that are missing or null.
+"""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+
+from sandbox.catalog import TAGS, Event, Market
+from sandbox.clock import iso_date, postgres_time, rfc3339
+
+# Keys of the state of an event that Gamma does not repeat inside a market.
+SERIES = {
+    "btc-up-or-down-5m": (10684, "BTC Up or Down 5m", "5m"),
+    "btc-up-or-down-hourly": (10114, "BTC Up or Down Hourly", "hourly"),
+}
+_COLLATERAL = {False: "0x2791Bca1f2de4661ED88A30C99A7a9449Aa84174"}
+
+
+def number(value: Decimal | float | int) -> int | float:
+    """A JSON number as Gamma writes it: an integer when it is whole, a float otherwise."""
+    return int(value) if value == int(value) else float(value)
+
+
+def dollars(amount: int) -> Decimal:
+    """An amount in 1e-6 units as decimal dollars, without trailing zeros."""
+    return Decimal(amount).scaleb(-6).normalize()
+
+
+def market_payload(market: Market) -> dict:
+    """A market without its events and tags."""
+    closed = market.closed_at is not None
+    payload = {
+        "id": str(market.id),
+        "question": market.question,
+        "conditionId": market.condition_id,
+        "slug": market.slug,
+        "resolutionSource": "",
+        "endDate": rfc3339(market.ends_at * 1_000_000),
+        "image": "https://example.com/market.png",
+        "icon": "https://example.com/market.png",
+        "description": f'This market will resolve to "{market.outcomes[0]}" if it happens.\nElse not.',
+        "outcomes": json.dumps(market.outcomes),
+        "outcomePrices": json.dumps(_outcome_prices(market)),
+        "active": True,
+        "closed": closed,
+        "marketMakerAddress": "",
+        "createdAt": rfc3339(_created_micros(market)),
+        "updatedAt": rfc3339(updated_micros(market)),
+        "archived": not market.listed,
+        "restricted": True,
+        "endDateIso": iso_date(market.ends_at),
+        "hasReviewedDates": True,
+        "ready": False,
+        "funded": False,
+        "cyom": False,
+        "pagerDutyNotificationEnabled": False,
+        "approved": True,
+        "clearBookOnStart": True,
+        "manualActivation": False,
+        "negRiskOther": False,
+        "umaResolutionStatuses": '["proposed"]' if closed else "[]",
+        "pendingDeployment": False,
+        "deploying": False,
+        "rfqEnabled": False,
+        "holdingRewardsEnabled": False,
+        "requiresTranslation": False,
+    }
+    payload |= _volumes(market)
+    payload |= _legacy_fields(market) if market.kind == "legacy" else _order_book_fields(market)
+    if market.kind == "sports":
+        payload |= _sports_fields(market)
+    if market.neg_risk:
+        payload |= {
+            "groupItemTitle": market.group_title,
+            "groupItemThreshold": str(market.group_threshold),
+            "negRiskMarketID": market.neg_risk_id,
+            "negRiskRequestID": market.question_id[:-2] + "ff",
+        }
+    if closed:
+        payload |= {
+            "closedTime": postgres_time(market.closed_at),
+            "umaEndDate": rfc3339(market.closed_at * 1_000_000),
+            "umaResolutionStatus": "resolved",
+            "automaticallyResolved": market.kind == "crypto",
+        }
+    return payload
+
+
+def _created_micros(entity: Market | Event) -> int:
+    return entity.created_at * 1_000_000 + entity.created_micros
+
+
+def updated_micros(market: Market) -> int:
+    """When the market last changed (created, traded or closed), unix microseconds."""
+    changed = max(market.created_at, market.last_trade_at or 0, market.closed_at or 0)
+    return changed * 1_000_000 + market.created_micros
+
+
+def _outcome_prices(market: Market) -> list[str]:
+    if market.closed_at is not None:
+        return list(market.resolution)
+    first = Decimal(market.price) / market.ticks
+    return [str(first), str(1 - first)]
+
+
+def _volumes(market: Market) -> dict:
+    volume = dollars(market.volume)
+    value = number(volume)
+    fields = {"volume": f"{volume:f}", "volumeNum": value}
+    if market.volume:  # absent rather than zero on markets that never traded
+        spans = ("24hr", "1wk", "1mo", "1yr")
+        fields |= {f"volume{span}": value for span in spans}
+        if market.kind != "legacy":
+            fields |= {"volumeClob": value} | {f"volume{span}Clob": value for span in spans}
+    return fields
+
+
+def _order_book_fields(market: Market) -> dict:
+    closed = market.closed_at is not None
+    tick = Decimal(1) / market.ticks
+    price = Decimal(market.price) / market.ticks
+    liquidity = 0 if closed else Decimal(market.id * 7919 % 100_000) / 8
+    fields = {
+        "questionID": market.question_id,
+        "enableOrderBook": True,
+        "acceptingOrders": not closed,
+        "acceptingOrdersTimestamp": rfc3339(market.created_at * 1_000_000),
+        "startDate": rfc3339(_created_micros(market)),
+        "startDateIso": iso_date(market.created_at),
+        "orderPriceMinTickSize": number(tick),
+        "orderMinSize": 5,
+        "liquidity": f"{liquidity:f}" if liquidity else "0",
+        "liquidityNum": number(liquidity),
+        "liquidityClob": number(liquidity),
+        "negRisk": market.neg_risk,
+        "rewardsMinSize": 50,
+        "rewardsMaxSpread": 4.5,
+        "spread": number(tick),
+        "lastTradePrice": number(price) if market.last_trade_at else 0,
+        "bestBid": number(price - tick),
+        "bestAsk": number(price),
+        "competitive": 0 if closed else 0.98,
+        "featured": False,
+        "new": False,
+        "automaticallyActive": True,
+        "feesEnabled": bool(market.fee_bps_v2),
+        "feeType": {"crypto": "crypto_fees_v2", "sports": "sports_fees_v2"}.get(market.kind),
+    }
+    if not market.lacks_token_ids:
+        fields["clobTokenIds"] = json.dumps(market.token_ids)
+    if market.fee_bps_v2:
+        fields |= {
+            "makerBaseFee": 1000,
+            "takerBaseFee": 1000,
+            "feeSchedule": {
+                "rate": market.fee_bps_v2 / 10_000,
+                "exponent": 1,
+                "takerOnly": True,
+                "rebateRate": 0.2,
+            },
+        }
+    if market.price % 3 == 0:  # price changes come and go
+        fields["oneDayPriceChange"] = number(tick * (market.price % 5 - 2))
+    return fields
+
+
+def _legacy_fields(market: Market) -> dict:
+    """What markets from before the order book have instead."""
+    fields = {
+        "category": "Crypto",
+        "marketType": "scalar",
+        "lowerBound": "8000000000",
+        "upperBound": "20000000000",
+        "updatedBy": 3,
+        "liquidity": "4.601742",
+        "liquidityNum": 4.6,
+        "fpmmLive": True,
+        "marketMakerAddress": market.condition_id[:42],
+        "volume1wkAmm": 0,
+        "volume1wkClob": 0,
+        "creator": "",
+        "rewardsMinSize": 0,
+        "spread": 1,
+        "bestBid": 0,
+        "bestAsk": 1,
+        "lastTradePrice": 0,
+        "feesEnabled": False,
+        "feeType": None,
+    }
+    if not market.lacks_token_ids:
+        fields["clobTokenIds"] = json.dumps(market.token_ids)
+    return fields
+
+
+def _sports_fields(market: Market) -> dict:
+    fields = {
+        "sportsMarketType": ("moneyline", "map_handicap", "totals")[market.group_threshold % 3],
+        "gameStartTime": postgres_time(market.ends_at - 3 * 3600),
+        "eventStartTime": rfc3339((market.ends_at - 3 * 3600) * 1_000_000),
+        "groupItemTitle": market.group_title,
+        "secondsDelay": 3,
+    }
+    if market.group_threshold:
+        fields["line"] = -1.5 if market.group_threshold == 1 else 2.5
+    return fields
+
+
+def event_payload(event: Event, markets: list[Market]) -> dict:
+    """An event without its markets and tags; `markets` are those of it that exist by now."""
+    closed = all(market.closed_at is not None for market in markets)
+    volume = number(dollars(sum(market.volume for market in markets)))
+    updated = max([_created_micros(event), *map(updated_micros, markets)])
+    payload = {
+        "id": str(event.id),
+        "ticker": event.slug,
+        "slug": event.slug,
+        "title": event.title,
+        "description": f"{event.title}: the rules.",
+        "resolutionSource": "",
+        "startDate": rfc3339(_created_micros(event)),
+        "creationDate": rfc3339(_created_micros(event)),
+        "endDate": rfc3339(event.ends_at * 1_000_000),
+        "image": "https://example.com/event.png",
+        "icon": "https://example.com/event.png",
+        "active": True,
+        "closed": closed,
+        "archived": False,
+        "new": False,
+        "featured": False,
+        "restricted": True,
+        "liquidity": number(Decimal(event.id * 104_729 % 1_000_000) / 16),
+        "volume": volume,
+        "openInterest": 0,
+        "createdAt": rfc3339(_created_micros(event)),
+        "updatedAt": rfc3339(updated),
+        "competitive": 0.98,
+        "volume24hr": volume,
+        "volume1wk": volume,
+        "volume1mo": volume,
+        "volume1yr": volume,
+        "enableOrderBook": event.kind != "legacy",
+        "negRisk": bool(event.neg_risk_id),
+        "enableNegRisk": bool(event.neg_risk_id),
+        "commentCount": event.id % 40,
+        "cyom": False,
+        "showAllOutcomes": True,
+        "showMarketImages": True,
+        "automaticallyActive": True,
+        "pendingDeployment": False,
+        "deploying": False,
+        "requiresTranslation": False,
+    }
+    if event.neg_risk_id:
+        payload |= {"negRiskMarketID": event.neg_risk_id, "negRiskAugmented": event.id % 2 == 0}
+    if event.series:
+        payload |= {"seriesSlug": event.series, "series": [_series_payload(event.series)]}
+    if event.kind == "sports":
+        payload |= {
+            "gameId": 1_400_000 + event.id,
+            "eventWeek": 1,
+            "live": not closed,
+            "ended": closed,
+            "score": "000-000|2-0|Bo3" if closed else "",
+            "eventMetadata": {"league": "Sandbox League", "leagueTier": "4"},
+        }
+    if closed:  # RFC 3339 here, unlike the market's closedTime
+        payload["closedTime"] = rfc3339(max(m.closed_at for m in markets) * 1_000_000)
+    return payload
+
+
+def _series_payload(slug: str) -> dict:
+    series_id, title, recurrence = SERIES[slug]
+    return {
+        "id": str(series_id),
+        "ticker": slug,
+        "slug": slug,
+        "title": title,
+        "seriesType": "single",
+        "recurrence": recurrence,
+        "active": True,
+        "closed": False,
+        "createdAt": "2025-11-21T21:46:22.201627Z",
+        "updatedAt": "2026-03-11T15:13:45.415743Z",
+        "volume": 64234.19264499972,
+        "commentCount": 27205,
+        "requiresTranslation": False,
+    }
+
+
+def tag_payload(slug: str) -> dict:
+    """A tag; some carry who made them, and a publication time in the other format."""
+    label, tag_id = TAGS[slug]
+    payload = {
+        "id": str(tag_id),
+        "label": label,
+        "slug": slug,
+        "forceShow": False,
+        "createdAt": "2023-11-02T21:24:31.198Z",
+        "updatedAt": "2026-03-09T22:32:04.396035Z",
+        "requiresTranslation": False,
+    }
+    if tag_id < 1000:
+        payload |= {"publishedAt": "2023-11-02 21:24:31.008+00", "createdBy": 15, "updatedBy": 13}
+    else:
+        payload["isCarousel"] = False
+    return payload

@@ -1,0 +1,185 @@
+"""The simulated Polymarket on one loopback port: Gamma, the subgraph and a Polygon node, each under its own path.
+
+`build_app` puts the upstreams together, `SandboxServer` runs them in a thread for tests, `serve` in the foreground with new
+blocks at a steady pace. Requests pass one middleware that counts them; faults belong there too.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+import orjson
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from sandbox.gamma import gamma_app
+from sandbox.goldsky import goldsky_app
+from sandbox.polygon import NodeLimits, polygon_app
+from sandbox.truth import Truth
+from sandbox.world import World
+
+_START_TIMEOUT = 20.0  # seconds
+# The subgraph's path on its real host, so that a URL looks like the real one.
+_SUBGRAPH_PATH = "/goldsky/api/public/project_sandbox/subgraphs/orderbook-subgraph/0.0.1/gn"
+
+
+@dataclass(frozen=True)
+class Urls:
+    """Base URLs of the upstreams, to be put into the settings of the same names."""
+
+    gamma_url: str
+    goldsky_url: str
+    polygon_url: str
+
+    @classmethod
+    def at(cls, port: int) -> Urls:
+        """The URLs of a sandbox on loopback port `port`."""
+        base = f"http://127.0.0.1:{port}"
+        return cls(f"{base}/gamma", f"{base}{_SUBGRAPH_PATH}", f"{base}/polygon")
+
+    def environment(self) -> dict[str, str]:
+        """The settings that point the pipeline at the sandbox."""
+        return {
+            "POLYMARKET_GAMMA_URL": self.gamma_url,
+            "GOLDSKY_URL": self.goldsky_url,
+            "POLYGON_RPC_URL": self.polygon_url,
+        }
+
+
+class RequestMiddleware:
+    """Sees every request before its upstream does: counts them by path. The place for injected faults."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.counts: Counter[str] = Counter()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Count the request and pass it on."""
+        if scope["type"] == "http":
+            self.counts[scope["path"]] += 1
+        await self._app(scope, receive, send)
+
+
+def build_app(world: World, limits: NodeLimits | None = None) -> RequestMiddleware:
+    """All upstreams over `world`, and `/sandbox/advance`, `/sandbox/truth` and `/sandbox/stats` to steer it."""
+
+    async def advance(request: Request) -> Response:
+        body = orjson.loads(await request.body() or b"{}")
+        world.advance(int(body.get("blocks", 1)))
+        return _json({"head": world.chain.head, "now": world.now})
+
+    async def truth(request: Request) -> Response:
+        with world.lock:
+            return _json(Truth(world).totals())
+
+    async def stats(request: Request) -> Response:
+        return _json(dict(app.counts))
+
+    upstreams = Starlette(
+        routes=[
+            Mount("/gamma", gamma_app(world.gamma, world.lock)),
+            Mount("/goldsky", goldsky_app(world.archive_fills(), lock=world.lock)),
+            Mount("/polygon", polygon_app(world.chain, limits, world.lock)),
+            Route("/sandbox/advance", advance, methods=["POST"]),
+            Route("/sandbox/truth", truth),
+            Route("/sandbox/stats", stats),
+        ]
+    )
+    app = RequestMiddleware(upstreams)
+    return app
+
+
+def _json(body: object) -> Response:
+    return Response(orjson.dumps(body), media_type="application/json")
+
+
+class AppServer:
+    """Any ASGI app on a loopback port, served from a thread; use as a context manager.
+
+    `port` 0 takes a free one; it is known as `port` once the server is up.
+    """
+
+    def __init__(self, app: ASGIApp, port: int = 0) -> None:
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind(("127.0.0.1", port))
+        self.port: int = self._socket.getsockname()[1]
+        config = uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False)
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True
+        )
+
+    @property
+    def base_url(self) -> str:
+        """`http://127.0.0.1:<port>`."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> AppServer:
+        """Start, and wait until requests are answered.
+
+        Raises:
+            RuntimeError: the server did not come up.
+        """
+        self._thread.start()
+        deadline = time.monotonic() + _START_TIMEOUT
+        while not self._server.started:
+            if not self._thread.is_alive() or time.monotonic() > deadline:
+                raise RuntimeError(f"the sandbox did not start on port {self.port}")
+            time.sleep(0.01)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop and free the port."""
+        self._server.should_exit = True
+        self._thread.join()
+        self._socket.close()
+
+
+class SandboxServer(AppServer):
+    """The upstreams of one world on a loopback port."""
+
+    def __init__(self, world: World, port: int = 0, limits: NodeLimits | None = None) -> None:
+        self.world = world
+        self.app = build_app(world, limits)
+        super().__init__(self.app, port)
+
+    @property
+    def urls(self) -> Urls:
+        """Where the upstreams are."""
+        return Urls.at(self.port)
+
+
+def serve(
+    world: World,
+    port: int,
+    *,
+    stop: threading.Event,
+    live: bool = True,
+    block_time: float = 2.0,
+    limits: NodeLimits | None = None,
+) -> None:
+    """Serve until `stop` is set; with `live`, mine a block every `block_time` seconds.
+
+    The caller owns signals: its handler sets `stop`. Prints the URLs and the settings to copy.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    with SandboxServer(world, port, limits) as server:
+        print(
+            f"Simulated Polymarket, seed {world.seed}, block {world.chain.head}. Settings to use it:"
+        )
+        for name, value in server.urls.environment().items():
+            print(f"  export {name}={value}", flush=True)
+        while not stop.wait(block_time):
+            if live:
+                world.advance(1)
