@@ -1,7 +1,7 @@
 """Markets and events of the simulated world, and the rules by which new ones appear.
 
-State only: who trades in which market is decided by `matches`, how a market looks in Gamma by `payloads`. All times are
-unix seconds, all amounts integers in 1e-6 units.
+State only: who trades in which market is decided by `matches`, how a market looks in Gamma by
+`payloads`. All times are unix seconds, all amounts integers in 1e-6 units.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from random import Random
 
 HOUR, DAY = 3600, 86_400
 
-# (label, slug, id) of the tags in use; ids and labels are the site's own.
+# Slug -> label and id of the tags in use.
 TAGS = {
     "politics": ("Politics", 2),
     "elections": ("Elections", 144),
@@ -63,7 +63,8 @@ class Market:
     volume: int = 0
     last_trade_at: int | None = None
     closed_at: int | None = None
-    # Resting maker orders by (version, outcome index, side): one order is filled by several matches.
+    # Resting maker orders by (version, outcome index, side): one order is filled by several
+    # matches.
     resting: dict = field(default_factory=dict)
 
     @property
@@ -100,14 +101,15 @@ class Catalog:
     def __init__(self) -> None:
         self.markets: dict[int, Market] = {}
         self.events: dict[int, Event] = {}
+        self._event_ids: dict[int, list[int]] = {}  # by market
         self._next_market_id = 12
         self._next_event_id = 7
 
     def add_event(self, rng: Random, kind: str, born: int, lifetime: int | None) -> list[Market]:
         """Create an event of `kind` with its markets, born at `born`; returns the markets.
 
-        `kind`: single, group (neg risk), series ("up or down"), sports, or legacy (closed, from before the order book).
-        `lifetime` in seconds until the close; None leaves the markets open.
+        `kind`: single, group (neg risk), series ("up or down"), sports, or legacy (closed, from
+        before the order book). `lifetime` in seconds until the close; None leaves the markets open.
         """
         self._next_event_id += rng.randint(1, 4)
         ends = born + (lifetime if lifetime is not None else rng.randint(30, 400) * DAY)
@@ -131,18 +133,19 @@ class Catalog:
         if kind == "group" and closes is not None:  # one outcome of a group wins, the others lose
             for loser in markets[1:]:
                 loser.resolution = ("0", "1")
-        event.market_ids = [market.id for market in markets]
         self.events[event.id] = event
+        for market in markets:
+            self.relate(market, event)
         return markets
 
-    def share_market(self, market: Market, event: Event) -> None:
-        """Put a market into a second event, which Gamma's many-to-many relation allows."""
-        if market.id not in event.market_ids:
-            event.market_ids.append(market.id)
+    def relate(self, market: Market, event: Event) -> None:
+        """Put a market into an event; Gamma's relation allows it to be in several."""
+        event.market_ids.append(market.id)
+        self._event_ids.setdefault(market.id, []).append(event.id)
 
     def events_of(self, market_id: int) -> list[Event]:
         """Events that hold a market."""
-        return [event for event in self.events.values() if market_id in event.market_ids]
+        return [self.events[event_id] for event_id in self._event_ids[market_id]]
 
     def _add_market(
         self,
@@ -154,7 +157,6 @@ class Catalog:
         closes: int | None,
     ) -> Market:
         self._next_market_id += rng.randint(1, 5)
-        kind = {"series": "crypto", "group": "standard", "single": "standard"}.get(event.kind)
         ticks = rng.choice((100, 100, 1000))
         market = Market(
             id=self._next_market_id,
@@ -164,7 +166,7 @@ class Catalog:
             token_ids=(_token_id(rng), _token_id(rng)),
             condition_id=hex_id(rng),
             question_id=hex_id(rng),
-            kind=kind or event.kind,
+            kind=_MARKET_KINDS[event.kind],
             created_at=event.created_at,
             created_micros=rng.randrange(1_000_000),
             ends_at=event.ends_at,
@@ -187,6 +189,13 @@ class Catalog:
         return market
 
 
+_MARKET_KINDS = {
+    "single": "standard",
+    "group": "standard",
+    "series": "crypto",
+    "sports": "sports",
+    "legacy": "legacy",
+}
 _TAGS_OF = {
     "single": ("tech",),
     "group": ("politics", "elections", "world-elections"),

@@ -1,7 +1,8 @@
-"""The simulated chain: an ordered list of logs, a head that moves, and block hashes that change with a reorganisation.
+"""The simulated chain: an ordered list of logs, a head that moves, and block hashes that change
+with a reorganisation.
 
-Blocks without logs are not stored; a block is its number, its time and a hash derived from both and from how often it
-was replaced. What the logs mean is left to `contracts`.
+Blocks without logs are not stored; a block is its number, its time and a hash derived from both and
+from how often it was replaced. What the logs mean is left to `contracts`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Time on the simulated chain: a block every two seconds, so that number and time are one linear function.
+"""Time on the simulated chain: a block every two seconds, so that number and time are one linear
+function.
 
 The line goes through the last block the real V1 archive indexed. Nothing here reads the wall clock.
 """

@@ -1,7 +1,9 @@
-"""The exchange contracts as a log reader sees them: addresses, event topics and ABI encoding of their logs.
+"""The exchange contracts as a log reader sees them: addresses, event topics and ABI encoding of
+their logs.
 
-Promises that a log built here has the fields, widths and letter case of a real node's answer. It knows nothing of
-markets or of why a fill happened; `matches` decides that. Facts: contract sources of the CTF exchange, V1 and V2.
+Promises that a log built here has the fields, widths and letter case of a real node's answer. It
+knows nothing of markets or of why a fill happened; `matches` decides that. Facts: contract sources
+of the CTF exchange, V1 and V2.
 """
 
 from __future__ import annotations
@@ -39,9 +41,10 @@ _SIDE_CODES = {BUY: 0, SELL: 1}
 class Fill:
     """One OrderFilled event: how much of the order `order_hash`, owned by `maker`, was executed.
 
-    `shares`, `usd` and `fee` are integers in 1e-6 units; `fee` is in the asset received on V1 (shares for a BUY) and in
-    collateral on V2. `timestamp` is the block time in unix seconds. `taker` is the counterparty, or the exchange itself
-    on the leg of a taker order. Only the fields without a default matter to the archive, so tests can write rows by hand.
+    `shares`, `usd` and `fee` are integers in 1e-6 units; `fee` is in the asset received on V1
+    (shares for a BUY) and in collateral on V2. `timestamp` is the block time in unix seconds.
+    `taker` is the counterparty, or the exchange itself on the leg of a taker order. Only the fields
+    without a default matter to the archive, so tests can write rows by hand.
     """
 
     timestamp: int

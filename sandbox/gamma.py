@@ -1,8 +1,11 @@
-"""Gamma's list endpoints: keyset and offset paging over markets and events that change while a client pages.
+"""Gamma's list endpoints: keyset and offset paging over markets and events that change while a
+client pages.
 
-Behaviour follows the published API and what users found: `after_cursor` only, silent clamping of `limit`, 422 for what is
-not allowed, 414 for long URLs, camelCase order fields, open markets unless `closed` is given. What a record looks like is
-decided by whoever fills the store.
+Behaviour follows the published API and what users found: `after_cursor` only, silent clamping of
+`limit`, 422 for what is not allowed, 414 for long URLs, camelCase order fields, open records unless
+`closed` is given (published for markets; taken to hold for events). Filters that are not
+implemented are ignored, as unknown parameters are. What a record looks like is decided by whoever
+fills the store.
 """
 
 from __future__ import annotations
@@ -11,9 +14,10 @@ import base64
 import hashlib
 import json
 from bisect import bisect_right, insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cmp_to_key
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -31,8 +35,8 @@ MAX_URL_BYTES = 8192
 class GammaStore:
     """Records by id as Gamma would return them now, markets and events apart and related by id.
 
-    Ids are decimal strings and sort as numbers. A market that is not `listed` is only returned to who asks for its id,
-    slug, condition or token.
+    Ids are decimal strings and sort as numbers. A market that is not `listed` is only returned to
+    who asks for its id, slug, condition or token.
     """
 
     def __init__(self, tags: Iterable[dict] = ()) -> None:
@@ -71,10 +75,14 @@ class GammaStore:
             if event_id not in events:
                 events.append(event_id)
 
-    def listing(self, kind: str) -> list[dict]:
-        """Records of `kind` ("markets" or "events") in order of id, unlisted ones included."""
-        records = getattr(self, kind)
-        return [records[str(number)] for number in self._order[kind]]
+    def listing(self, kind: str, after: int = -1) -> Iterator[dict]:
+        """Records of `kind` ("markets" or "events") in order of id, unlisted ones included.
+
+        Only ids above `after`.
+        """
+        records, order = self.markets if kind == "markets" else self.events, self._order[kind]
+        for position in range(bisect_right(order, after), len(order)):
+            yield records[str(order[position])]
 
     def full_market(self, payload: dict, *, with_tags: bool) -> dict:
         """A market with its events (these without markets) and, if asked for, its tags."""
@@ -136,7 +144,7 @@ class _Gamma:
 
         return self._answer(request, page)
 
-    def _answer(self, request: Request, respond: Any) -> Response:
+    def _answer(self, request: Request, respond: Callable[[QueryParams], object]) -> Response:
         if len(request.url.path) + len(request.url.query) > MAX_URL_BYTES:
             return Response(
                 "<html><h1>414 Request-URI Too Large</h1></html>", 414, media_type="text/html"
@@ -153,11 +161,15 @@ class _Gamma:
         if "offset" in params:
             raise RejectedQuery("offset is not allowed on keyset endpoints")
         limit, order = _limit(params, max_limit), _Order.of(params, self._store.listing(kind))
-        filters = _fingerprint(params)
-        rows = order.sorted(self._matching(kind, params))
+        filters, start = _fingerprint(params), None
         if "after_cursor" in params:
-            rows = order.after(rows, _decode_cursor(params["after_cursor"], filters))
-        page = rows[:limit]
+            start = _decode_cursor(params["after_cursor"], filters)
+        if order.is_by_id:  # read from the cursor on, however many records there are
+            records = self._store.listing(kind, start[-1] if start else -1)
+            page = list(islice(self._matching(kind, records, params), limit))
+        else:
+            rows = order.sorted(self._matching(kind, self._store.listing(kind), params))
+            page = order.after(rows, start)[:limit] if start else rows[:limit]
         body: dict[str, Any] = {kind: self._full(kind, page, params)}
         if len(page) == limit:
             body["next_cursor"] = _encode_cursor(order.key(page[-1]), filters)
@@ -167,20 +179,21 @@ class _Gamma:
         start = _integer(params, "offset", 0)
         if start > MAX_OFFSET:
             raise RejectedQuery(f"offset too large, use /{kind}/keyset for deeper pagination")
-        rows = _Order.of(params, self._store.listing(kind)).sorted(self._matching(kind, params))
+        order = _Order.of(params, self._store.listing(kind))
+        rows = order.sorted(self._matching(kind, self._store.listing(kind), params))
         return self._full(kind, rows[start : start + _limit(params, max_limit)], params)
 
-    def _matching(self, kind: str, params: QueryParams) -> list[dict]:
-        store = self._store
+    def _matching(self, kind: str, records: Iterable[dict], params: QueryParams) -> Iterator[dict]:
         wanted = {name: set(params.getlist(name)) for name in _LOOKUPS[kind] if name in params}
         closed = params.get("closed", "false") == "true"
-        return [
+        hidden = () if wanted or kind == "events" else self._store.unlisted
+        return (
             row
-            for row in store.listing(kind)
+            for row in records
             if bool(row.get("closed")) == closed
-            and (wanted or kind == "events" or row["id"] not in store.unlisted)
+            and row["id"] not in hidden
             and all(values & _LOOKUPS[kind][name](row) for name, values in wanted.items())
-        ]
+        )
 
     def _full(self, kind: str, rows: list[dict], params: QueryParams) -> list[dict]:
         if kind == "events":
@@ -208,7 +221,7 @@ class _Order:
         self._fields, self._sign = fields, 1 if ascending else -1
 
     @classmethod
-    def of(cls, params: QueryParams, records: list[dict]) -> _Order:
+    def of(cls, params: QueryParams, records: Iterable[dict]) -> _Order:
         """The order a query asks for.
 
         Raises:
@@ -220,18 +233,22 @@ class _Order:
             raise RejectedQuery("order fields are not valid")
         return cls(fields, not fields or params.get("ascending", "true") == "true")
 
+    @property
+    def is_by_id(self) -> bool:
+        return not self._fields
+
     def key(self, row: dict) -> list:
         return [*(row.get(name) for name in self._fields if name != "id"), int(row["id"])]
 
-    def sorted(self, rows: list[dict]) -> list[dict]:
-        if not self._fields:
-            return rows  # the store keeps them by id
+    def sorted(self, rows: Iterable[dict]) -> list[dict]:
         return sorted(rows, key=lambda row: self._sort_key(self.key(row)))
 
     def after(self, rows: list[dict], key: list) -> list[dict]:
         """The sorted `rows` behind `key`, whether or not its record is still among them."""
-        by_key = lambda row: self._sort_key(self.key(row))  # noqa: E731
-        return rows[bisect_right(rows, self._sort_key(key), key=by_key) :]
+        start = bisect_right(
+            rows, self._sort_key(key), key=lambda row: self._sort_key(self.key(row))
+        )
+        return rows[start:]
 
     def _sort_key(self, key: list) -> Any:
         return cmp_to_key(self._compare)(key)

@@ -1,15 +1,16 @@
-"""The public orderbook subgraph as graph-node serves it: a frozen archive of V1 fills behind GraphQL.
+"""The public orderbook subgraph as graph-node serves it: a frozen archive of V1 fills behind
+GraphQL.
 
-It keeps graph-node's rules: 100 rows unless `first` says otherwise, at most 1000, `skip` up to 5000, ties broken by id in
-the direction of the order, no `or` beside column filters, errors with status 200. The archive has no block number, log
-index or exchange address, and a second fill of one order in one transaction replaces the first, as in the original.
+It keeps graph-node's rules: 100 rows unless `first` says otherwise, at most 1000, `skip` up to
+5000, ties broken by id in the direction of the order, no `or` beside column filters, errors with
+status 200. The archive has no block number, log index or exchange address, and a second fill of one
+order in one transaction replaces the first, as in the original.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import orjson
@@ -54,22 +55,15 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
 Predicate = Callable[[Fill], bool]
 
 
-def goldsky_app(
-    fills: Iterable[Fill],
-    *,
-    page_cap: int = MAX_FIRST,
-    lock: AbstractContextManager | None = None,
-) -> Starlette:
+def goldsky_app(fills: Iterable[Fill], *, page_cap: int = MAX_FIRST) -> Starlette:
     """The subgraph over `fills`, on POST of any path. `page_cap` is the largest `first` that is accepted."""
     archive = Archive(fills, page_cap)
-    guard = lock or nullcontext()
 
-    async def answer(request: Request) -> Response:
-        body = await request.body()
-        with guard:
-            return Response(orjson.dumps(archive.respond(body)), media_type="application/json")
+    async def respond(request: Request) -> Response:
+        answer = archive.respond(await request.body())
+        return Response(orjson.dumps(answer), media_type="application/json")
 
-    return Starlette(routes=[Route("/{path:path}", answer, methods=["POST"])])
+    return Starlette(routes=[Route("/{path:path}", respond, methods=["POST"])])
 
 
 class Archive:
@@ -208,8 +202,11 @@ def compile_filter(where: Mapping[str, Any]) -> Predicate:
     """A `where` argument as a predicate.
 
     Raises:
-        QueryError: an unknown field, or `or` next to column filters on one level, which graph-node does not allow.
+        QueryError: an unknown field, or `or` next to column filters on one level, which graph-node
+        does not allow.
     """
+    if not isinstance(where, Mapping):
+        raise QueryError("Filter must by an object")  # graph-node's wording
     columns = [name for name in where if name not in ("or", "and")]
     if "or" in where and columns:
         raise QueryError(

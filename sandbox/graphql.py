@@ -1,7 +1,8 @@
 """A parser for the GraphQL query documents that clients send to a subgraph.
 
-It covers one anonymous or named query with variables, aliases, arguments and nested selections; fragments, directives and
-mutations are refused with an error, never half-understood. Grammar: GraphQL specification, October 2021.
+It covers one anonymous or named query with variables, aliases, arguments and nested selections;
+fragments, directives and mutations are refused with an error, never half-understood. Grammar:
+GraphQL specification, October 2021.
 """
 
 from __future__ import annotations

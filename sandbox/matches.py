@@ -1,9 +1,10 @@
 """Matches and the OrderFilled legs the exchange contracts emit for them.
 
-A match is one taker order executed against one or more resting maker orders, or one order filled directly by an
-operator. It is made first; its legs follow by the arithmetic of `_matchOrders` (V1) and its successor (V2): one leg per
-maker order with the taker order's owner as counterparty, then one leg for the taker order with the exchange itself as
-counterparty. Amounts are integers in 1e-6 units and are never floats.
+A match is one taker order executed against one or more resting maker orders, or one order filled
+directly by an operator. It is made first; its legs follow by the arithmetic of `_matchOrders` (V1)
+and its successor (V2): one leg per maker order with the taker order's owner as counterparty, then
+one leg for the taker order with the exchange itself as counterparty. Amounts are integers in 1e-6
+units and are never floats.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ _BUILDERS = (NO_BUILDER, NO_BUILDER, NO_BUILDER, "0x" + "ab" * 32)
 class Match:
     """One executed taker order, or one direct fill.
 
-    `legs` are in log order; the last one is the taker order's own, except for a direct fill, which has a single leg.
-    `matched_log_index` is where OrdersMatched stands (-1 for a direct fill).
+    `legs` are in log order; the last one is the taker order's own, except for a direct fill, which
+    has a single leg. `matched_log_index` is where OrdersMatched stands (-1 for a direct fill).
     """
 
     kind: str
@@ -46,12 +47,6 @@ class Match:
     def maker_legs(self) -> tuple[Fill, ...]:
         """Legs of the maker orders; for a direct fill the one leg there is."""
         return self.legs if self.kind == DIRECT else self.legs[:-1]
-
-    @property
-    def is_dust(self) -> bool:
-        """Zero shares, or a price above one."""
-        leg = self.taker_leg
-        return leg.shares == 0 or leg.usd > leg.shares
 
     def logs(self) -> list[Fill | OrdersMatched]:
         """Everything the exchange logs for it, in order."""
@@ -96,7 +91,8 @@ class Exchange:
     ) -> Match:
         """Execute one taker order in `market` at `slot`; moves the slot, the price and the volume.
 
-        `shared`: the transaction holds a second match, so no direct fill, and the taker is not `other_taker`.
+        `shared`: the transaction holds a second match, so no direct fill, and the taker is not
+        `other_taker`.
         """
         version = V1 if block_time(slot.block_number) <= HORIZON.timestamp else V2
         writer = _LegWriter(rng, market, slot, version)
@@ -141,7 +137,8 @@ class Exchange:
         for position in range(count):
             crosses = kind in (MINT, MERGE) or (kind == MIXED and position % 2 == 1)
             size = _size(rng)
-            # What the maker asks or bids: for a crossing order, the complement in the other outcome.
+            # What the maker asks or bids: for a crossing order, the complement in the other
+            # outcome.
             maker_outcome = 1 - outcome if crosses else outcome
             maker_side = side if crosses else (SELL if side == BUY else BUY)
             maker_price = ticks - price if crosses else price
@@ -155,7 +152,8 @@ class Exchange:
             if rng.random() < 0.4:  # the next order stands one tick further away
                 price = min(max(price + (1 if side == BUY else -1), 1), ticks - 1)
         if side == BUY and rng.random() < 0.15:
-            # The event shows what the order offered; what the better price saved is refunded, not subtracted.
+            # The event shows what the order offered; what the better price saved is refunded, not
+            # subtracted.
             usd += rng.randint(0, shares // ticks)
         legs.append(writer.taker_leg(hex_id(rng), taker, outcome, side, shares, usd))
         return legs
@@ -267,7 +265,8 @@ def _size(rng: Random) -> int:
 def fee_v1(side: str, shares: int, usd: int, rate_bps: int) -> int:
     """V1 fee, 1e-6 units of the asset received: CalculatorHelper.calculateFee of the contract.
 
-    rate x min(price, 1 - price) x shares in collateral for a SELL, the same divided by the price in shares for a BUY.
+    rate x min(price, 1 - price) x shares in collateral for a SELL, the same divided by the price in
+    shares for a BUY.
     """
     if not rate_bps or not shares or usd > shares:
         return 0

@@ -1,7 +1,8 @@
 """Markets and events as Gamma writes them: JSON objects with its field names, types and oddities.
 
-Pure functions of the catalog's state, so a record whose state did not change is byte for byte the same. The oddities are
-the API's own: JSON inside strings, numbers that are int or float, two time formats, keys that are missing or null.
+Pure functions of the catalog's state, so a record whose state did not change is byte for byte the
+same. The oddities are the API's own: JSON inside strings, numbers that are int or float, two time
+formats, keys that are missing or null.
 """
 
 from __future__ import annotations
@@ -12,12 +13,11 @@ from decimal import Decimal
 from sandbox.catalog import TAGS, Event, Market
 from sandbox.clock import iso_date, postgres_time, rfc3339
 
-# Keys of the state of an event that Gamma does not repeat inside a market.
+# Slug -> id, title and recurrence of the series in use.
 SERIES = {
     "btc-up-or-down-5m": (10684, "BTC Up or Down 5m", "5m"),
     "btc-up-or-down-hourly": (10114, "BTC Up or Down Hourly", "hourly"),
 }
-_COLLATERAL = {False: "0x2791Bca1f2de4661ED88A30C99A7a9449Aa84174"}
 
 
 def number(value: Decimal | float | int) -> int | float:

@@ -1,7 +1,8 @@
-"""A Polygon node's JSON-RPC, as far as a log reader needs it: blocks, the head, and `eth_getLogs` with its caps.
+"""A Polygon node's JSON-RPC, as far as a log reader needs it: blocks, the head, and `eth_getLogs`
+with its caps.
 
-Answers have the fields and the hex spelling of a real node. Nodes differ in what they cap and in whether logs carry
-`blockTimestamp`, so both are parameters.
+Answers have the fields and the hex spelling of a real node. Nodes differ in what they cap and in
+whether logs carry `blockTimestamp`, so both are parameters.
 """
 
 from __future__ import annotations
@@ -94,9 +95,13 @@ class _Node:
         return {"jsonrpc": "2.0", "id": call.get("id"), "result": result}
 
     def _get_block(self, tag: str, full: bool = False) -> dict | None:
+        if full:
+            raise RpcError(-32602, "full transaction objects are not served here")
         return self._chain.block(self._block_number(tag))
 
     def _get_logs(self, query: dict) -> list[dict]:
+        if "blockHash" in query:
+            raise RpcError(-32602, "logs by blockHash are not served here")
         first = self._block_number(query.get("fromBlock", "latest"))
         last = self._block_number(query.get("toBlock", "latest"))
         if last < first:

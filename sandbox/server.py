@@ -1,7 +1,9 @@
-"""The simulated Polymarket on one loopback port: Gamma, the subgraph and a Polygon node, each under its own path.
+"""The simulated Polymarket on one loopback port: Gamma, the subgraph and a Polygon node, each under
+its own path.
 
-`build_app` puts the upstreams together, `SandboxServer` runs them in a thread for tests, `serve` in the foreground with new
-blocks at a steady pace. Requests pass one middleware that counts them; faults belong there too.
+`build_app` puts the upstreams together, `SandboxServer` runs them in a thread for tests, `serve` in
+the foreground with new blocks at a steady pace. Requests pass one middleware that counts them;
+faults belong there too.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sandbox.clock import BLOCK_SECONDS
 from sandbox.gamma import gamma_app
 from sandbox.goldsky import goldsky_app
 from sandbox.polygon import NodeLimits, polygon_app
@@ -86,7 +89,7 @@ def build_app(world: World, limits: NodeLimits | None = None) -> RequestMiddlewa
     upstreams = Starlette(
         routes=[
             Mount("/gamma", gamma_app(world.gamma, world.lock)),
-            Mount("/goldsky", goldsky_app(world.archive_fills(), lock=world.lock)),
+            Mount("/goldsky", goldsky_app(world.archive_fills())),
             Mount("/polygon", polygon_app(world.chain, limits, world.lock)),
             Route("/sandbox/advance", advance, methods=["POST"]),
             Route("/sandbox/truth", truth),
@@ -110,7 +113,11 @@ class AppServer:
     def __init__(self, app: ASGIApp, port: int = 0) -> None:
         self._socket = socket.socket()
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._socket.bind(("127.0.0.1", port))
+        try:
+            self._socket.bind(("127.0.0.1", port))
+        except OSError as error:
+            self._socket.close()
+            raise OSError(error.errno, f"port {port} is taken; choose another one") from None
         self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False)
         self._server = uvicorn.Server(config)
@@ -164,12 +171,12 @@ def serve(
     *,
     stop: threading.Event,
     live: bool = True,
-    block_time: float = 2.0,
+    block_time: float = BLOCK_SECONDS,
     limits: NodeLimits | None = None,
 ) -> None:
     """Serve until `stop` is set; with `live`, mine a block every `block_time` seconds.
 
-    The caller owns signals: its handler sets `stop`. Prints the URLs and the settings to copy.
+    Prints the settings to copy. The caller owns the signals: its handler sets `stop`.
 
     Raises:
         OSError: the port is taken.
@@ -180,6 +187,8 @@ def serve(
         )
         for name, value in server.urls.environment().items():
             print(f"  export {name}={value}", flush=True)
-        while not stop.wait(block_time):
+        next_block = time.monotonic() + block_time
+        while not stop.wait(max(0.0, next_block - time.monotonic())):
+            next_block += block_time
             if live:
                 world.advance(1)

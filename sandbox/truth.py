@@ -1,7 +1,8 @@
 """What a correct pipeline must arrive at, computed from the matches in plain Python.
 
-It never uses the project's SQL and never floats: amounts are integers in 1e-6 units, prices Decimals cut to 18 digits,
-times unix seconds. Columns have the promised names; ids the project makes up (`fill_id`, `trade_id`) are left out.
+It never uses the project's SQL and never floats: amounts are integers in 1e-6 units, prices
+Decimals cut to 18 digits, times unix seconds. Columns have the promised names; ids the project
+makes up (`fill_id`, `trade_id`) are left out.
 """
 
 from __future__ import annotations
@@ -45,10 +46,12 @@ def match_type_of(match: Match) -> str:
 
 
 class Truth:
-    """The promised tables for a world as it stands; each is a list of dicts, made when first asked for.
+    """The promised tables for a world as it stands; each is a list of dicts, made when first asked
+    for.
 
-    `v1_from_chain` False: V1 fills come from the archive, which knows no block, log index or exchange, so these are 0, 0
-    and empty, and trades within a second are ordered by id. True: they come from the chain.
+    `v1_from_chain` False: V1 fills come from the archive, which knows no block, log index or
+    exchange, so these are 0, 0 and empty, and trades within a second are ordered by id. True: they
+    come from the chain.
     """
 
     def __init__(self, world: World, *, v1_from_chain: bool = False) -> None:
@@ -79,11 +82,14 @@ class Truth:
     @cached_property
     def market_latest_price(self) -> list[dict]:
         """Price of the last trade of each token that is not dust."""
-        latest = {candle["token_id"]: candle for candle in self.candles("1m")}
-        times = {leg.token_id: leg.timestamp for leg in self._priced_legs}
+        latest = {leg.token_id: leg for leg in self._priced_legs}
         return [
-            {"token_id": token_id, "price": candle["close"], "priced_at": times[token_id]}
-            for token_id, candle in latest.items()
+            {
+                "token_id": token_id,
+                "price": exact_price(leg.usd, leg.shares),
+                "priced_at": leg.timestamp,
+            }
+            for token_id, leg in latest.items()
         ]
 
     @cached_property
@@ -111,7 +117,7 @@ class Truth:
     @cached_property
     def events(self) -> list[dict]:
         """Gamma's payload of every event it lists now."""
-        return self._world.gamma.listing("events")
+        return list(self._world.gamma.listing("events"))
 
     @cached_property
     def markets_events(self) -> list[dict]:
@@ -135,7 +141,7 @@ class Truth:
 
     def totals(self) -> dict:
         """Figures to compare a whole load with; amounts are integers in 1e-6 units."""
-        traded = [leg for leg in self._priced_legs]
+        traded = self._priced_legs
         by_day: dict[str, int] = defaultdict(int)
         for leg in traded:
             by_day[iso_date(leg.timestamp)] += leg.usd

@@ -1,12 +1,16 @@
-"""The simulated world: markets, a chain of blocks with matches in them, and what Gamma shows of it, moving together.
+"""The simulated world: markets, a chain of blocks with matches in them, and what Gamma shows of it,
+moving together.
 
-Everything follows from the seed and the starting time; nothing reads the wall clock. Blocks are mined one by one from
-their own hash, so `advance(10)` and ten times `advance(1)` make the same world. The servers (`gamma`, `goldsky`,
-`polygon`) only read it; `truth` derives from the same matches what a correct pipeline must arrive at.
+Everything follows from the seed and the starting time; nothing reads the wall clock. Blocks are
+mined one by one from their own hash, so `advance(10)` and ten times `advance(1)` make the same
+world. The servers (`gamma`, `goldsky`, `polygon`) only read it; `truth` derives from the same
+matches what a correct pipeline must arrive at.
 """
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
@@ -14,7 +18,7 @@ from itertools import groupby
 from random import Random
 from threading import RLock
 
-from sandbox.catalog import DAY, TAGS, Catalog, Market
+from sandbox.catalog import DAY, HOUR, TAGS, Catalog, Market
 from sandbox.chain import Chain
 from sandbox.clock import HORIZON, block_at, block_time
 from sandbox.contracts import V1, V2, Fill
@@ -57,23 +61,27 @@ class World:
         v2_days: float = 2.0,
         matches_per_block: float = 1.0,
     ) -> World:
-        """A world with about `markets` markets and exactly `matches` matches of history up to `now`.
+        """A world with about `markets` markets and exactly `matches` matches of history up to
+        `now`.
 
-        V1 history ends at the real cutover of 2026-04-28 and is `v1_days` long; V2 history ends at `now` and is
-        `v2_days` long (less when `now` is nearer to the cutover). `matches_per_block` is the mean for blocks mined later.
+        V1 history ends at the real cutover of 2026-04-28 and is `v1_days` long; V2 history ends at
+        `now` and is `v2_days` long (less when `now` is nearer to the cutover). `matches_per_block`
+        is the mean for blocks mined later.
 
         Raises:
-            ValueError: `now` is naive, or not after the cutover.
+            ValueError: `now` is naive or not after the cutover, or there is no history to fill.
         """
+        if v1_days + v2_days <= 0 or matches < 1:
+            raise ValueError("a world needs v1_days or v2_days above 0, and at least one match")
         if now.tzinfo is None or now.timestamp() <= HORIZON.timestamp + MIGRATION_PAUSE:
             raise ValueError("now must be an aware time after 2026-04-28T12:00:40Z")
         world = cls(seed, now, matches_per_block, wallets=max(50, matches // 10))
         rng = Random(f"{seed}:history")
         windows = _windows(world.now, v1_days, v2_days)
-        world._populate(rng, windows, markets)
+        evergreen = world._populate(rng, windows, markets)
         world._trade_history(rng, windows, matches)
         world._close_due(world.now)
-        world._hide_some(rng)
+        world._hide_some(rng, evergreen)
         world._publish(world.catalog.markets)
         return world
 
@@ -97,7 +105,8 @@ class World:
                 self._publish(changed | self._close_due(self.now) | self._due_to_show())
 
     def reorg(self, depth: int) -> None:
-        """Replace the last `depth` blocks: other hashes, and of the matches some gone, some moved, some new.
+        """Replace the last `depth` blocks: other hashes, and of the matches some gone, some moved,
+        some new.
 
         Raises:
             ValueError: the blocks reach back to V1, whose archive is final.
@@ -106,7 +115,7 @@ class World:
             fork, head = self.chain.head - depth, self.chain.head
             if block_time(fork) <= HORIZON.timestamp:
                 raise ValueError("a reorganisation cannot reach back before V2")
-            orphans = [match for match in self.matches if match.taker_leg.block_number > fork]
+            orphans = self._matches_after(fork)
             del self.matches[len(self.matches) - len(orphans) :]
             self.chain.rewind(depth)
             rng = Random(self.chain.block_hash(fork + 1))
@@ -119,21 +128,23 @@ class World:
             touched |= {match.market_id for match in self._matches_after(fork)}
             self._publish(touched)
 
-    # -- history -------------------------------------------------------------------------------------------------------
+    # -- history -----------------------------------------------------------------------------------
 
-    def _populate(self, rng: Random, windows: list[tuple[int, int]], markets: int) -> None:
-        """Create the markets, oldest first: a few from before the order book, one that is always open, and the rest."""
-        start = min(begin for begin, _ in windows)
-        for _ in range(max(2, markets // 50)):
-            self.catalog.add_event(
-                rng, "legacy", start - rng.randint(900, 1500) * DAY, rng.randint(20, 90) * DAY
-            )
-        (evergreen,) = self.catalog.add_event(rng, "single", start - DAY, None)
-        self._traders.add(evergreen)
+    def _populate(self, rng: Random, windows: list[tuple[int, int]], markets: int) -> Market:
+        """Create the markets, oldest first; returns the one that is always open.
+
+        A few are from before the order book and never trade.
+        """
+        before_order_book = windows[0][0] - 1500 * DAY
+        for index in range(max(2, markets // 50)):
+            born = before_order_book + index * HOUR
+            self.catalog.add_event(rng, "legacy", born, rng.randint(20, 90) * DAY)
         births = []
         for _ in range(max(1, round(markets / _MARKETS_PER_EVENT))):
             begin, end = rng.choices(windows, [end - begin for begin, end in windows])[0]
             births.append((rng.randint(begin - (end - begin) // 3, end), end - begin))
+        (evergreen,) = self.catalog.add_event(rng, "single", min(births)[0] - DAY, None)
+        self._traders.add(evergreen)
         for born, span in sorted(births):
             kind = rng.choices(_EVENT_KINDS, cum_weights=_EVENT_WEIGHTS)[0]
             lifetime = round(span * rng.uniform(0.05, 0.6)) if rng.random() < 0.45 else None
@@ -143,7 +154,8 @@ class World:
                 self._traders.add(market)
         groups = [event for event in self.catalog.events.values() if event.kind == "group"]
         for event in groups[: max(1, len(groups) // 20)]:
-            self.catalog.share_market(evergreen, event)
+            self.catalog.relate(evergreen, event)
+        return evergreen
 
     def _trade_history(self, rng: Random, windows: list[tuple[int, int]], matches: int) -> None:
         spans = [end - begin for begin, end in windows]
@@ -158,16 +170,20 @@ class World:
             (log for match in self.matches for log in match.logs()), self.chain.head, self.seed
         )
 
-    def _hide_some(self, rng: Random) -> None:
-        """Let some markets trade before Gamma lists them, and a few never be listed."""
-        traded = [m for m in self.catalog.markets.values() if m.last_trade_at and not m.neg_risk]
-        for market in rng.sample(traded, min(len(traded) // 2, max(1, len(traded) // 60))):
+    def _hide_some(self, rng: Random, evergreen: Market) -> None:
+        """Let the newest markets trade before Gamma lists them, and a few others never be listed."""
+        traded = [
+            market
+            for market in self.catalog.markets.values()
+            if market.last_trade_at and market is not evergreen
+        ]
+        for market in rng.sample(traded, math.ceil(len(traded) / 60)):
             market.listed = False
-        recent = [m for m in traded if m.listed and m.closed_at is None and m is not traded[0]]
-        for market in rng.sample(recent, min(len(recent), max(2, len(recent) // 40))):
+        open_still = [market for market in traded if market.listed and market.closed_at is None]
+        for market in open_still[-math.ceil(len(open_still) / 40) :]:
             market.visible_from = self.now + rng.randint(10, 80)
 
-    # -- mining --------------------------------------------------------------------------------------------------------
+    # -- mining ------------------------------------------------------------------------------------
 
     def _mine(self, rng: Random, number: int, carried: list[list[Match]]) -> list[Match]:
         """Add block `number`: the `carried` transactions of a replaced block first, then new matches."""
@@ -215,14 +231,10 @@ class World:
         return {market.id for market in born}
 
     def _matches_after(self, block: int) -> list[Match]:
-        recent = []
-        for match in reversed(self.matches):
-            if match.taker_leg.block_number <= block:
-                break
-            recent.append(match)
-        return recent
+        start = bisect_right(self.matches, block, key=lambda match: match.taker_leg.block_number)
+        return self.matches[start:]
 
-    # -- Gamma ---------------------------------------------------------------------------------------------------------
+    # -- Gamma -------------------------------------------------------------------------------------
 
     def _close_due(self, now: int) -> set[int]:
         due = [
