@@ -1,1 +1,6 @@
-"""placeholder"""
+"""Polymarket into ClickHouse: `python run_pipeline.py` runs one cycle; `--help` lists the other verbs."""
+
+from pipeline.cli import main
+
+if __name__ == "__main__":
+    main()

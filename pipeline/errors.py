@@ -31,6 +31,10 @@ class ModelsError(PipelineError):
     """dbt could not build the models."""
 
 
+class QueryFailed(PipelineError):
+    """ClickHouse refused a query of the user's; the message is ClickHouse's own."""
+
+
 class LoadFailed(PipelineError):
     """A source could not be read or loaded; what was loaded before is intact."""
 

@@ -72,6 +72,19 @@ def run_dbt(arguments: list[str]) -> Any:
     raise ModelsError(f"dbt {arguments[0]}: {first.node.name}: {_one_line(first.message or first.status)}")
 
 
+def dbt_command(target: Server, settings: Settings, arguments: list[str]) -> int:
+    """Run one dbt command of the user's against the ClickHouse in use, its output as dbt prints it; return its exit code."""
+    from dbt.cli.main import dbtRunner
+
+    with _environment(target, settings):
+        outcome = dbtRunner().invoke(
+            [*arguments, "--project-dir", str(DBT_DIR), "--profiles-dir", str(PROJECT_DIR)]
+        )
+    if outcome.success:
+        return 0
+    return 2 if outcome.exception is not None else 1
+
+
 def _compile_statements(client: Client) -> list[Statement]:
     """Compile the incremental models against the tables that exist now; dbt returns them in the order of its graph."""
     result = run_dbt(["compile", "--no-inject-ephemeral-ctes", "--select", f"tag:{SETTLE_TAG}*"])
@@ -147,7 +160,7 @@ def _now(client: Client) -> Any:
 
 def _one_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return " ".join(lines)[:4000] if lines else "no message"
+    return " ".join(lines)[:400] if lines else "no message"
 
 
 @contextmanager

@@ -1,0 +1,40 @@
+# Everything a fresh machine needs: `make demo` and `make test` set themselves up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help install demo test lint format docs clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
+	@echo "Installing into $(VENV) (about a minute, once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+install: $(STAMP) ## make the virtual environment
+
+demo: $(STAMP) ## load, settle and reconcile a simulated Polymarket
+	@$(BIN)/python run_pipeline.py demo
+
+test: $(STAMP) ## run the test suite
+	@$(BIN)/python -m pytest
+
+lint: $(STAMP) ## ruff and sqlfluff
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/sqlfluff lint --processes 2 --disable-progress-bar dbt_project/models dbt_project/tests schema
+
+format: $(STAMP) ## let ruff format the code
+	@$(BIN)/ruff check --fix --quiet .
+	@$(BIN)/ruff format .
+
+docs: $(STAMP) ## dbt docs of the models in the configured ClickHouse
+	@$(BIN)/python run_pipeline.py dbt docs generate
+
+clean: ## remove the environment, caches and demo data (never data/ itself)
+	@rm -rf $(VENV) data/demo dbt_project/target .pytest_cache .ruff_cache

@@ -1,0 +1,208 @@
+"""The command line: a thin click app over `pipeline/`. Every verb reads the settings, does one call and prints the answer.
+
+Exit codes: 0 done, 1 failed, 2 usage or settings, 3 another run holds the writer lock, 130 and 143 stopped by a signal.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+from pipeline import console
+from pipeline.errors import PipelineError
+from pipeline.settings import Settings, load_settings
+from pipeline.signals import Stopped, stop_on_signals
+
+
+@contextmanager
+def verb(context: click.Context) -> Iterator[Settings]:
+    """Read the settings for a verb, and turn every failure that a user can cause into one line and its exit code."""
+    stop_on_signals()
+    try:
+        settings = load_settings(**context.obj)
+        console.setup_logging(as_json=settings.log_json)
+        yield settings
+    except PipelineError as error:
+        console.err.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except Stopped as stop:
+        console.err.print(f"stopped by {stop.name}; the next run goes on where this one stopped")
+        sys.exit(stop.exit_code)
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--demo", "use_demo", is_flag=True, help="Use what `demo` loaded instead of the real data.")
+@click.pass_context
+def cli(context: click.Context, use_demo: bool) -> None:
+    """Load Polymarket into ClickHouse and derive trades and candles there.
+
+    Without a command: one cycle. Settings are environment variables or a .env file; see .env.example.
+    """
+    from pipeline.demo import DEMO_SETTINGS
+
+    context.obj = dict(DEMO_SETTINGS) if use_demo else {}
+    if context.invoked_subcommand is None:
+        context.invoke(once)
+
+
+@cli.command(hidden=True)
+@click.pass_context
+def once(context: click.Context) -> None:
+    """Run one cycle: load what is new, settle it."""
+    from pipeline.loop import run_once
+
+    with verb(context) as settings:
+        run_once(settings)
+
+
+@cli.command()
+@click.pass_context
+def loop(context: click.Context) -> None:
+    """Run cycles until stopped, with a pause (POLL_INTERVAL_S) when there is nothing to catch up on."""
+    from pipeline.loop import run_loop
+
+    with verb(context) as settings:
+        run_loop(settings)
+
+
+@cli.command()
+@click.argument("expression")
+@click.pass_context
+def cron(context: click.Context, expression: str) -> None:
+    """Run a cycle at each time of a cron EXPRESSION (UTC); a sixth field gives seconds.
+
+    \b
+    Every ten minutes:       cron "*/10 * * * *"
+    Every fifteen seconds:   cron "* * * * * */15"
+    """
+    from pipeline.loop import run_cron
+
+    with verb(context) as settings:
+        run_cron(settings, expression)
+
+
+@cli.command()
+@click.argument("query", required=False)
+@click.pass_context
+def sql(context: click.Context, query: str | None) -> None:
+    """Run a QUERY (or standard input) and print what ClickHouse returns, tab-separated unless it names a FORMAT."""
+    from pipeline.query import run_query
+    from pipeline.run import open_run
+
+    text = query if query is not None else sys.stdin.read()
+    if not text.strip():
+        raise click.UsageError("there is no query: give one, or pipe one in")
+    with verb(context) as settings, open_run(settings) as run:
+        database = settings.clickhouse_database
+        run_query(
+            run.server, database if run.has_database(database) else "default", text, sys.stdout.buffer
+        )
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def status(context: click.Context, as_json: bool) -> None:
+    """Show what is loaded, how fresh it is, who is writing and what needs attention."""
+    from pipeline.report import print_status
+    from pipeline.run import open_run
+    from pipeline.status import read_status
+
+    with verb(context) as settings, open_run(settings) as run:
+        answer = read_status(run)
+        if as_json:
+            click.echo(json.dumps(answer.to_json(), indent=2))
+        else:
+            print_status(answer)
+
+
+@cli.command()
+@click.pass_context
+def doctor(context: click.Context) -> None:
+    """Check the settings, ClickHouse, the folders and every upstream; say what to do about each failure."""
+    from pipeline.doctor import examine
+    from pipeline.report import print_findings
+
+    with verb(context) as settings:
+        findings = examine(settings)
+        print_findings(findings)
+        if any(finding.failed for finding in findings):
+            sys.exit(1)
+
+
+@cli.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.pass_context
+def clickhouse(context: click.Context, host: str) -> None:
+    """Keep the embedded ClickHouse up for dbt, BI tools and notebooks, until stopped."""
+    from embedded_clickhouse import EmbeddedClickHouseError, serve
+
+    from pipeline.errors import ClickHouseUnavailable
+
+    with verb(context) as settings:
+        try:
+            serve(
+                settings.clickhouse_local_path,
+                port=settings.clickhouse_local_port,
+                host=host,
+                password=settings.clickhouse_password.get_secret_value(),
+                memory_gb=settings.clickhouse_local_memory_gb,
+            )
+        except EmbeddedClickHouseError as error:
+            raise ClickHouseUnavailable(str(error)) from error
+
+
+@cli.command()
+@click.option("--port", default=18200, show_default=True, help="Loopback port.")
+@click.option("--seed", default=1, show_default=True, help="Seed of the world.")
+@click.option("--markets", default=200, show_default=True, help="Number of markets.")
+@click.option("--matches", default=20_000, show_default=True, help="Matches before it starts.")
+@click.option("--block-time", default=2.0, show_default=True, help="Seconds between blocks.")
+@click.option("--matches-per-block", default=5.0, show_default=True, help="New matches per block.")
+@click.pass_context
+def sandbox(
+    context: click.Context,
+    port: int,
+    seed: int,
+    markets: int,
+    matches: int,
+    block_time: float,
+    matches_per_block: float,
+) -> None:
+    """Serve a simulated Polymarket on loopback, with new blocks, until stopped."""
+    from pipeline.demo import serve_sandbox
+
+    with verb(context):
+        serve_sandbox(port, seed, markets, matches, block_time, matches_per_block)
+
+
+@cli.command()
+@click.option("--seed", default=7, show_default=True, help="Seed of the simulated Polymarket.")
+@click.option("--matches", default=20_000, show_default=True, help="Matches before the first cycle.")
+def demo(seed: int, matches: int) -> None:
+    """Load a simulated Polymarket, derive everything, and hold it against the truth."""
+    from pipeline.demo import DEMO_SETTINGS, run_demo
+
+    with verb(click.Context(demo, obj=dict(DEMO_SETTINGS))) as settings:
+        run_demo(settings, seed=seed, matches=matches)
+
+
+@cli.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, required=True)
+@click.pass_context
+def dbt(context: click.Context, arguments: tuple[str, ...]) -> None:
+    """Run dbt with ARGUMENTS against the ClickHouse in use, started if need be: `dbt test`, `dbt docs generate`."""
+    from pipeline.models import dbt_command
+    from pipeline.run import open_run
+
+    with verb(context) as settings, open_run(settings) as run:
+        sys.exit(dbt_command(run.server, settings, list(arguments)))
+
+
+def main() -> None:
+    """Entry point of `run_pipeline.py`."""
+    cli(prog_name="run_pipeline.py")

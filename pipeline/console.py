@@ -1,0 +1,89 @@
+"""What a run shows: progress bars on a terminal, plain log lines elsewhere, JSON log lines by setting.
+
+Results of a command (tables, query output) go to standard output; everything about how the run goes, to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+out = Console()
+err = Console(stderr=True)
+QUIET_LIBRARIES = ("dlt", "clickhouse_connect", "urllib3", "httpx", "uvicorn", "dbt", "asyncio")
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def setup_logging(*, as_json: bool = False) -> None:
+    """Send log lines to standard error in the form that suits it."""
+    handler: logging.Handler
+    if as_json:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(JsonFormatter())
+    elif err.is_terminal:
+        handler = RichHandler(console=err, show_path=False, omit_repeated_times=False)
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(
+            logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S")
+        )
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    for name in QUIET_LIBRARIES:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class Step:
+    """One step of a run as the user sees it: what is being done and how much of it is."""
+
+    def __init__(self, progress: Progress | None, name: str):
+        self._progress = progress
+        self._task = progress.add_task(name, total=None, detail="") if progress else None
+
+    def update(self, detail: str) -> None:
+        """Show how far the step is."""
+        if self._progress is not None:
+            self._progress.update(self._task, detail=detail)
+
+
+@contextmanager
+def step(name: str) -> Iterator[Step]:
+    """Show a step with a moving bar on a terminal; elsewhere its log lines speak for it."""
+    if not err.is_terminal:
+        yield Step(None, name)
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[detail]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=err, transient=True) as progress:
+        yield Step(progress, name)
+
+
+def human(number: float) -> str:
+    """A count with thousands separators."""
+    return f"{number:,.0f}"

@@ -1,0 +1,57 @@
+"""How answers look on a terminal: tables and short lines, nothing that needs a wide screen."""
+
+from __future__ import annotations
+
+from rich.markup import escape
+from rich.table import Table
+
+from pipeline.console import human, out
+from pipeline.doctor import Finding
+from pipeline.status import Status
+
+
+def print_status(status: Status) -> None:
+    """Print the answer of `status`."""
+    out.print(f"[bold]{escape(status.clickhouse)}[/] version {status.version}, database {status.database}")
+    if not status.ready:
+        out.print("Nothing is loaded yet. Run `python run_pipeline.py` for a first cycle.")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title, justify in (("table", "left"), ("rows", "right"), ("newest", "left"), ("age", "right")):
+        table.add_column(title, justify=justify)
+    for row in status.tables:
+        table.add_row(row.name, human(row.rows), row.newest_at or "", age(row.age_s))
+    out.print(table)
+    out.print(
+        f"loads: {human(status.settled_loads)} settled, {human(status.unsettled_loads)} not yet; "
+        f"last {status.last_load_at or 'never'}"
+    )
+    out.print(f"writer: {escape(status.writer) if status.writer else 'nobody'}")
+    out.print(f"tokens with trades but no market yet: {human(status.unknown_tokens)}")
+    if not status.dead_letters:
+        out.print("dead letters: none")
+    for letter in status.dead_letters:
+        out.print(
+            f"[red]dead letters[/]: {letter['source']} {letter['reason']}: {human(letter['records'])}"
+        )
+
+
+def age(seconds: float | None) -> str:
+    """An age in the largest unit that leaves at least one."""
+    if seconds is None:
+        return ""
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def print_findings(findings: list[Finding]) -> None:
+    """Print the answer of `doctor`."""
+    for finding in findings:
+        mark = "[red]fail[/]" if finding.failed else "[green]ok[/]  "
+        out.print(f"{mark} {escape(finding.subject)}: {escape(finding.detail)}", soft_wrap=True)
+        if finding.failed and finding.remedy:
+            out.print(f"     {escape(finding.remedy)}", soft_wrap=True)
+    failures = sum(finding.failed for finding in findings)
+    out.print("Everything is in order." if not failures else f"{failures} of {len(findings)} checks failed.")

@@ -1,0 +1,76 @@
+"""What every verb needs: the settings, a ClickHouse that is up, and the books kept in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from clickhouse_connect.driver.client import Client
+
+from pipeline.clickhouse import Server, connect, server
+from pipeline.ledger import Ledger
+from pipeline.lock import WriterLock
+from pipeline.migrations import migrate
+from pipeline.models import ensure_models
+from pipeline.settings import Settings
+from pipeline.settle import Statement
+
+
+@dataclass
+class Run:
+    """An open run. `prepare` makes it ready to load; without it a run can only read.
+
+    Attributes:
+        settings: all settings.
+        server: the ClickHouse in use.
+        client: a client of it; threads may share it.
+        statements: settling statements of the models, once prepared.
+    """
+
+    settings: Settings
+    server: Server
+    client: Client
+    statements: list[Statement] = field(default_factory=list)
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger of loads."""
+        return Ledger(self.client, self.settings.raw_database)
+
+    @property
+    def lock(self) -> WriterLock:
+        """A handle on the writer lock."""
+        return WriterLock(self.client, self.settings.raw_database, self.settings.lock_ttl_s)
+
+    def prepare(self) -> None:
+        """Bring schema and models up to date; hold the writer lock.
+
+        Raises:
+            SchemaError: a migration failed or was edited.
+            ModelsError: dbt failed.
+        """
+        migrate(self.client, self.settings)
+        self.statements = ensure_models(self.client, self.server, self.settings)
+
+    def has_database(self, name: str) -> bool:
+        """True if a database of this name exists."""
+        found = self.client.query(
+            "select count() from system.databases where name = {name:String}", parameters={"name": name}
+        )
+        return bool(found.result_rows[0][0])
+
+
+@contextmanager
+def open_run(settings: Settings) -> Iterator[Run]:
+    """Open a run against the configured ClickHouse, or the embedded one kept up meanwhile.
+
+    Raises:
+        ClickHouseUnavailable: it cannot be reached or started.
+    """
+    with server(settings) as target:
+        client = connect(target)
+        try:
+            yield Run(settings, target, client)
+        finally:
+            client.close()

@@ -1,0 +1,122 @@
+"""`status`: what is loaded, how fresh it is, who is writing, and what needs attention."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pipeline.run import Run
+
+# Promised table -> the column that says how new it is.
+TABLES = {
+    "markets": "fetched_at",
+    "events": "fetched_at",
+    "outcome_tokens": None,
+    "order_fills": "filled_at",
+    "trades": "filled_at",
+    "ohlcv_1m": "bucket_at",
+    "ohlcv_1h": "bucket_at",
+    "ohlcv_1d": "bucket_at",
+}
+
+
+@dataclass(frozen=True)
+class TableStatus:
+    """Size and age of one promised table."""
+
+    name: str
+    rows: int
+    newest_at: str | None
+    age_s: float | None
+
+
+@dataclass(frozen=True)
+class Status:
+    """The answer of `status`.
+
+    Attributes:
+        clickhouse: server in use.
+        version: its version.
+        database: database of the models.
+        ready: False until the first run has made the schema.
+        writer: who holds the writer lock, or None.
+        tables: promised tables.
+        unsettled_loads: loads that derived tables do not reflect yet.
+        settled_loads: loads that they do.
+        last_load_at: when the newest load was written down, ISO, UTC.
+        unknown_tokens: tokens with trades whose market has not landed.
+        dead_letters: distinct records that could not be parsed, per source and reason.
+    """
+
+    clickhouse: str
+    version: str
+    database: str
+    ready: bool
+    writer: str | None
+    tables: list[TableStatus]
+    unsettled_loads: int
+    settled_loads: int
+    last_load_at: str | None
+    unknown_tokens: int
+    dead_letters: list[dict[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain JSON types."""
+        return asdict(self)
+
+
+def read_status(run: Run) -> Status:
+    """Ask ClickHouse for the status; works on an empty server too."""
+    settings, client = run.settings, run.client
+    raw, models = settings.raw_database, settings.clickhouse_database
+    ready = run.has_database(raw) and _exists(run, models, "trades")
+    holder = run.lock.holder() if run.has_database(raw) else None
+    loads = (0, 0, None)
+    unknown, letters = 0, []
+    if ready:
+        loads = client.query(
+            f"select countIf(state != 'settled'), countIf(state = 'settled'), max(updated_at) from {raw}.loads final"
+        ).result_rows[0]
+        unknown = client.query(
+            f"select uniqExact(token_id) from {models}.trades_store "
+            f"where token_id not in (select token_id from {models}.outcome_tokens_store)"
+        ).result_rows[0][0]
+        letters = [
+            {"source": source, "reason": reason, "records": records}
+            for source, reason, records in client.query(
+                f"select source, reason, count() from {raw}.dead_letters group by source, reason order by 1, 2"
+            ).result_rows
+        ]
+    return Status(
+        clickhouse=str(run.server),
+        version=str(client.server_version),
+        database=models,
+        ready=ready,
+        writer=str(holder) if holder else None,
+        tables=[_table(run, name, column) for name, column in TABLES.items()] if ready else [],
+        unsettled_loads=loads[0],
+        settled_loads=loads[1],
+        last_load_at=_iso(loads[2]) if loads[1] or loads[0] else None,
+        unknown_tokens=unknown,
+        dead_letters=letters,
+    )
+
+
+def _exists(run: Run, database: str, table: str) -> bool:
+    return bool(run.client.command(f"exists table {database}.{table}"))
+
+
+def _table(run: Run, name: str, column: str | None) -> TableStatus:
+    newest = f"max({column})" if column else "null"
+    rows, at = run.client.query(
+        f"select count(), {newest} from {run.settings.clickhouse_database}.{name}"
+    ).result_rows[0]
+    if not rows or at is None:
+        return TableStatus(name, rows, None, None)
+    age = (datetime.now(UTC) - at.replace(tzinfo=UTC)).total_seconds()
+    return TableStatus(name, rows, _iso(at), round(age, 1))
+
+
+def _iso(moment: datetime) -> str:
+    return moment.replace(tzinfo=UTC).isoformat(timespec="seconds")
