@@ -34,7 +34,7 @@ _NAMES = ("Ada Park", "Ben Ortiz", "Cleo Strand", "Dev Mehta", "Eva Lind", "Femi
 
 @dataclass(slots=True)
 class Market:
-    """One market with two outcomes; `price` is that of outcome 0 in ticks, `ticks` of which make one dollar."""
+    """One market with two outcomes; `price` is that of outcome 0, in ticks of 1/`ticks` dollar."""
 
     id: int
     slug: str

@@ -25,7 +25,7 @@ class Chain:
     """Logs by block number, from genesis to `head`."""
 
     def __init__(self, logs: Iterable[Log] = (), head: int | None = None, seed: int = 0) -> None:
-        """Take `logs` in any order; `head` defaults to the block of the last one (0 without logs)."""
+        """Take `logs` in any order; `head` defaults to the block of the last one, or 0."""
         self.seed = seed
         self._logs: list[Log] = sorted(logs, key=_position)
         last = self._logs[-1].block_number if self._logs else 0
@@ -38,7 +38,7 @@ class Chain:
         self.head = head
 
     def rewind(self, depth: int) -> None:
-        """Drop the last `depth` blocks; blocks appended after have other hashes than the dropped ones."""
+        """Drop the last `depth` blocks; the blocks that replace them get other hashes."""
         for number in range(self.head - depth + 1, self.head + 1):
             self._replaced[number] = self._replaced.get(number, 0) + 1
         self.head -= depth
@@ -56,7 +56,7 @@ class Chain:
         return "0x" + blake2b(identity.encode(), digest_size=32).hexdigest()
 
     def block(self, number: int) -> dict | None:
-        """The block as `eth_getBlockByNumber` returns it without transactions, or None beyond the head."""
+        """What a log reader uses of the answer to `eth_getBlockByNumber`; None beyond the head."""
         if not 0 <= number <= self.head:
             return None
         return {

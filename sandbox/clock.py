@@ -13,7 +13,7 @@ BLOCK_SECONDS = 2
 
 
 class Horizon(NamedTuple):
-    """Where the V1 archive ends: last block it indexed, and the time of its newest fill in unix seconds."""
+    """Where the V1 archive ends: the last block it indexed, and its time in unix seconds."""
 
     block_number: int
     timestamp: int
@@ -41,7 +41,7 @@ def rfc3339(micros: int) -> str:
 
 
 def postgres_time(seconds: int) -> str:
-    """Unix seconds in the other format Gamma uses, `2026-07-24 00:00:16+00` (closedTime, gameStartTime)."""
+    """Unix seconds in Gamma's other format, `2026-07-24 00:00:16+00` (of closedTime)."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S+00")
 
 

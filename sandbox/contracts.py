@@ -92,7 +92,7 @@ class Fill:
 
 @dataclass(slots=True, frozen=True)
 class OrdersMatched:
-    """The event the exchange emits after the legs of a match; a reader of fills has to leave it out."""
+    """The event emitted after the legs of a match; a reader of fills has to leave it out."""
 
     taker_leg: Fill
     log_index: int

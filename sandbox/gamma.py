@@ -215,7 +215,7 @@ _LOOKUPS = {
 
 
 class _Order:
-    """A total order of records: the fields asked for, then the id. Nulls are largest, as in Postgres."""
+    """A total order of records: the fields asked for, then the id. Nulls are largest (Postgres)."""
 
     def __init__(self, fields: Sequence[str], ascending: bool) -> None:
         self._fields, self._sign = fields, 1 if ascending else -1

@@ -56,7 +56,7 @@ Predicate = Callable[[Fill], bool]
 
 
 def goldsky_app(fills: Iterable[Fill], *, page_cap: int = MAX_FIRST) -> Starlette:
-    """The subgraph over `fills`, on POST of any path. `page_cap` is the largest `first` that is accepted."""
+    """The subgraph over `fills`, on POST of any path; `page_cap` is the largest `first` allowed."""
     archive = Archive(fills, page_cap)
 
     async def respond(request: Request) -> Response:
@@ -70,7 +70,7 @@ class Archive:
     """Fills in both orders the subgraph can return them in."""
 
     def __init__(self, fills: Iterable[Fill], page_cap: int = MAX_FIRST) -> None:
-        """Index `fills`; of two with the same id the later one stays, as an entity store overwrites."""
+        """Index `fills`; of two with the same id the later one stays, as entities do."""
         entities = {fill.archive_id: fill for fill in fills}
         self._by_id = [entities[entity_id] for entity_id in sorted(entities)]
         self._by_time = sorted(self._by_id, key=lambda fill: fill.timestamp)  # stable: ties by id
@@ -122,7 +122,7 @@ class Archive:
         return page[skip:]
 
     def _candidates(self, arguments: Mapping[str, Any], where: Mapping[str, Any]) -> Iterator[Fill]:
-        """Rows in the requested order, narrowed to the span that the filter on that column leaves."""
+        """Rows in the requested order, narrowed to what the filter on that column leaves."""
         column = arguments.get("orderBy") or "id"
         direction = arguments.get("orderDirection") or "asc"
         if direction not in ("asc", "desc"):
@@ -192,8 +192,9 @@ def _block_limit(block: Mapping[str, Any] | None) -> int:
         raise QueryError("Failed to decode `block`: only `block: {number: N}` is served")
     if number > HORIZON.block_number:
         raise QueryError(
-            f"Failed to decode `block.number` value: `subgraph has only indexed up to block number "
-            f"{HORIZON.block_number} and data for block number {number} is therefore not yet available`"
+            "Failed to decode `block.number` value: `subgraph has only indexed up to block number "
+            f"{HORIZON.block_number} and data for block number {number} is therefore not yet "
+            "available`"
         )
     return number
 
@@ -246,7 +247,7 @@ def _coerce(field: str, wanted: Any) -> Any:
 
 
 def filter_span(where: Mapping[str, Any], column: str) -> tuple[Any, Any]:
-    """The lowest and highest value of `column` that can pass a filter; None where it sets no bound."""
+    """The lowest and highest value of `column` that can pass a filter; None: no bound."""
     low = high = None
     for operator in ("", "gt", "gte", "lt", "lte"):
         name = f"{column}_{operator}" if operator else column

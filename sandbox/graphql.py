@@ -33,7 +33,7 @@ class EnumValue(str):
 
 @dataclass(slots=True)
 class Selection:
-    """One requested field: what it is called in the answer, its arguments and what is wanted of it."""
+    """One requested field: its name in the answer, its arguments and what is wanted of it."""
 
     name: str
     alias: str

@@ -9,7 +9,7 @@ units and are never floats.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from sandbox.catalog import Market, hex_id
@@ -63,7 +63,7 @@ class Slot:
     tx_index: int = 0
     log_index: int = 0
     tx_hash: str = ""
-    used_orders: set | None = None  # order hashes that must not be filled again in this transaction
+    used_orders: set[str] = field(default_factory=set)  # not to be filled again in the transaction
 
     def next_transaction(self, rng: Random) -> None:
         """Move to a new transaction, some transactions and logs of other contracts later."""
@@ -74,7 +74,7 @@ class Slot:
 
 
 class Exchange:
-    """Makes matches: picks sides, wallets and sizes, moves the market's price and writes the legs."""
+    """Makes matches: picks sides, wallets and sizes, moves the price and writes the legs."""
 
     def __init__(self, rng: Random, wallets: int) -> None:
         self._wallets = [hex_id(rng, 160) for _ in range(wallets)]
@@ -257,7 +257,7 @@ class _LegWriter:
 
 
 def _size(rng: Random) -> int:
-    """Shares of one maker order, 1e-6 units: heavy-tailed, mostly whole cents, sometimes any fraction."""
+    """Shares of one maker order, 1e-6 units: heavy-tailed, mostly in hundredths of a share."""
     size = int(min(rng.paretovariate(1.1), 5_000) * 5_000_000)
     return size // 10_000 * 10_000 if rng.random() < 0.85 else size
 
@@ -281,7 +281,7 @@ def fee_v1(side: str, shares: int, usd: int, rate_bps: int) -> int:
 
 
 def fee_v2(shares: int, usd: int, rate_bps: int) -> int:
-    """V2 fee of a taker, 1e-6 units of collateral: shares x rate x p x (1 - p), rounded to 5 decimals of a dollar."""
+    """V2 fee of a taker, 1e-6 units of collateral: shares x rate x p x (1 - p), to 5 decimals."""
     if not rate_bps or not shares or usd > shares:
         return 0
     numerator, denominator = rate_bps * usd * (shares - usd), 10_000 * shares

@@ -32,8 +32,33 @@ def dollars(amount: int) -> Decimal:
 
 def market_payload(market: Market) -> dict:
     """A market without its events and tags."""
+    payload = _common_fields(market) | _volumes(market)
+    payload |= _legacy_fields(market) if market.kind == "legacy" else _order_book_fields(market)
+    if market.kind == "sports":
+        payload |= _sports_fields(market)
+    if market.neg_risk:
+        payload |= {
+            "groupItemTitle": market.group_title,
+            "groupItemThreshold": str(market.group_threshold),
+            "negRiskMarketID": market.neg_risk_id,
+            "negRiskRequestID": market.question_id[:-2] + "ff",
+        }
+    if market.closed_at is not None:
+        payload |= {
+            "closedTime": postgres_time(market.closed_at),
+            "umaEndDate": rfc3339(market.closed_at * 1_000_000),
+            "umaResolutionStatus": "resolved",
+            "umaBond": "500",
+            "umaReward": "5",
+            "automaticallyResolved": market.kind == "crypto",
+        }
+    return payload
+
+
+def _common_fields(market: Market) -> dict:
     closed = market.closed_at is not None
-    payload = {
+    outcome = market.outcomes[0]
+    return {
         "id": str(market.id),
         "question": market.question,
         "conditionId": market.condition_id,
@@ -42,7 +67,8 @@ def market_payload(market: Market) -> dict:
         "endDate": rfc3339(market.ends_at * 1_000_000),
         "image": "https://example.com/market.png",
         "icon": "https://example.com/market.png",
-        "description": f'This market will resolve to "{market.outcomes[0]}" if it happens.\nElse not.',
+        # Null now and then, like almost any field.
+        "description": None if market.id % 7 == 0 else f'Resolves to "{outcome}" if so.\nElse not.',
         "outcomes": json.dumps(market.outcomes),
         "outcomePrices": json.dumps(_outcome_prices(market)),
         "active": True,
@@ -51,6 +77,7 @@ def market_payload(market: Market) -> dict:
         "createdAt": rfc3339(_created_micros(market)),
         "updatedAt": rfc3339(updated_micros(market)),
         "archived": not market.listed,
+        "submitted_by": market.condition_id[:42],  # the one snake_case name
         "restricted": True,
         "endDateIso": iso_date(market.ends_at),
         "hasReviewedDates": True,
@@ -69,25 +96,6 @@ def market_payload(market: Market) -> dict:
         "holdingRewardsEnabled": False,
         "requiresTranslation": False,
     }
-    payload |= _volumes(market)
-    payload |= _legacy_fields(market) if market.kind == "legacy" else _order_book_fields(market)
-    if market.kind == "sports":
-        payload |= _sports_fields(market)
-    if market.neg_risk:
-        payload |= {
-            "groupItemTitle": market.group_title,
-            "groupItemThreshold": str(market.group_threshold),
-            "negRiskMarketID": market.neg_risk_id,
-            "negRiskRequestID": market.question_id[:-2] + "ff",
-        }
-    if closed:
-        payload |= {
-            "closedTime": postgres_time(market.closed_at),
-            "umaEndDate": rfc3339(market.closed_at * 1_000_000),
-            "umaResolutionStatus": "resolved",
-            "automaticallyResolved": market.kind == "crypto",
-        }
-    return payload
 
 
 def _created_micros(entity: Market | Event) -> int:
@@ -108,15 +116,15 @@ def _outcome_prices(market: Market) -> list[str]:
 
 
 def _volumes(market: Market) -> dict:
+    """The total as string and number, and per span; markets that never traded have none of them."""
+    if not market.volume:
+        return {}
     volume = dollars(market.volume)
     value = number(volume)
-    fields = {"volume": f"{volume:f}", "volumeNum": value}
-    if market.volume:  # absent rather than zero on markets that never traded
-        spans = ("24hr", "1wk", "1mo", "1yr")
-        fields |= {f"volume{span}": value for span in spans}
-        if market.kind != "legacy":
-            fields |= {"volumeClob": value} | {f"volume{span}Clob": value for span in spans}
-    return fields
+    spans = ("24hr", "1wk", "1mo", "1yr")
+    fields = {"volume": f"{volume:f}", "volumeNum": value, "volumeClob": value}
+    fields |= {f"volume{span}": value for span in spans}
+    return fields | {f"volume{span}Clob": value for span in spans}
 
 
 def _order_book_fields(market: Market) -> dict:
@@ -176,6 +184,9 @@ def _legacy_fields(market: Market) -> dict:
         "lowerBound": "8000000000",
         "upperBound": "20000000000",
         "updatedBy": 3,
+        "volume": f"{market.id * 1117}.579746",
+        "volumeNum": market.id * 1117 + 0.58,
+        "volume24hr": 0,
         "liquidity": "4.601742",
         "liquidityNum": 4.6,
         "fpmmLive": True,

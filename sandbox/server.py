@@ -58,7 +58,7 @@ class Urls:
 
 
 class RequestMiddleware:
-    """Sees every request before its upstream does: counts them by path. The place for injected faults."""
+    """Sees every request before its upstream does and counts it. The place for injected faults."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -72,7 +72,7 @@ class RequestMiddleware:
 
 
 def build_app(world: World, limits: NodeLimits | None = None) -> RequestMiddleware:
-    """All upstreams over `world`, and `/sandbox/advance`, `/sandbox/truth` and `/sandbox/stats` to steer it."""
+    """All upstreams over `world`, and `/sandbox/{advance,truth,stats}` to steer and watch it."""
 
     async def advance(request: Request) -> Response:
         body = orjson.loads(await request.body() or b"{}")
@@ -182,9 +182,7 @@ def serve(
         OSError: the port is taken.
     """
     with SandboxServer(world, port, limits) as server:
-        print(
-            f"Simulated Polymarket, seed {world.seed}, block {world.chain.head}. Settings to use it:"
-        )
+        print(f"Simulated Polymarket: seed {world.seed}, block {world.chain.head}. To use it:")
         for name, value in server.urls.environment().items():
             print(f"  export {name}={value}", flush=True)
         next_block = time.monotonic() + block_time

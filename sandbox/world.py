@@ -35,7 +35,7 @@ _FORMS_AGAIN, _SAME_BLOCK = 0.8, 0.5  # of a replaced transaction: comes back; i
 
 
 class World:
-    """One simulated Polymarket. Make it with `generate`; hold `lock` while reading what may move meanwhile."""
+    """One simulated Polymarket, made by `generate`; hold `lock` to read it while it may move."""
 
     def __init__(self, seed: int, now: datetime, matches_per_block: float, wallets: int) -> None:
         """An empty world whose head is the block of `now`; `generate` fills it."""
@@ -61,8 +61,7 @@ class World:
         v2_days: float = 2.0,
         matches_per_block: float = 1.0,
     ) -> World:
-        """A world with about `markets` markets and exactly `matches` matches of history up to
-        `now`.
+        """A world with about `markets` markets and exactly `matches` matches, up to `now`.
 
         V1 history ends at the real cutover of 2026-04-28 and is `v1_days` long; V2 history ends at
         `now` and is `v2_days` long (less when `now` is nearer to the cutover). `matches_per_block`
@@ -95,7 +94,7 @@ class World:
         return [leg for match in self.matches for leg in match.legs if leg.version == V1]
 
     def advance(self, blocks: int = 1) -> None:
-        """Mine `blocks` blocks: trades, new markets, markets that close or become visible in Gamma."""
+        """Mine `blocks` blocks: trades, new markets, markets that close or show up in Gamma."""
         with self.lock:
             for number in range(self.chain.head + 1, self.chain.head + 1 + blocks):
                 rng = Random(self.chain.block_hash(number))
@@ -105,8 +104,7 @@ class World:
                 self._publish(changed | self._close_due(self.now) | self._due_to_show())
 
     def reorg(self, depth: int) -> None:
-        """Replace the last `depth` blocks: other hashes, and of the matches some gone, some moved,
-        some new.
+        """Replace the last `depth` blocks; of their matches some come back, some move, some go.
 
         Raises:
             ValueError: the blocks reach back to V1, whose archive is final.
@@ -152,8 +150,8 @@ class World:
                 lifetime = min(DAY, span // 2)
             for market in self.catalog.add_event(rng, kind, born, lifetime):
                 self._traders.add(market)
-        groups = [event for event in self.catalog.events.values() if event.kind == "group"]
-        for event in groups[: max(1, len(groups) // 20)]:
+        others = list(self.catalog.events.values())[-max(1, markets // 100) :]
+        for event in others:  # one market in several events
             self.catalog.relate(evergreen, event)
         return evergreen
 
@@ -171,7 +169,7 @@ class World:
         )
 
     def _hide_some(self, rng: Random, evergreen: Market) -> None:
-        """Let the newest markets trade before Gamma lists them, and a few others never be listed."""
+        """Let the newest markets trade before Gamma lists them, and a few never be listed."""
         traded = [
             market
             for market in self.catalog.markets.values()
@@ -186,16 +184,16 @@ class World:
     # -- mining ------------------------------------------------------------------------------------
 
     def _mine(self, rng: Random, number: int, carried: list[list[Match]]) -> list[Match]:
-        """Add block `number`: the `carried` transactions of a replaced block first, then new matches."""
+        """Add block `number`: transactions `carried` over from replaced blocks, then new ones."""
         before = len(self.matches)
         slot = _first_slot(rng, number)
         for transaction in carried:
             slot.next_transaction(rng)
             for match in transaction:
-                moved = _relocate(rng, match, slot)
-                self.matches.append(moved)
+                self.matches.append(_relocate(rng, match, slot))
                 self.catalog.markets[match.market_id].volume += match.taker_leg.usd
-        self._fill_block(rng, slot, int(rng.expovariate(1 / self._matches_per_block) + 0.5))
+        mean = self._matches_per_block
+        self._fill_block(rng, slot, int(rng.expovariate(1 / mean) + 0.5) if mean else 0)
         mined = self.matches[before:]
         self.chain.append((log for match in mined for log in match.logs()), number)
         return mined
@@ -254,7 +252,7 @@ class World:
         }
 
     def _publish(self, market_ids: Iterable[int]) -> None:
-        """Write markets that changed, and the events that hold them, as Gamma shows them from now on."""
+        """Show in Gamma the markets that changed, and the events that hold them."""
         event_ids = set()
         for market_id in market_ids:
             market = self.catalog.markets[market_id]
@@ -289,7 +287,7 @@ class _TradingFloor:
         self._markets.append(market)
 
     def pick(self, rng: Random, now: int) -> Market:
-        """The most popular of three markets that are open at `now`; drops those that have closed for good."""
+        """The most popular of three that are open at `now`; drops those that have closed."""
         best = None
         draws = 0
         while draws < 3 or best is None:
@@ -314,7 +312,7 @@ def _windows(now: int, v1_days: float, v2_days: float) -> list[tuple[int, int]]:
 
 
 def _match_times(rng: Random, begin: int, end: int, count: int) -> list[int]:
-    """`count` times from `begin` to `end`: single ones, pairs, bursts in one second; the last at the very end."""
+    """`count` times from `begin` to `end`: single ones, pairs and bursts; one at the very end."""
     times = [end] if count else []
     while len(times) < count:
         times += [rng.randint(begin, end)] * rng.choices((1, 2, 15), cum_weights=(80, 99, 100))[0]
