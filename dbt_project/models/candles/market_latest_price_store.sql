@@ -24,7 +24,11 @@ with days as (
         1 as is_live
     from {{ ref('ohlcv_1d_store') }} final
     {%- if is_incremental() %}
-    where token_id in (select token_id from {{ ref('ohlcv_1d_store') }} where {{ touched_days }})
+    where token_id in (
+        select token_id
+        from {{ ref('ohlcv_1d_store') }}
+        where {{ touched_days }}
+    )
     union all
     select
         token_id,

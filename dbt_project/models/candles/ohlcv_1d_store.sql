@@ -36,7 +36,7 @@ with hours as (
         and toStartOfDay(bucket_at) <= {{ settle_to() }}
         and (toStartOfDay(bucket_at), token_id) in (
             select
-                toStartOfDay(bucket_at),
+                toStartOfDay(bucket_at) as day_at,
                 token_id
             from {{ ref('ohlcv_1h_store') }}
             where {{ touched_hours }}

@@ -1,6 +1,6 @@
 {{ config(materialized='materialized_view', catchup=false) }}
 {{ materialization_target_table(ref('order_fills_store')) }}
 select
-    * except load_id,
+    * except (load_id),
     load_id as version
 from ({{ order_fills_from_order_filled() }})

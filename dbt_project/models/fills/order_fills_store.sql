@@ -67,7 +67,11 @@ missing_or_changed as (
         {{ settle_id() }} as version,
         0 as is_deleted
     from expected
-    where {{ content }} not in (select {{ content }} from {{ this }} final where {{ range }})
+    where {{ content }} not in (
+        select {{ content }}
+        from {{ this }} final
+        where {{ range }}
+    )
 
 ),
 

@@ -119,10 +119,17 @@ withdrawn as (
     from {{ this }} final
     where {{ range }} and (filled_at, tx_hash) in {{ touched }}
 
+),
+
+computed_or_withdrawn as (
+
+    select * from trades
+    union all
+    select * from withdrawn
+
 )
 
-select *
-from (select * from trades union all select * from withdrawn)
+select * from computed_or_withdrawn
 order by is_deleted
 limit 1 by filled_at, tx_hash, log_index, order_hash
 {% else %}

@@ -1,0 +1,36 @@
+"""The exchange contracts on Polygon whose `OrderFilled` events are fills: addresses and topics.
+
+Promises lower-case addresses, as landing rows carry them. The SQL that reads those rows keeps its
+own list; a test holds the two together. Source: the contracts' verified code and Polymarket's
+published deployment list.
+"""
+
+from __future__ import annotations
+
+V1, V2 = "v1", "v2"
+VERSIONS = (V1, V2)
+
+# Exchange contract -> generation. A taker leg has one of them as its taker.
+EXCHANGES = {
+    "0x4bfb41d5b3570defd03c39a9a4d8de6bd8b8982e": V1,  # CTF Exchange
+    "0xc5d563a36ae78145c45a50134d48a1215220f80a": V1,  # NegRisk CTF Exchange
+    "0xe111180000d2663c0091e4f400237545b87b996b": V2,  # CTF Exchange V2
+    "0xe2222d279d744050d28e00520010520000310f59": V2,  # NegRisk CTF Exchange V2
+    # "NegRisk B": indexers list it, Polymarket's own list does not. Reading it costs nothing.
+    "0xe2222d002000ba0053cef3375333610f64600036": V2,
+}
+
+ORDER_FILLED_TOPICS = {
+    V1: "0xd0a08e8c493f9c94f29311604c9de1b4e8c8d4c06bd0c789af57f2d65bfec0f6",
+    V2: "0xd543adfd945773f1a62f74f0ee55a5e3b9b1a28262980ba90b1a89f2ea84d8ee",
+}
+
+# 2026-04-28T11:00:40Z: the newest fill of the V1 archive; V2 went live at that hour.
+V1_HORIZON = 1_777_374_040
+# 2022-11-21T19:50:09Z: the oldest fill of the V1 archive.
+V1_GENESIS = 1_669_060_209
+
+
+def exchanges_of(versions: tuple[str, ...]) -> list[str]:
+    """Addresses of all exchanges of these generations."""
+    return [address for address, version in EXCHANGES.items() if version in versions]

@@ -1,0 +1,297 @@
+"""A dlt destination over clickhouse-connect alone, so that one HTTP port is enough.
+
+dlt's own ClickHouse destination runs SQL over the native protocol and prefixes table names; this
+one promises `<database>.<table>` exactly, loads Parquet files by column name into tables that
+`schema/` has made, and never creates or alters one of those (only dlt's `_dlt_*` tables). A column
+that a landing table lacks is an error. A dropped connection is transient: dlt tries the file again,
+and the landing tables make a repeated insert harmless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, AnyStr, ClassVar
+
+import clickhouse_connect
+from clickhouse_connect.dbapi.cursor import Cursor
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError, Error
+from dlt.common.destination import DestinationCapabilitiesContext
+from dlt.common.destination.client import HasFollowupJobs, LoadJob, RunnableLoadJob
+from dlt.common.destination.exceptions import DestinationTerminalException
+from dlt.common.schema import Schema
+from dlt.common.schema.typing import TTableSchemaColumns
+from dlt.destinations.exceptions import (
+    DatabaseTerminalException,
+    DatabaseTransientException,
+    DatabaseUndefinedRelation,
+)
+from dlt.destinations.impl.clickhouse.clickhouse import ClickHouseClient
+from dlt.destinations.impl.clickhouse.configuration import (
+    ClickHouseClientConfiguration,
+    ClickHouseCredentials,
+)
+from dlt.destinations.impl.clickhouse.factory import clickhouse
+from dlt.destinations.sql_client import (
+    DBApiCursorImpl,
+    SqlClientBase,
+    raise_database_error,
+    raise_open_connection_error,
+)
+from dlt.destinations.typing import DBTransaction
+
+# ClickHouse's ErrorCodes.cpp. What is listed here fails the same way every time; anything else,
+# a connection that broke included, is worth another try.
+_UNDEFINED = {60: "UNKNOWN_TABLE", 81: "UNKNOWN_DATABASE"}
+_TERMINAL = {
+    6: "CANNOT_PARSE_TEXT",
+    16: "NO_SUCH_COLUMN_IN_TABLE",
+    20: "NUMBER_OF_COLUMNS_DOESNT_MATCH",
+    26: "CANNOT_PARSE_QUOTED_STRING",
+    27: "CANNOT_PARSE_INPUT_ASSERTION_FAILED",
+    36: "BAD_ARGUMENTS",
+    38: "CANNOT_PARSE_DATE",
+    41: "CANNOT_PARSE_DATETIME",
+    43: "ILLEGAL_TYPE_OF_ARGUMENT",
+    44: "ILLEGAL_COLUMN",
+    47: "UNKNOWN_IDENTIFIER",
+    48: "NOT_IMPLEMENTED",
+    50: "UNKNOWN_TYPE",
+    53: "TYPE_MISMATCH",
+    57: "TABLE_ALREADY_EXISTS",
+    62: "SYNTAX_ERROR",
+    70: "CANNOT_CONVERT_TYPE",
+    72: "CANNOT_PARSE_NUMBER",
+    82: "DATABASE_ALREADY_EXISTS",
+    115: "UNKNOWN_SETTING",
+    117: "INCORRECT_DATA",
+    192: "UNKNOWN_USER",
+    193: "WRONG_PASSWORD",
+    194: "REQUIRED_PASSWORD",
+    497: "ACCESS_DENIED",
+    516: "AUTHENTICATION_FAILED",
+    636: "CANNOT_EXTRACT_TABLE_STRUCTURE",
+}
+
+# A statement returns when its rows are in the table, not when they are in a server-side buffer.
+_SETTINGS = {"async_insert": 0, "wait_end_of_query": 1}
+_INSERT_SETTINGS = _SETTINGS | {"input_format_null_as_default": 0}
+
+
+class ClickHouseHttpSqlClient(SqlClientBase[Client], DBTransaction):
+    """SQL and file inserts over one clickhouse-connect client; the dlt dataset is the database."""
+
+    dbapi: ClassVar[Any] = clickhouse_connect.dbapi
+
+    def __init__(
+        self,
+        dataset_name: str,
+        staging_dataset_name: str,
+        credentials: ClickHouseCredentials,
+        capabilities: DestinationCapabilitiesContext,
+    ) -> None:
+        super().__init__(credentials.database, dataset_name, staging_dataset_name, capabilities)
+        self.credentials = credentials
+        self._client: Client | None = None
+
+    @raise_open_connection_error
+    def open_connection(self) -> Client:
+        """Connect; no session, because load jobs share the client between threads."""
+        self._client = clickhouse_connect.get_client(
+            host=self.credentials.host,
+            port=self.credentials.http_port,
+            username=self.credentials.username,
+            password=self.credentials.password or "",
+            secure=bool(self.credentials.secure),
+            connect_timeout=self.credentials.connect_timeout,
+            send_receive_timeout=self.credentials.send_receive_timeout,
+            autogenerate_session_id=False,
+            client_name="polymarket-elt",
+        )
+        return self._client
+
+    def close_connection(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    @property
+    def native_connection(self) -> Client:
+        return self._client
+
+    @contextmanager
+    def begin_transaction(self) -> Iterator[DBTransaction]:
+        yield self  # ClickHouse commits every statement on its own
+
+    def commit_transaction(self) -> None:
+        pass
+
+    def rollback_transaction(self) -> None:
+        pass
+
+    def execute_sql(self, sql: AnyStr, *args: Any, **kwargs: Any) -> Sequence[Sequence[Any]] | None:
+        with self.execute_query(sql, *args, **kwargs) as cursor:
+            return cursor.fetchall() if cursor.description else None
+
+    @contextmanager
+    @raise_database_error
+    def execute_query(self, query: AnyStr, *args: Any, **kwargs: Any) -> Iterator[DBApiCursorImpl]:
+        """Run one statement; `%s` and `%(name)s` in it are bound to the arguments."""
+        parameters = kwargs or tuple(_bindable(value) for value in args) or None
+        cursor = Cursor(self._client)
+        cursor.execute(query, parameters, settings=_SETTINGS, pyformat_encoded=bool(parameters))
+        yield DBApiCursorImpl(cursor)
+
+    @raise_database_error
+    def insert_file(self, path: str, table_name: str) -> None:
+        """Insert a Parquet file, column by column name."""
+        with Path(path).open("rb") as file:
+            self._client.raw_insert(
+                self.make_qualified_table_name(table_name),
+                insert_block=file,
+                fmt="Parquet",
+                settings=_INSERT_SETTINGS,
+            )
+
+    def has_dataset(self) -> bool:
+        """Whether dlt has written here. False makes dlt forget cursors that it kept on disk."""
+        name = "_dlt_pipeline_state"
+        query = "select count() from system.tables where database = %s and name = %s"
+        return self.execute_sql(query, self.dataset_name, name)[0][0] > 0
+
+    def create_dataset(self) -> None:
+        """Nothing to create: the database belongs to the migrations.
+
+        Raises:
+            DestinationTerminalException: it is not there.
+        """
+        query = "select count() from system.databases where name = %s"
+        if not self.execute_sql(query, self.dataset_name)[0][0]:
+            raise DestinationTerminalException(
+                f"database {self.dataset_name} does not exist: run the migrations first"
+            )
+
+    def drop_dataset(self) -> None:
+        raise DestinationTerminalException(
+            f"dlt must not drop {self.dataset_name}: it holds the only copy of the raw records;"
+            " drop the database by hand if that is what you want"
+        )
+
+    @staticmethod
+    def _make_database_exception(ex: Exception) -> Exception:
+        if not isinstance(ex, ClickHouseError):
+            return ex
+        code = ex.code if isinstance(ex, Error) else None
+        if code in _UNDEFINED:
+            return DatabaseUndefinedRelation(ex)
+        return (
+            DatabaseTerminalException(ex) if code in _TERMINAL else DatabaseTransientException(ex)
+        )
+
+
+def _bindable(value: Any) -> Any:
+    """Times as text: the driver would drop the microseconds that dlt orders its versions by."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+    return value
+
+
+class ParquetLoadJob(RunnableLoadJob, HasFollowupJobs):
+    """One file, one insert."""
+
+    def run(self) -> None:
+        self._job_client.sql_client.insert_file(self._file_path, self.load_table_name)
+
+
+class ClickHouseHttpClient(ClickHouseClient):
+    """dlt's ClickHouse job client with our SQL client and a closed schema."""
+
+    def __init__(
+        self,
+        schema: Schema,
+        config: ClickHouseClientConfiguration,
+        capabilities: DestinationCapabilitiesContext,
+    ) -> None:
+        super().__init__(schema, config, capabilities)
+        self.sql_client = ClickHouseHttpSqlClient(
+            self.sql_client.dataset_name,
+            self.sql_client.staging_dataset_name,
+            config.credentials,
+            capabilities,
+        )
+
+    def create_load_job(
+        self, table: Any, file_path: str, load_id: str, restore: bool = False
+    ) -> LoadJob:
+        return ParquetLoadJob(file_path)
+
+    def _get_table_update_sql(
+        self, table_name: str, new_columns: Sequence[Any], generate_alter: bool
+    ) -> list[str]:
+        """SQL for a table of dlt's own that is missing or old; nothing else may be missing.
+
+        Raises:
+            DestinationTerminalException: a landing table, or one of its columns, is missing.
+        """
+        if table_name in self.schema.dlt_table_names():
+            return super()._get_table_update_sql(table_name, new_columns, generate_alter)
+        table = f"{self.sql_client.dataset_name}.{table_name}"
+        if not generate_alter:
+            raise DestinationTerminalException(
+                f"landing table {table} does not exist: run the migrations first"
+            )
+        names = ", ".join(column["name"] for column in new_columns)
+        raise DestinationTerminalException(
+            f"landing table {table} has no column {names}: add a migration to schema/ first"
+        )
+
+    def _from_db_type(self, ch_t: str, precision: int | None, scale: int | None) -> Any:
+        """Column type in dlt's terms; one it has no word for is text: nothing is ever altered."""
+        return super()._from_db_type(ch_t, precision, scale) or {"data_type": "text"}
+
+    def get_storage_tables(self, table_names: Any) -> Iterator[tuple[str, TTableSchemaColumns]]:
+        yield from super().get_storage_tables(table_names)
+
+
+class ClickHouseHttp(clickhouse):
+    """The destination; build one with `clickhouse_destination`."""
+
+    def _raw_capabilities(self) -> DestinationCapabilitiesContext:
+        caps = super()._raw_capabilities()
+        caps.preferred_loader_file_format = "parquet"
+        caps.supported_loader_file_formats = ["parquet"]
+        caps.preferred_staging_file_format = None
+        caps.supported_staging_file_formats = []
+        # The stock client splits SQL at every semicolon, those in strings included.
+        caps.supports_multiple_statements = False
+        return caps
+
+    @property
+    def client_class(self) -> type[ClickHouseHttpClient]:
+        return ClickHouseHttpClient
+
+
+ClickHouseHttp.register()
+
+
+def clickhouse_destination(
+    host: str, port: int, user: str, password: str, secure: bool, database: str
+) -> ClickHouseHttp:
+    """A dlt destination for the ClickHouse HTTP interface at `host:port`.
+
+    Args:
+        secure: TLS.
+        database: the landing database. Give the pipeline the same name as `dataset_name`; tables
+            are then `<database>.<table>`.
+    """
+    credentials = ClickHouseCredentials()
+    credentials.host = host
+    credentials.port = credentials.http_port = port
+    credentials.username = user
+    credentials.password = password
+    credentials.secure = 1 if secure else 0
+    credentials.database = database
+    return ClickHouseHttp(credentials=credentials, destination_name="clickhouse")

@@ -1,0 +1,152 @@
+"""Everything that can go wrong while reading an upstream, as one tree of exceptions.
+
+Every message is one line: what happened, where, and what to do about it. API keys never appear in
+one: addresses are masked here, once, before an error is built. Retrying is decided in
+`ingest.http`, what a failure means for a run in `ingest.runner`.
+
+    IngestError
+    ├── ConfigurationError      a parameter or a stored cursor that cannot be used
+    ├── LoadError               the rows did not get into ClickHouse
+    └── UpstreamError           the upstream failed (carries source, url, request)
+        ├── Unreachable         no connection, or it broke
+        │   └── Timeout         no answer in time
+        ├── HttpStatusError     a status that is not 2xx
+        │   └── RateLimited     429, after all retries
+        ├── BadAnswer           an answer that cannot be what was asked for
+        │   ├── NotJson         an HTML page, a truncated body, broken compression
+        │   ├── WrongShape      JSON without the fields the protocol promises
+        │   ├── RepeatedCursor  paging went back to a cursor it had handed out before
+        │   └── RepeatedPage    paging returned rows it had returned before
+        ├── GraphQLError        the GraphQL answer says errors
+        ├── RpcError            the JSON-RPC answer says error
+        └── SourceFrozen        it answers, but its data stopped before it should have
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+_SECRET_PARAMETERS = re.compile(r"key|token|secret|password|auth", re.IGNORECASE)
+_PUBLIC_PARAMETERS = {"clob_token_ids"}
+_SECRET_SEGMENT = re.compile(r"^(?=.*\d)[A-Za-z0-9_-]{20,}$")
+
+
+def mask_url(url: str) -> str:
+    """`url` without credentials: user info, key-like parameters and key-like path segments.
+
+    RPC providers put the key into the path (`/v2/<key>`), so a segment of 20 or more letters and
+    digits keeps its first four characters only.
+    """
+    parts = urlsplit(url)
+    path = "/".join(
+        f"{segment[:4]}***" if _SECRET_SEGMENT.match(segment) else segment
+        for segment in parts.path.split("/")
+    )
+    query = urlencode(
+        [
+            (name, "***" if _is_secret(name) else value)
+            for name, value in parse_qsl(parts.query, keep_blank_values=True)
+        ],
+        safe="*",
+    )
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], path, query, ""))
+
+
+def _is_secret(name: str) -> bool:
+    return name not in _PUBLIC_PARAMETERS and bool(_SECRET_PARAMETERS.search(name))
+
+
+def one_line(text: str, limit: int = 300) -> str:
+    """`text` with all white space folded into single spaces, cut to `limit` characters."""
+    folded = " ".join(text.split())
+    return folded if len(folded) <= limit else folded[: limit - 1] + "…"
+
+
+class IngestError(Exception):
+    """Base of every failure of `ingest`; its message is meant for the user."""
+
+
+class ConfigurationError(IngestError):
+    """A parameter, or a stored cursor, that cannot be used as it is."""
+
+
+class LoadError(IngestError):
+    """Rows were read but are not in ClickHouse; the cursor has not moved past them."""
+
+
+class UpstreamError(IngestError):
+    """The upstream failed.
+
+    Args:
+        message: what happened and what to do, without the address.
+        source: the source that asked, such as `gamma`.
+        url: address that was asked; masked before it is kept.
+        request: what was asked for, in a few words; empty where the address says it all.
+    """
+
+    def __init__(self, message: str, *, source: str, url: str, request: str = "") -> None:
+        self.source = source
+        self.url = mask_url(url)
+        self.request = one_line(request)
+        asked = f" ({self.request})" if self.request else ""
+        super().__init__(one_line(f"{source}: {message} [{self.url}]{asked}", 1000))
+
+
+class Unreachable(UpstreamError):
+    """No connection could be made, or it broke before the answer was complete."""
+
+
+class Timeout(Unreachable):
+    """The upstream did not answer in time."""
+
+
+class HttpStatusError(UpstreamError):
+    """A status that is not 2xx; `status` has it, `retry_after` the seconds it asks to wait."""
+
+    def __init__(
+        self, message: str, *, status: int, retry_after: float | None = None, **where: str
+    ) -> None:
+        super().__init__(message, **where)
+        self.status = status
+        self.retry_after = retry_after
+
+
+class RateLimited(HttpStatusError):
+    """429: the upstream refuses to answer for now."""
+
+
+class BadAnswer(UpstreamError):
+    """An answer that cannot be what was asked for."""
+
+
+class NotJson(BadAnswer):
+    """Not JSON: an HTML page with status 200, a truncated body, broken compression."""
+
+
+class WrongShape(BadAnswer):
+    """JSON, but without the fields that the protocol promises."""
+
+
+class RepeatedCursor(BadAnswer):
+    """Paging handed out a cursor that it had handed out before: it would never end."""
+
+
+class RepeatedPage(BadAnswer):
+    """Paging returned rows that it had returned before: the cursor is being ignored."""
+
+
+class GraphQLError(UpstreamError):
+    """A GraphQL answer with `errors`."""
+
+
+class RpcError(UpstreamError):
+    """A JSON-RPC answer with `error`; `code` is its number."""
+
+    def __init__(self, message: str, *, code: int, **where: str) -> None:
+        super().__init__(message, **where)
+        self.code = code
+
+
+class SourceFrozen(UpstreamError):
+    """The upstream answers, but its data stopped before the point it should have reached."""

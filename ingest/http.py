@@ -1,0 +1,281 @@
+"""The one HTTP client: timeouts, retries with backoff, rate limits and checks of what came back.
+
+Promises that a call returns decoded JSON or raises an error of `ingest.errors`, and that waiting is
+bounded: no call sleeps longer in total than `RetryPolicy.max_wait`. What the JSON means is left to
+the sources.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+import orjson
+import requests
+from tenacity import RetryCallState, Retrying, retry_if_exception
+
+from ingest.errors import (
+    HttpStatusError,
+    NotJson,
+    RateLimited,
+    Timeout,
+    Unreachable,
+    UpstreamError,
+    one_line,
+)
+
+_RETRIED_STATUSES = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524}
+_GATEWAY_TIMEOUTS = {408, 504, 522, 524}
+
+
+@dataclass(frozen=True)
+class RateLimit:
+    """At most `requests` in any `seconds` to paths that start with one of `paths`."""
+
+    requests: int
+    paths: tuple[str, ...] = ("/",)
+    seconds: float = 10.0
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How often to ask again and how long to wait, in seconds.
+
+    The wait before attempt n is drawn between half and all of `first_wait * 2**(n-2)`, capped by
+    `longest_wait`; a `Retry-After` of the upstream is obeyed instead. `max_wait` bounds the sum.
+    """
+
+    attempts: int = 6
+    first_wait: float = 0.5
+    longest_wait: float = 30.0
+    max_wait: float = 120.0
+
+
+class RateLimiter:
+    """Sliding-window limits, shared by threads: `wait` returns when a request may be sent."""
+
+    def __init__(
+        self,
+        limits: Sequence[RateLimit],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._windows: list[tuple[RateLimit, deque[float]]] = [(limit, deque()) for limit in limits]
+        self._lock = threading.Lock()
+        self._clock, self._sleep = clock, sleep
+
+    def wait(self, path: str) -> None:
+        """Block until a request to `path` keeps every limit, and count it."""
+        while pause := self._reserve(path):
+            self._sleep(pause)
+
+    def _reserve(self, path: str) -> float:
+        """Count a request to `path` and return 0, or the seconds after which to try again."""
+        with self._lock:
+            now = self._clock()
+            windows = [(lim, sent) for lim, sent in self._windows if path.startswith(lim.paths)]
+            pause = 0.0
+            for limit, sent in windows:
+                while sent and sent[0] <= now - limit.seconds:
+                    sent.popleft()
+                if len(sent) >= limit.requests:
+                    pause = max(pause, sent[0] + limit.seconds - now)
+            if not pause:
+                for _, sent in windows:
+                    sent.append(now)
+            return pause
+
+
+class HttpClient:
+    """JSON over HTTP from one upstream.
+
+    Args:
+        source: name of the source, for errors.
+        limits: rate limits of this upstream; every limit whose path matches counts.
+        timeout: (connect, read) in seconds.
+        retry: see `RetryPolicy`.
+        sleep, clock: replaceable for tests.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        limits: Sequence[RateLimit] = (),
+        timeout: tuple[float, float] = (10.0, 60.0),
+        retry: RetryPolicy | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.source = source
+        self._timeout = timeout
+        self._retry = retry or RetryPolicy()
+        self._sleep = sleep
+        self._limiter = RateLimiter(limits, clock=clock, sleep=sleep)
+        self._session = requests.Session()
+        self._session.headers["Accept"] = "application/json"
+        self._session.headers["User-Agent"] = "polymarket-elt"
+
+    def get_json(self, url: str, params: Sequence[tuple[str, str]] = ()) -> Any:
+        """GET `url` with `params` (repeatable) and return the decoded JSON.
+
+        Raises:
+            UpstreamError: see `ingest.errors` for which one says what.
+        """
+        where = {"source": self.source, "url": _with_params(url, params), "request": ""}
+        return self._retrying(retry_timeouts=True)(self._send, "GET", where["url"], where, None)
+
+    def post_json(
+        self,
+        url: str,
+        body: Any,
+        *,
+        request: str = "",
+        retry_timeouts: bool = True,
+        check: Callable[[Any], None] | None = None,
+    ) -> Any:
+        """POST `body` as JSON and return the decoded JSON.
+
+        Args:
+            request: what is asked for, in a few words, for errors.
+            retry_timeouts: False where the caller answers a timeout by asking for less.
+            check: looks at the answer and raises if it is an error in the protocol's own terms;
+                what it raises is retried by the same rules.
+
+        Raises:
+            UpstreamError: see `ingest.errors` for which one says what.
+        """
+        where = {"source": self.source, "url": url, "request": request}
+        content = orjson.dumps(body)
+        return self._retrying(retry_timeouts)(self._send, "POST", url, where, check, content)
+
+    def _retrying(self, retry_timeouts: bool) -> Retrying:
+        return Retrying(
+            retry=retry_if_exception(lambda error: _is_transient(error, retry_timeouts)),
+            wait=self._wait,
+            stop=self._stop,
+            sleep=self._sleep,
+            reraise=True,
+        )
+
+    def _wait(self, state: RetryCallState) -> float:
+        error = state.outcome.exception()
+        asked = getattr(error, "retry_after", None)
+        if asked is not None:
+            return asked
+        backoff = self._retry.first_wait * 2 ** (state.attempt_number - 1)
+        # Jitter keeps several runs that failed together from coming back together.
+        return min(backoff, self._retry.longest_wait) * random.uniform(0.5, 1.0)
+
+    def _stop(self, state: RetryCallState) -> bool:
+        waited = state.idle_for + state.upcoming_sleep
+        return state.attempt_number >= self._retry.attempts or waited > self._retry.max_wait
+
+    def _send(
+        self,
+        method: str,
+        url: str,
+        where: dict[str, str],
+        check: Callable[[Any], None] | None,
+        content: bytes | None = None,
+    ) -> Any:
+        self._limiter.wait(urlsplit(url).path)
+        headers = {"Content-Type": "application/json"} if content is not None else {}
+        try:
+            response = self._session.request(
+                method, url, data=content, headers=headers, timeout=self._timeout
+            )
+        except requests.Timeout as error:
+            raise Timeout("no answer in time; it may be overloaded, try again", **where) from error
+        except requests.exceptions.ContentDecodingError as error:
+            raise NotJson("the body's compression is broken; try again", **where) from error
+        except requests.exceptions.ChunkedEncodingError as error:
+            raise Unreachable("the connection broke in mid-answer; try again", **where) from error
+        except requests.ConnectionError as error:
+            reason = "cannot connect; check the address and your network"
+            raise Unreachable(f"{reason} ({_root_cause(error)})", **where) from error
+        except requests.RequestException as error:
+            reason = f"cannot send the request ({one_line(str(error), 120)}); check the address"
+            raise UpstreamError(reason, **where) from error
+        _check_status(response, where)
+        answer = _decode(response, where)
+        if check is not None:
+            check(answer)
+        return answer
+
+
+def _with_params(url: str, params: Sequence[tuple[str, str]]) -> str:
+    return f"{url}?{urlencode(params)}" if params else url
+
+
+def _check_status(response: requests.Response, where: dict[str, str]) -> None:
+    status = response.status_code
+    if 200 <= status < 300:
+        return
+    retry_after = parse_retry_after(response.headers.get("Retry-After"))
+    excerpt = one_line(response.text, 160)
+    if status == 429:
+        message = f"rate limited (429: {excerpt}); wait, or raise your quota"
+        raise RateLimited(message, status=status, retry_after=retry_after, **where)
+    if status in _GATEWAY_TIMEOUTS:
+        raise Timeout(f"timed out on its side (HTTP {status}); try again", **where)
+    message = f"HTTP {status}: {excerpt or 'no message'}"
+    raise HttpStatusError(message, status=status, retry_after=retry_after, **where)
+
+
+def _decode(response: requests.Response, where: dict[str, str]) -> Any:
+    try:
+        return orjson.loads(response.content)
+    except orjson.JSONDecodeError as error:
+        kind = response.headers.get("Content-Type", "no content type")
+        body = response.content
+        if body.lstrip()[:1] == b"<":
+            what = f"an HTML or XML page instead of JSON ({kind})"
+        else:
+            what = f"{len(body)} bytes that are not JSON ({kind}; {error.msg})"
+        raise NotJson(f"answered {response.status_code} with {what}", **where) from error
+
+
+def _is_transient(error: BaseException, retry_timeouts: bool) -> bool:
+    """Whether asking again may help: broken connections, overload, and bodies cut short."""
+    if isinstance(error, Timeout):
+        return retry_timeouts
+    if isinstance(error, HttpStatusError):
+        return error.status in _RETRIED_STATUSES
+    return isinstance(error, Unreachable | NotJson)
+
+
+def _root_cause(error: requests.ConnectionError) -> str:
+    """The operating system's own words, out of urllib3's nest of exceptions."""
+    cause: BaseException = error
+    while inner := getattr(cause, "reason", None) or cause.__cause__ or cause.__context__:
+        if not isinstance(inner, BaseException):
+            break
+        cause = inner
+    return one_line(str(cause), 120)
+
+
+def parse_retry_after(value: str | None, now: datetime | None = None) -> float | None:
+    """Seconds to wait, from a `Retry-After` header in seconds or as a date; None if unusable."""
+    if not value:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        moment = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())

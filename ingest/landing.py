@@ -1,0 +1,104 @@
+"""How sources hand rows to dlt: load id, batches of useful size, page sizes that adapt.
+
+Promises that rows and the cursor that follows them end up in one load package: a batch is always
+flushed before its resource ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
+
+import dlt
+import pyarrow as pa
+
+from ingest.records import DEAD_LETTER_TABLE, DeadLetter, dead_letters_table
+
+# Landing tables are made by migrations: a column that dlt does not know yet is an error.
+RESOURCE_OPTIONS: dict[str, Any] = {
+    "write_disposition": "append",
+    "schema_contract": {"tables": "evolve", "columns": "freeze", "data_type": "freeze"},
+}
+
+# A file of this many rows is one insert of useful size; larger ones only take more memory.
+BATCH_ROWS = 100_000
+BATCH_BYTES = 64 << 20
+
+
+def load_id_as_integer(load_id: str) -> int:
+    """dlt's load id, seconds since 1970 with a fraction, as integer microseconds."""
+    return int(Decimal(load_id) * 1_000_000)
+
+
+def current_load_id() -> int:
+    """Load id of the package that is being extracted, in microseconds; call it in a resource."""
+    return load_id_as_integer(dlt.current.load_package_state()["load_id"])
+
+
+class Landing:
+    """Collects pages of one resource and yields them as Arrow tables of useful size.
+
+    Args:
+        table: landing table of the rows.
+        source: name under which records that cannot be parsed are kept.
+    """
+
+    def __init__(self, table: str, source: str) -> None:
+        self.load_id = current_load_id()
+        self._table, self._source = table, source
+        self._pages: list[pa.Table] = []
+        self._dead: list[DeadLetter] = []
+        self._rows = self._bytes = 0
+
+    def add(self, rows: pa.Table, dead: list[DeadLetter]) -> Iterator[Any]:
+        """Take a page; yields tables for dlt when enough has come together."""
+        if len(rows):
+            self._pages.append(rows)
+            self._rows += len(rows)
+            self._bytes += rows.nbytes
+        self._dead.extend(dead)
+        if self._rows >= BATCH_ROWS or self._bytes >= BATCH_BYTES:
+            yield from self.flush()
+
+    def flush(self) -> Iterator[Any]:
+        """Yield everything that was collected."""
+        if self._pages:
+            table = pa.concat_tables(self._pages).combine_chunks()
+            self._pages, self._rows, self._bytes = [], 0, 0
+            yield dlt.mark.with_table_name(table, self._table)
+        if self._dead:
+            letters, self._dead = self._dead, []
+            table = dead_letters_table(letters, source=self._source, load_id=self.load_id)
+            yield dlt.mark.with_table_name(table, DEAD_LETTER_TABLE)
+
+
+class AdaptiveSize:
+    """How much to ask for: halved when it was too much, doubled after a run of successes.
+
+    Args:
+        initial, largest, smallest: sizes.
+        patience: successes after a cut before it grows again, so that an upstream with a hard limit
+            is not asked for too much at every second request.
+    """
+
+    def __init__(
+        self, initial: int, largest: int, *, smallest: int = 1, patience: int = 20
+    ) -> None:
+        self.value = min(initial, largest)
+        self._smallest, self._largest = min(smallest, self.value), largest
+        self._patience, self._good = patience, patience
+
+    def shrink(self) -> bool:
+        """Ask for half from now on; False if it cannot get smaller."""
+        if self.value <= self._smallest:
+            return False
+        self.value = max(self.value // 2, self._smallest)
+        self._good = 0
+        return True
+
+    def succeeded(self) -> None:
+        """Count a success and grow if there were enough of them."""
+        self._good += 1
+        if self._good >= self._patience:
+            self.value = min(self.value * 2, self._largest)

@@ -1,0 +1,232 @@
+"""From upstream records to Arrow tables of the landing tables' shape.
+
+Pure functions. A batch is decoded column by column; when one record of it is bad, that batch is
+decoded again record by record, and each bad record becomes a dead letter with a reason code: it is
+never lost and never takes its neighbours with it. Columns are those of `schema/*.sql`; what they
+mean for a trade is left to SQL.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+_SECONDS = pa.timestamp("s", tz="UTC")
+_MICROSECONDS = pa.timestamp("us", tz="UTC")
+
+
+def _schema(**columns: pa.DataType) -> pa.Schema:
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
+
+
+ORDER_FILLED = _schema(
+    timestamp=_SECONDS,
+    block_number=pa.uint64(),
+    log_index=pa.uint32(),
+    tx_hash=pa.string(),
+    order_hash=pa.string(),
+    contract_version=pa.string(),
+    exchange=pa.string(),
+    maker=pa.string(),
+    taker=pa.string(),
+    maker_asset_id=pa.string(),
+    taker_asset_id=pa.string(),
+    side=pa.string(),
+    token_id=pa.string(),
+    maker_amount=pa.uint64(),
+    taker_amount=pa.uint64(),
+    fee=pa.uint64(),
+    builder=pa.string(),
+    source=pa.string(),
+    is_deleted=pa.uint8(),
+    load_id=pa.uint64(),
+)
+
+
+def _entity(id_column: str) -> pa.Schema:
+    return _schema(
+        **{id_column: pa.string()},
+        content_hash=pa.uint64(),
+        fetched_at=_MICROSECONDS,
+        closed=pa.uint8(),
+        payload=pa.string(),
+        load_id=pa.uint64(),
+    )
+
+
+MARKETS = _entity("market_id")
+EVENTS = _entity("event_id")
+
+DEAD_LETTERS = _schema(
+    source=pa.string(),
+    reason=pa.string(),
+    payload_hash=pa.uint64(),
+    detail=pa.string(),
+    payload=pa.string(),
+    seen_at=_MICROSECONDS,
+    load_id=pa.uint64(),
+)
+
+_HEX = {
+    digits: re.compile(f"0x[0-9a-f]{{{digits}}}").fullmatch
+    for digits in (40, 64)  # addresses, hashes
+}
+
+DEAD_LETTER_TABLE = "dead_letter_sightings"
+
+
+class BadRecord(ValueError):
+    """A record that cannot be a landing row; `reason` is its short code.
+
+    Codes: not_an_object, missing_field, bad_field, amount_out_of_range, unknown_contract.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A record as received, and why it is not a row."""
+
+    reason: str
+    detail: str
+    payload: bytes
+
+
+@dataclass
+class Decoded:
+    """Rows of a batch by column, and what could not be decoded."""
+
+    columns: dict[str, list]
+    dead: list[DeadLetter] = field(default_factory=list)
+
+
+def canonical_json(value: Any) -> bytes:
+    """JSON with sorted keys and no white space: equal content gives equal bytes."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
+def content_hash(payload: bytes) -> int:
+    """First 8 bytes of the BLAKE2b hash, as an unsigned 64-bit number (big-endian)."""
+    return int.from_bytes(hashlib.blake2b(payload).digest()[:8], "big")
+
+
+def decode_batch(
+    records: Sequence[Any], decode: Callable[[Sequence[Any]], dict[str, list]]
+) -> Decoded:
+    """Columns of all records that `decode` accepts, and dead letters of those it does not.
+
+    Args:
+        decode: gives the columns of several records, or raises on any that is bad (BadRecord,
+            KeyError, TypeError, ValueError, OverflowError).
+    """
+    try:
+        return Decoded(decode(records))
+    except (BadRecord, LookupError, TypeError, ValueError, OverflowError, AttributeError):
+        pass  # find out which one, below
+    result = Decoded(decode([]))
+    for record in records:
+        try:
+            row = decode([record])
+        except BadRecord as error:
+            result.dead.append(DeadLetter(error.reason, str(error), _as_received(record)))
+        except (LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
+            reason = "missing_field" if isinstance(error, KeyError) else "bad_field"
+            detail = f"{type(error).__name__}: {error}"
+            result.dead.append(DeadLetter(reason, detail, _as_received(record)))
+        else:
+            for name, values in row.items():
+                result.columns[name].extend(values)
+    return result
+
+
+def _as_received(record: Any) -> bytes:
+    return orjson.dumps(record)
+
+
+def check_amounts(name: str, values: Iterable[int]) -> list[int]:
+    """The values, all of them unsigned 64-bit.
+
+    Raises:
+        BadRecord: one is negative or larger than 2**64 - 1.
+    """
+    checked = list(values)
+    if checked and (min(checked) < 0 or max(checked) >= 1 << 64):
+        raise BadRecord("amount_out_of_range", f"{name} does not fit an unsigned 64-bit number")
+    return checked
+
+
+def lower_hex(name: str, values: Iterable[str], digits: int) -> list[str]:
+    """The values in lower case, each 0x and exactly `digits` hex digits.
+
+    Raises:
+        BadRecord: one is something else.
+    """
+    lowered = [value.lower() for value in values]
+    pattern = _HEX[digits]
+    for value in lowered:
+        if not pattern(value):
+            raise BadRecord("bad_field", f"{name} is not 0x and {digits} hex digits: {value[:80]}")
+    return lowered
+
+
+def fills_table(columns: dict[str, list], *, source: str, load_id: int) -> pa.Table:
+    """`order_filled` rows; columns that are the same for all rows of a source may be left out."""
+    rows = len(columns["tx_hash"])
+    constants = {"source": source, "is_deleted": 0, "load_id": load_id}
+    defaults = {"maker_asset_id": "", "taker_asset_id": "", "side": "", "token_id": ""}
+    defaults |= {"block_number": 0, "log_index": 0, "builder": ""}
+    arrays = []
+    for column in ORDER_FILLED:
+        values = columns.get(column.name)
+        if values is None:
+            value = (constants | defaults)[column.name]
+            arrays.append(pa.repeat(pa.scalar(value, column.type), rows))
+        else:
+            arrays.append(pa.array(values, column.type))
+    return pa.table(arrays, schema=ORDER_FILLED)
+
+
+def tombstones(rows: pa.Table, *, load_id: int) -> pa.Table:
+    """`order_filled` rows that take `rows` back: the same keys, `is_deleted` 1, a newer load."""
+    return (
+        rows.select(ORDER_FILLED.names)
+        .cast(ORDER_FILLED)
+        .set_column(
+            ORDER_FILLED.get_field_index("is_deleted"),
+            ORDER_FILLED.field("is_deleted"),
+            pa.repeat(pa.scalar(1, pa.uint8()), len(rows)),
+        )
+        .set_column(
+            ORDER_FILLED.get_field_index("load_id"),
+            ORDER_FILLED.field("load_id"),
+            pa.repeat(pa.scalar(load_id, pa.uint64()), len(rows)),
+        )
+    )
+
+
+def dead_letters_table(letters: Sequence[DeadLetter], *, source: str, load_id: int) -> pa.Table:
+    """`dead_letter_sightings` rows, seen now."""
+    now = datetime.now(UTC)
+    payloads = [letter.payload.decode("utf-8", "replace") for letter in letters]
+    return pa.table(
+        {
+            "source": [source] * len(letters),
+            "reason": [letter.reason for letter in letters],
+            "payload_hash": pa.array([content_hash(x.payload) for x in letters], pa.uint64()),
+            "detail": [letter.detail for letter in letters],
+            "payload": payloads,
+            "seen_at": pa.array([now] * len(letters), _MICROSECONDS),
+            "load_id": pa.array([load_id] * len(letters), pa.uint64()),
+        },
+        schema=DEAD_LETTERS,
+    )
