@@ -80,7 +80,7 @@ class World:
         evergreen = world._populate(rng, windows, markets)
         world._trade_history(rng, windows, matches)
         world._close_due(world.now)
-        world._hide_some(rng, evergreen)
+        world._set_up_changes(rng, evergreen)
         world._publish(world.catalog.markets)
         return world
 
@@ -168,8 +168,11 @@ class World:
             (log for match in self.matches for log in match.logs()), self.chain.head, self.seed
         )
 
-    def _hide_some(self, rng: Random, evergreen: Market) -> None:
-        """Let the newest markets trade before Gamma lists them, and a few never be listed."""
+    def _set_up_changes(self, rng: Random, evergreen: Market) -> None:
+        """Let the newest markets trade before Gamma lists them, a few never be listed, a few close.
+
+        The closes come soon after the start, so that a client meets them while it pages.
+        """
         traded = [
             market
             for market in self.catalog.markets.values()
@@ -178,8 +181,11 @@ class World:
         for market in rng.sample(traded, math.ceil(len(traded) / 60)):
             market.listed = False
         open_still = [market for market in traded if market.listed and market.closed_at is None]
-        for market in open_still[-math.ceil(len(open_still) / 40) :]:
+        late = math.ceil(len(open_still) / 40)
+        for market in open_still[-late:]:
             market.visible_from = self.now + rng.randint(10, 80)
+        for market in rng.sample(open_still[:-late], len(open_still) // 15):
+            market.ends_at = market.closes_at = self.now + rng.randint(10, 600)
 
     # -- mining ------------------------------------------------------------------------------------
 
