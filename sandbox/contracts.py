@@ -102,6 +102,11 @@ class OrdersMatched:
         """Block of the match."""
         return self.taker_leg.block_number
 
+    @property
+    def exchange(self) -> str:
+        """Contract that emitted it."""
+        return self.taker_leg.exchange
+
 
 def _word(value: int) -> str:
     return f"{value:064x}"
