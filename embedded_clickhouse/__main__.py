@@ -1,0 +1,40 @@
+"""`python -m embedded_clickhouse`: one server process. Settings are arguments; the password, which
+others could read there, comes from EMBEDDED_CLICKHOUSE_PASSWORD."""
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from embedded_clickhouse.ownership import EmbeddedError
+from embedded_clickhouse.server import DEFAULT_PORT, serve
+
+
+@click.command()
+@click.option("--path", type=click.Path(path_type=Path), required=True, help="Data folder.")
+@click.option("--port", default=DEFAULT_PORT, show_default=True, help="TCP port; 0: a free one.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--user", default="default", show_default=True, help="The only user.")
+@click.option("--max-memory", type=int, help="Bytes the engine may use; default: half of all.")
+@click.option("--until-unused", is_flag=True, help="Stop once no process uses the folder.")
+def main(
+    path: Path, port: int, host: str, user: str, max_memory: int | None, until_unused: bool
+) -> None:
+    """Serve a chDB folder through the ClickHouse HTTP interface."""
+    try:
+        serve(
+            path,
+            port,
+            host=host,
+            user=user,
+            password=os.environ.get("EMBEDDED_CLICKHOUSE_PASSWORD", ""),
+            max_memory=max_memory,
+            until_unused=until_unused,
+        )
+    except EmbeddedError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+
+
+main()

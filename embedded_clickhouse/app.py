@@ -1,0 +1,137 @@
+"""The ASGI application: who asks, what for, and on which connection; `statements.py` does the rest.
+
+It promises what a ClickHouse server's HTTP port promises to clients of one user: `/ping`, queries
+by GET and POST, parameters, settings, sessions, compression and ClickHouse's own errors. One
+application opens one data folder, from start-up to shutdown.
+"""
+
+import asyncio
+import contextlib
+import hmac
+import secrets
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from embedded_clickhouse import sqltext
+from embedded_clickhouse.bodies import decoded, form_fields, read_statement
+from embedded_clickhouse.engine import Engine
+from embedded_clickhouse.protocol import (
+    AUTHENTICATION_FAILED,
+    credentials,
+    read_options,
+    refusal,
+)
+from embedded_clickhouse.results import Reply
+from embedded_clickhouse.sessions import Sessions
+from embedded_clickhouse.statements import Call, Statements
+
+# Statements that run at once; more wait. Each holds a thread, idle while its client is slow.
+_STATEMENTS_AT_ONCE = 64
+
+
+def create_app(path: Path, max_memory: int, user: str, password: str) -> Starlette:
+    """The application over the chDB folder `path`.
+
+    Args:
+        path: chDB's folder.
+        max_memory: bytes the engine may use altogether.
+        user: the only user.
+        password: their password; if empty, any password will do.
+    """
+    front = Front(path, max_memory, user, password)
+    return Starlette(
+        routes=[Route("/ping", _ok), Route("/replicas_status", _ok), Route("/", front)],
+        lifespan=front.lifespan,
+    )
+
+
+async def _ok(_: Request) -> PlainTextResponse:
+    return PlainTextResponse("Ok.\n")
+
+
+class Front:
+    """The handler of `/`; see create_app for the arguments."""
+
+    def __init__(self, path: Path, max_memory: int, user: str, password: str) -> None:
+        self._path = path
+        self._max_memory = max_memory
+        self._user = user
+        self._password = password
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        """Open the engine; at the end stop what still runs and close it in order."""
+        self._threads = ThreadPoolExecutor(_STATEMENTS_AT_ONCE, thread_name_prefix="statement")
+        self._engine = Engine(self._path, self._max_memory)
+        self._sessions = Sessions(self._engine, self._in_thread)
+        self._statements = Statements(self._engine, self._in_thread)
+        yield
+        self._engine.kill("1")
+        self._threads.shutdown(cancel_futures=True)
+        self._sessions.close()
+        self._engine.close()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        query_id = request.query_params.get("query_id") or str(uuid.uuid4())
+        headers = {
+            "X-ClickHouse-Server-Display-Name": "embedded",
+            "X-ClickHouse-Query-Id": query_id,
+            "X-ClickHouse-Timezone": self._engine.timezone,
+        }
+        reply = Reply(send, headers, tag=secrets.token_hex(8))
+        try:
+            await self._answer(request, reply)
+        except ClientDisconnect:
+            return
+        except RuntimeError as error:
+            await reply.fail(self._engine.error(error))
+        await reply.finish()
+
+    async def _answer(self, request: Request, reply: Reply) -> None:
+        params = dict(request.query_params)
+        self._authenticate(params, request.headers)
+        body = decoded(request.stream(), request.headers.get("content-encoding", ""))
+        kind = request.headers.get("content-type", "")
+        if kind.startswith("multipart/form-data"):
+            fields = form_fields(kind, b"".join([piece async for piece in body]))
+            params |= {name: value.decode() for name, value in fields.items()}
+        options = read_options(params, request.headers)
+        statement = await read_statement(options.query, body)
+        if not statement.text.strip() and request.method != "POST":
+            reply.whole(200, b"Ok.\n", {"Content-Type": "text/plain; charset=UTF-8"})
+            return
+        async with self._sessions.connection(options, sqltext.verb(statement.text)) as connection:
+            call = Call(
+                statement,
+                options,
+                connection,
+                reply,
+                may_write=request.method == "POST",
+                accept_encoding=request.headers.get("accept-encoding", ""),
+            )
+            await self._statements.execute(call, body, request.receive)
+
+    def _authenticate(self, params: Mapping[str, str], headers: Mapping[str, str]) -> None:
+        user, password = credentials(params, headers)
+        matches = not self._password or hmac.compare_digest(
+            password.encode(), self._password.encode()
+        )
+        if user != self._user or not matches:
+            raise refusal(
+                AUTHENTICATION_FAILED,
+                "AUTHENTICATION_FAILED",
+                f"{user}: Authentication failed: password is incorrect, or there is no user with "
+                "such name.",
+            )
+
+    async def _in_thread(self, function, *args):
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)

@@ -1,0 +1,113 @@
+"""Start on demand: whoever needs the embedded ClickHouse runs inside `with running(…)`.
+
+The first user of a data folder starts its server as a process of its own, later ones share it, and
+it stops by itself when the last one is gone, in whatever way. It promises an endpoint that answers;
+what is asked of it is the caller's.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from embedded_clickhouse.ownership import EmbeddedError, Owner, read_owner, using
+
+_START_TIMEOUT_S = 60
+_POLL_S = 0.02
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where the server of a data folder listens."""
+
+    host: str
+    port: int
+    pid: int
+
+
+@contextlib.contextmanager
+def running(
+    path: Path,
+    port: int,
+    *,
+    user: str = "default",
+    password: str = "",
+    max_memory: int | None = None,
+) -> Iterator[Endpoint]:
+    """Have a server of the data folder `path` for as long as the block runs.
+
+    A server that is already up is used as it is, wherever it listens. Otherwise one is started on
+    `port` of 127.0.0.1 (0: a free one); it outlives the block only while other processes use it.
+
+    Args:
+        path: data folder, made if missing.
+        port: TCP port to start on.
+        user: the only user, if it is started here.
+        password: their password.
+        max_memory: bytes the engine may use altogether; by default half of the machine's.
+
+    Raises:
+        EmbeddedError: it cannot be started; the message says why.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    with using(path):
+        owner = read_owner(path)
+        if owner is None or not _answers(owner):
+            owner = _start(path, port, user, password, max_memory)
+        yield Endpoint(owner.host, owner.port, owner.pid)
+
+
+def _start(path: Path, port: int, user: str, password: str, max_memory: int | None) -> Owner:
+    command = [sys.executable, "-m", "embedded_clickhouse", "--until-unused"]
+    command += ["--path", str(path), "--port", str(port), "--user", user]
+    if max_memory is not None:
+        command += ["--max-memory", str(max_memory)]
+    package_parent = str(Path(__file__).resolve().parent.parent)
+    search_path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {
+        "EMBEDDED_CLICKHOUSE_PASSWORD": password,
+        "PYTHONPATH": search_path,
+    }
+    log = path / "server.log"
+    with log.open("ab") as output:
+        server = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            start_new_session=True,  # Ctrl-C at a user of the server must not end the server
+        )
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        owner = read_owner(path)
+        if owner is not None and _answers(owner):
+            return owner
+        if server.poll() is not None and owner is None:
+            raise EmbeddedError(_last_line(log) or f"The embedded ClickHouse did not start: {log}")
+        time.sleep(_POLL_S)
+    server.terminate()
+    raise EmbeddedError(
+        f"The embedded ClickHouse did not answer in {_START_TIMEOUT_S} s: see {log}"
+    )
+
+
+def _answers(owner: Owner) -> bool:
+    url = f"http://{owner.host}:{owner.port}/ping"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=2) as response:
+            return response.read() == b"Ok.\n"
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines()
+    return lines[-1].strip() if lines else ""

@@ -1,0 +1,115 @@
+"""Who owns a data folder: one server process, and the processes that use it.
+
+Two lock files in the folder tell: `owner.lock`, held by the server and naming it, and `users.lock`,
+held in shared mode by everyone who needs the server. The kernel drops both locks when a process
+ends in whatever way, so neither can be stale.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO
+
+
+class EmbeddedError(Exception):
+    """The embedded ClickHouse cannot start; the message is one line that says what to do."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The server process of a data folder."""
+
+    pid: int
+    host: str
+    port: int
+    started: str  # ISO time, UTC
+
+
+class OwnerLock:
+    """The exclusive right to serve a folder, held until the process ends or `release`.
+
+    Raises:
+        EmbeddedError: another process serves it; the message names that process.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = _open(path / "owner.lock")
+        for _ in range(20):  # `read_owner` of another process holds it for a moment
+            if _try_lock(self._file, fcntl.LOCK_EX):
+                break
+            time.sleep(0.01)
+        else:
+            owner = read_owner(path)
+            self._file.close()
+            raise EmbeddedError(_in_use(path, owner))
+
+    def publish(self, host: str, port: int) -> None:
+        """Write down where this process listens."""
+        started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        text = json.dumps(asdict(Owner(os.getpid(), host, port, started)))
+        self._file.seek(0)
+        self._file.truncate()
+        self._file.write(text + "\n")
+        self._file.flush()
+
+    def release(self) -> None:
+        self._file.close()
+
+
+def _in_use(path: Path, owner: Owner | None) -> str:
+    if owner is None:
+        return f"The ClickHouse data in {path} is being opened by another process: try again."
+    return (
+        f"The ClickHouse data in {path} is in use by process {owner.pid}, which serves it at "
+        f"{owner.host}:{owner.port}: connect there, or stop that process first."
+    )
+
+
+def read_owner(path: Path) -> Owner | None:
+    """The server that holds the folder right now; None if there is none, or it is just starting."""
+    try:
+        with (path / "owner.lock").open() as file:
+            if _try_lock(file, fcntl.LOCK_SH):
+                return None
+            return Owner(**json.load(file))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+@contextlib.contextmanager
+def using(path: Path) -> Iterator[None]:
+    """Count as a user of the folder's server, which then does not stop for want of users.
+
+    Waits while a server that found itself unused is on its way out.
+    """
+    with _open(path / "users.lock") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+
+
+class UnusedLock:
+    """Lets a server find out that nobody uses it, and keeps new users waiting from then on."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = _open(path / "users.lock")
+
+    def acquired(self) -> bool:
+        """Whether nobody uses the server. Once true, users wait until this process has ended."""
+        return _try_lock(self._file, fcntl.LOCK_EX)
+
+
+def _open(path: Path) -> IO[str]:
+    return path.open("a+")
+
+
+def _try_lock(file: IO[str], mode: int) -> bool:
+    try:
+        fcntl.flock(file, mode | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,225 @@
+"""The ClickHouse HTTP interface as facts and pure functions: parameters, statuses, headers, errors.
+
+Facts come from ClickHouse's own HTTP handler, its map of error codes to statuses and its output
+formats (26.x). It promises answers that an unmodified client cannot tell from a server's; it
+touches neither the network nor the engine.
+"""
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+# ClickHouse's error codes, named as its function errorCodeToName names them.
+BAD_ARGUMENTS = 36
+NOT_IMPLEMENTED = 48
+SYNTAX_ERROR = 62
+UNKNOWN_COMPRESSION_METHOD = 89
+UNKNOWN_SETTING = 115
+READONLY = 164
+QUERY_IS_TOO_LARGE = 229
+CANNOT_DECOMPRESS = 271
+INTO_OUTFILE_NOT_ALLOWED = 358
+SESSION_NOT_FOUND = 372
+SESSION_IS_LOCKED = 373
+INVALID_SESSION_TIMEOUT = 374
+QUERY_WAS_CANCELLED = 394
+AUTHENTICATION_FAILED = 516
+
+_CODES_OF_STATUS = {
+    401: (194,),
+    403: (192, 193, 497, 512, AUTHENTICATION_FAILED),
+    # the statement or its data cannot be understood
+    400: (
+        *(6, 8, 15, 25, 26, 27, BAD_ARGUMENTS, 37, 38, 41, 44, 53, SYNTAX_ERROR, 72, 117, 123),
+        *(167, 168, 223, 321, 376, 427, 441, 675, 676),
+    ),
+    # something named in the statement does not exist
+    404: (46, 47, 50, 56, 60, 63, 73, 78, 81, UNKNOWN_SETTING, 152, 336, 511),
+    408: (159,),
+    411: (381,),
+    413: (QUERY_IS_TOO_LARGE,),
+    415: (779,),
+    501: (NOT_IMPLEMENTED,),
+    503: (76, 209, 439),
+}
+_STATUS_OF_CODE = {code: status for status, codes in _CODES_OF_STATUS.items() for code in codes}
+
+# Parameters that the interface itself consumes; every other one is a setting of the query.
+_RESERVED = frozenset(
+    {
+        *("query", "query_id", "database", "default_format", "user", "password", "quota_key"),
+        *("session_id", "session_timeout", "session_check", "close_session", "role"),
+        *("compress", "decompress", "enable_http_compression", "client_protocol_version"),
+        *("wait_end_of_query", "buffer_size", "stacktrace", "add_http_cors_header"),
+        *("send_progress_in_http_headers", "cancel_http_readonly_queries_on_client_close"),
+    }
+)
+_RESERVED_PREFIXES = ("param_", "http_")
+_SETTING_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*\Z")
+
+_CONTENT_TYPES = (
+    (re.compile(r"(Tab|TS)", re.I), "text/tab-separated-values; charset=UTF-8"),
+    (re.compile(r"CSVWithNames", re.I), "text/csv; charset=UTF-8; header=present"),
+    (re.compile(r"CSV", re.I), "text/csv; charset=UTF-8; header=absent"),
+    (re.compile(r"JSON\w*EachRow|JSONLines|NDJSON", re.I), "application/x-ndjson; charset=UTF-8"),
+    (re.compile(r"JSON", re.I), "application/json; charset=UTF-8"),
+    (re.compile(r"XML\Z", re.I), "application/xml; charset=UTF-8"),
+    (re.compile(r"Markdown|MD\Z", re.I), "text/markdown; charset=UTF-8"),
+    (
+        re.compile(r"Native|RowBinary|Parquet|Arrow|ORC|Avro|MsgPack|BSON|Protobuf|Npy", re.I),
+        "application/octet-stream",
+    ),
+)
+
+
+class ClickHouseError(RuntimeError):
+    """An error a client is told about; `text` is ClickHouse's own, with its code and version."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+
+    @property
+    def status(self) -> int:
+        """The HTTP status ClickHouse answers this code with."""
+        return _STATUS_OF_CODE.get(self.code, 500)
+
+
+def refusal(code: int, name: str, message: str) -> ClickHouseError:
+    """An error of the HTTP front itself, worded the way ClickHouse words its own."""
+    return ClickHouseError(code, f"Code: {code}. DB::Exception: {message} ({name})")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the URL and the headers of a request ask for."""
+
+    query: str = ""
+    database: str = ""
+    default_format: str = "TabSeparated"
+    query_id: str = ""
+    session_id: str = ""
+    session_timeout: int = 60  # seconds
+    session_check: bool = False
+    close_session: bool = False
+    wait_end_of_query: bool = False
+    compress_response: bool = False
+    parameters: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
+
+
+def read_options(params: Mapping[str, str], headers: Mapping[str, str]) -> Options:
+    """Sort the parameters of a URL or form: for the interface, for the query, settings.
+
+    Raises:
+        ClickHouseError: a malformed session timeout or setting name, or a feature that is not here.
+    """
+    if _is_set(params, "compress") or _is_set(params, "decompress"):
+        raise refusal(
+            NOT_IMPLEMENTED,
+            "NOT_IMPLEMENTED",
+            "The embedded ClickHouse has no native block compression (compress, decompress): use "
+            "Content-Encoding and Accept-Encoding with lz4, zstd or gzip.",
+        )
+    return Options(
+        query=params.get("query", ""),
+        database=params.get("database") or headers.get("x-clickhouse-database", ""),
+        default_format=params.get("default_format")
+        or headers.get("x-clickhouse-format")
+        or "TabSeparated",
+        query_id=params.get("query_id", ""),
+        session_id=params.get("session_id", ""),
+        session_timeout=_session_timeout(params.get("session_timeout", "60")),
+        session_check=_is_set(params, "session_check"),
+        close_session=_is_set(params, "close_session"),
+        wait_end_of_query=_is_set(params, "wait_end_of_query"),
+        compress_response=_is_set(params, "enable_http_compression"),
+        parameters={
+            name.removeprefix("param_"): value
+            for name, value in params.items()
+            if name.startswith("param_")
+        },
+        settings=_settings(params),
+    )
+
+
+def _is_set(params: Mapping[str, str], name: str) -> bool:
+    return params.get(name, "0") in ("1", "true")
+
+
+def _session_timeout(text: str) -> int:
+    if not text.isdecimal():
+        raise refusal(
+            INVALID_SESSION_TIMEOUT,
+            "INVALID_SESSION_TIMEOUT",
+            f"Invalid session timeout: '{text}'.",
+        )
+    if int(text) > 3600:
+        raise refusal(
+            INVALID_SESSION_TIMEOUT,
+            "INVALID_SESSION_TIMEOUT",
+            f"Session timeout '{text}' is larger than max_session_timeout: 3600.",
+        )
+    return int(text)
+
+
+def _settings(params: Mapping[str, str]) -> dict[str, str]:
+    settings = {
+        name: value
+        for name, value in params.items()
+        if name not in _RESERVED and not name.startswith(_RESERVED_PREFIXES)
+    }
+    for name in settings:
+        if not _SETTING_NAME.match(name):
+            raise refusal(UNKNOWN_SETTING, "UNKNOWN_SETTING", f"Unknown setting '{name}'.")
+    return settings
+
+
+def credentials(params: Mapping[str, str], headers: Mapping[str, str]) -> tuple[str, str]:
+    """User and password of a request: X-ClickHouse-User and -Key, basic auth, or the URL's."""
+    if "x-clickhouse-user" in headers or "x-clickhouse-key" in headers:
+        return headers.get("x-clickhouse-user", "default"), headers.get("x-clickhouse-key", "")
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "basic":
+        try:
+            user, _, password = base64.b64decode(token, validate=True).decode().partition(":")
+        except (binascii.Error, UnicodeDecodeError):
+            return "", ""
+        return user, password
+    return params.get("user", "default"), params.get("password", "")
+
+
+def content_type(output_format: str) -> str:
+    """The Content-Type ClickHouse sends with an output format."""
+    for pattern, kind in _CONTENT_TYPES:
+        if pattern.match(output_format):
+            return kind
+    return "text/plain; charset=UTF-8"
+
+
+def chosen_encoding(accept_encoding: str, offered: Iterable[str]) -> str | None:
+    """The first encoding of `offered` that the client accepts; None for no compression."""
+    accepted = {part.split(";")[0].strip().lower() for part in accept_encoding.split(",")}
+    return next((encoding for encoding in offered if encoding in accepted), None)
+
+
+def exception_block(text: str, tag: str) -> bytes:
+    """What ends a result that had begun when the query failed; the tag was sent in a header."""
+    message = text.encode()
+    return b"\r\n__exception__\r\n%b\r\n%b\n%d %b\r\n__exception__\r\n" % (
+        tag.encode(),
+        message,
+        len(message) + 1,
+        tag.encode(),
+    )
+
+
+def summary_header(outcome: Mapping[str, int], elapsed_s: float) -> str:
+    """The X-ClickHouse-Summary header; numbers are strings in it, time is in nanoseconds."""
+    names = ("read_rows", "read_bytes", "written_rows", "written_bytes", "result_rows")
+    totals = {name: str(outcome.get(name, 0)) for name in (*names, "result_bytes")}
+    return json.dumps({**totals, "elapsed_ns": str(int(elapsed_s * 1e9))}, separators=(",", ":"))

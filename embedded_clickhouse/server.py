@@ -1,0 +1,115 @@
+"""The server process: owns a data folder, listens, and ends in order.
+
+`serve` promises that one process serves a folder, that nothing but loopback is reachable without a
+password, and that SIGTERM and SIGINT end it within a few seconds: it stops accepting, gives running
+statements a moment, cancels the rest and closes the engine.
+"""
+
+import asyncio
+import errno
+import os
+import socket
+from pathlib import Path
+
+import uvicorn
+
+from embedded_clickhouse.app import create_app
+from embedded_clickhouse.ownership import EmbeddedError, OwnerLock, UnusedLock
+
+DEFAULT_PORT = 18123
+_GRACE_S = 3
+_UNUSED_CHECK_S = 0.2
+_MAX_URL_BYTES = 1024 * 1024  # ClickHouse's http_max_uri_size
+
+
+def default_max_memory() -> int:
+    """Half of the machine's memory, in bytes: the engine must leave room for its clients."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def serve(
+    path: Path,
+    port: int = DEFAULT_PORT,
+    *,
+    host: str = "127.0.0.1",
+    user: str = "default",
+    password: str = "",
+    max_memory: int | None = None,
+    until_unused: bool = False,
+) -> None:
+    """Serve the data folder until a signal ends the process, or nobody uses it.
+
+    Args:
+        path: data folder, made if missing.
+        port: TCP port; 0 takes a free one.
+        host: address to listen on.
+        user: the only user.
+        password: their password; needed to listen on anything but loopback.
+        max_memory: bytes the engine may use altogether; by default half of the machine's.
+        until_unused: stop once no process holds the folder's users.lock.
+
+    Raises:
+        EmbeddedError: the folder is served by another process, the port is taken, or the address is
+            open to others without a password.
+    """
+    if not password and not _is_loopback(host):
+        raise EmbeddedError(
+            f"Listening on {host} lets others in: set CLICKHOUSE_PASSWORD, or listen on 127.0.0.1."
+        )
+    path.mkdir(parents=True, exist_ok=True)
+    lock = OwnerLock(path)
+    listener = _listen(host, port)
+    app = create_app(path / "engine", max_memory or default_max_memory(), user, password)
+    lock.publish(host, listener.getsockname()[1])
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        loop="asyncio",
+        ws="none",
+        lifespan="on",
+        log_level="warning",
+        server_header=False,
+        timeout_keep_alive=3600,
+        timeout_graceful_shutdown=_GRACE_S,
+        h11_max_incomplete_event_size=_MAX_URL_BYTES,
+    )
+    server = uvicorn.Server(config)
+    asyncio.run(_serve(server, listener, UnusedLock(path) if until_unused else None))
+
+
+async def _serve(
+    server: uvicorn.Server, listener: socket.socket, unused: UnusedLock | None
+) -> None:
+    if unused is not None:
+        watching = asyncio.ensure_future(_stop_when_unused(server, unused))
+    await server.serve(sockets=[listener])
+    if unused is not None:
+        watching.cancel()
+
+
+async def _stop_when_unused(server: uvicorn.Server, unused: UnusedLock) -> None:
+    while not unused.acquired():
+        await asyncio.sleep(_UNUSED_CHECK_S)
+    server.should_exit = True
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # Naming the protocol makes asyncio set TCP_NODELAY, without which an answer takes 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise EmbeddedError(
+                f"Port {port} is taken by another program: set CLICKHOUSE_LOCAL_PORT to a free one."
+            ) from None
+        raise EmbeddedError(f"Cannot listen on {host}:{port}: {error.strerror}.") from None
+    return listener

@@ -1,0 +1,166 @@
+"""Just enough of the ClickHouse lexer to route a statement: its verb, its FORMAT, its data.
+
+Works on bytes, because an INSERT carries data of any encoding behind its text. It promises to know
+strings, quoted identifiers, comments and heredocs, so that a FORMAT inside one of them is never
+taken for a clause. Whether the statement is valid SQL is left to the engine.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+_TOKEN = re.compile(
+    rb"""
+      (?P<space>   \s+ | --[^\n]* | \#[\ !][^\n]* | /\*.*?(?:\*/|\Z) )
+    | (?P<string>  '(?:[^'\\]|\\.|'')*(?:'|\Z) )
+    | (?P<quoted>  `(?:[^`\\]|\\.|``)*(?:`|\Z) | "(?:[^"\\]|\\.|"")*(?:"|\Z) )
+    | (?P<heredoc> \$(?P<tag>\w*)\$.*?(?:\$(?P=tag)\$|\Z) )
+    | (?P<word>    [A-Za-z_\x80-\xff][\w$\x80-\xff]* )
+    | (?P<number>  \d[\w.]* )
+    | (?P<mark>    . )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_AFTER_FORMAT = re.compile(rb"[ \t\f]*\r?\n?")
+_STREAMED = {b"SELECT", b"WITH", b"FROM"}
+
+
+class Token(NamedTuple):
+    """A lexical element other than space and comments; `depth` counts the brackets around it."""
+
+    kind: str  # word, quoted, string, heredoc, number or mark
+    text: bytes
+    start: int
+    end: int
+    depth: int
+
+    def is_word(self, word: bytes) -> bool:
+        return self.kind == "word" and self.text.upper() == word.upper()
+
+
+class OutputClauses(NamedTuple):
+    """A query taken apart at its FORMAT clause; `tail` is a SETTINGS clause behind it, or empty."""
+
+    query: bytes
+    format: str | None
+    tail: bytes
+
+
+class InsertHead(NamedTuple):
+    """An INSERT that brings data: its text up to FORMAT or VALUES, and where the data starts."""
+
+    statement: bytes
+    format: str
+    data_start: int
+
+
+def tokens(sql: bytes) -> Iterator[Token]:
+    """Yield the tokens of `sql`. An unfinished string or comment runs to the end of the text."""
+    depth = 0
+    for match in _TOKEN.finditer(sql):
+        kind, text = match.lastgroup, match.group()
+        if kind == "tag":
+            kind = "heredoc"
+        if kind == "space":
+            continue
+        if text in (b")", b"]", b"}"):
+            depth = max(0, depth - 1)
+        yield Token(kind, text, match.start(), match.end(), depth)
+        if text in (b"(", b"[", b"{"):
+            depth += 1
+
+
+def verb(sql: bytes) -> str:
+    """The first keyword in upper case, leading brackets skipped; empty if there is none."""
+    for token in tokens(sql):
+        if token.kind == "word":
+            return token.text.upper().decode("utf-8", "replace")
+        if token.text != b"(":
+            break
+    return ""
+
+
+def is_streamable(sql: bytes) -> bool:
+    """Whether the statement is a SELECT, the one kind whose result can be large."""
+    return verb(sql).encode() in _STREAMED
+
+
+def without_terminator(sql: bytes) -> bytes:
+    """The statement without its closing semicolons.
+
+    Raises:
+        ValueError: another statement follows; the argument is where it starts.
+    """
+    end = None
+    for token in tokens(sql):
+        if token.text == b";" and token.kind == "mark":
+            end = token.start if end is None else end
+        elif end is not None:
+            raise ValueError(token.start)
+    return sql if end is None else sql[:end]
+
+
+def has_outfile(sql: bytes) -> bool:
+    """Whether the statement writes its result to a file of the server (INTO OUTFILE)."""
+    previous = None
+    for token in tokens(sql):
+        if token.is_word(b"OUTFILE") and previous is not None and previous.is_word(b"INTO"):
+            return True
+        previous = token
+    return False
+
+
+def calls(sql: bytes, function: bytes) -> bool:
+    """Whether the statement calls a function of this name, in any case."""
+    previous = None
+    for token in tokens(sql):
+        if token.text == b"(" and previous is not None and previous.is_word(function):
+            return True
+        previous = token
+    return False
+
+
+def output_clauses(sql: bytes) -> OutputClauses:
+    """Split `select … FORMAT x [SETTINGS …]` at the FORMAT clause that ends the statement."""
+    top = [token for token in tokens(sql) if token.depth == 0]
+    for index in range(len(top) - 2, -1, -1):
+        token, name = top[index], top[index + 1]
+        if not token.is_word(b"FORMAT") or name.kind != "word":
+            continue
+        if index and top[index - 1].text == b".":
+            continue
+        after = top[index + 2] if index + 2 < len(top) else None
+        if after is None or after.is_word(b"SETTINGS"):
+            return OutputClauses(sql[: token.start], name.text.decode(), sql[name.end :])
+    return OutputClauses(sql, None, b"")
+
+
+def insert_head(sql: bytes) -> InsertHead | None:
+    """Find where the data of an `INSERT … FORMAT x` or `INSERT … VALUES` starts.
+
+    Returns None for every other statement, INSERT … SELECT included. Data behind FORMAT starts
+    after one line break, as in ClickHouse.
+    """
+    stream = (token for token in tokens(sql) if token.depth == 0)
+    first = next(stream, None)
+    if first is None or not first.is_word(b"INSERT"):
+        return None
+    previous = _skip_target(stream)
+    for token in stream:
+        if token.is_word(b"VALUES"):
+            return InsertHead(sql[: token.start], "Values", token.end)
+        if any(token.is_word(word) for word in (b"SELECT", b"WITH", b"WATCH", b"EXPLAIN")):
+            return None
+        if previous is not None and previous.is_word(b"FORMAT") and token.kind == "word":
+            data = _AFTER_FORMAT.match(sql, token.end).end()
+            return InsertHead(sql[: previous.start], token.text.decode(), data)
+        previous = token
+    return None
+
+
+def _skip_target(stream: Iterator[Token]) -> Token | None:
+    """Consume `INTO [TABLE] [FUNCTION] name`, so that a table may be called format or values."""
+    for token in stream:
+        if not any(token.is_word(word) for word in (b"INTO", b"TABLE", b"FUNCTION")):
+            return None
+    return None
