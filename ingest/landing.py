@@ -6,7 +6,7 @@ flushed before its resource ends.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -51,12 +51,12 @@ class Landing:
         self._dead: list[DeadLetter] = []
         self._rows = self._bytes = 0
 
-    def add(self, rows: pa.Table, dead: list[DeadLetter]) -> Iterator[Any]:
+    def add(self, pages: list[pa.Table], dead: Sequence[DeadLetter] = ()) -> Iterator[Any]:
         """Take a page; yields tables for dlt when enough has come together."""
-        if len(rows):
-            self._pages.append(rows)
-            self._rows += len(rows)
-            self._bytes += rows.nbytes
+        for page in pages:
+            self._pages.append(page)
+            self._rows += len(page)
+            self._bytes += page.nbytes
         self._dead.extend(dead)
         if self._rows >= BATCH_ROWS or self._bytes >= BATCH_BYTES:
             yield from self.flush()

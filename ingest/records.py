@@ -1,8 +1,8 @@
 """From upstream records to Arrow tables of the landing tables' shape.
 
-Pure functions. A batch is decoded column by column; when one record of it is bad, that batch is
-decoded again record by record, and each bad record becomes a dead letter with a reason code: it is
-never lost and never takes its neighbours with it. Columns are those of `schema/*.sql`; what they
+Pure functions. A batch is decoded column by column; when one record of it is bad, the batch is
+halved until that record stands alone and becomes a dead letter with a reason code: it is never lost
+and never takes its neighbours with it. Columns are those of `schema/*.sql`; what they
 mean for a trade is left to SQL.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -102,14 +102,6 @@ class DeadLetter:
     payload: bytes
 
 
-@dataclass
-class Decoded:
-    """Rows of a batch by column, and what could not be decoded."""
-
-    columns: dict[str, list]
-    dead: list[DeadLetter] = field(default_factory=list)
-
-
 def canonical_json(value: Any) -> bytes:
     """JSON with sorted keys and no white space: equal content gives equal bytes."""
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
@@ -121,47 +113,45 @@ def content_hash(payload: bytes) -> int:
 
 
 def decode_batch(
-    records: Sequence[Any], decode: Callable[[Sequence[Any]], dict[str, list]]
-) -> Decoded:
-    """Columns of all records that `decode` accepts, and dead letters of those it does not.
+    records: Sequence[Any], decode: Callable[[Sequence[Any]], pa.Table]
+) -> tuple[list[pa.Table], list[DeadLetter]]:
+    """Rows of all records that `decode` accepts, and dead letters of those it does not.
 
     Args:
-        decode: gives the columns of several records, or raises on any that is bad (BadRecord,
-            KeyError, TypeError, ValueError, OverflowError).
+        decode: makes a table of several records, or raises if any of them is bad; the batch is then
+            halved until the bad ones stand alone.
     """
+    if not records:
+        return [], []
     try:
-        return Decoded(decode(records))
-    except (BadRecord, LookupError, TypeError, ValueError, OverflowError, AttributeError):
-        pass  # find out which one, below
-    result = Decoded(decode([]))
-    for record in records:
-        try:
-            row = decode([record])
-        except BadRecord as error:
-            result.dead.append(DeadLetter(error.reason, str(error), _as_received(record)))
-        except (LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
-            reason = "missing_field" if isinstance(error, KeyError) else "bad_field"
-            detail = f"{type(error).__name__}: {error}"
-            result.dead.append(DeadLetter(reason, detail, _as_received(record)))
-        else:
-            for name, values in row.items():
-                result.columns[name].extend(values)
-    return result
+        return [decode(records)], []
+    except (BadRecord, LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        if len(records) == 1:
+            return [], [_dead_letter(records[0], error)]
+    middle = len(records) // 2
+    left, right = (decode_batch(half, decode) for half in (records[:middle], records[middle:]))
+    return left[0] + right[0], left[1] + right[1]
 
 
-def _as_received(record: Any) -> bytes:
-    return orjson.dumps(record)
+def _dead_letter(record: Any, error: Exception) -> DeadLetter:
+    payload = orjson.dumps(record)
+    if isinstance(error, BadRecord):
+        return DeadLetter(error.reason, str(error), payload)
+    if not isinstance(record, dict):
+        return DeadLetter("not_an_object", f"a {type(record).__name__}, not an object", payload)
+    reason = "missing_field" if isinstance(error, KeyError) else "bad_field"
+    return DeadLetter(reason, f"{type(error).__name__}: {error}", payload)
 
 
-def check_amounts(name: str, values: Iterable[int]) -> list[int]:
-    """The values, all of them unsigned 64-bit.
+def unsigned(name: str, values: Iterable[int], bits: int = 64) -> list[int]:
+    """The values, all of them unsigned integers of `bits` bits.
 
     Raises:
-        BadRecord: one is negative or larger than 2**64 - 1.
+        BadRecord: one is negative or too large.
     """
     checked = list(values)
-    if checked and (min(checked) < 0 or max(checked) >= 1 << 64):
-        raise BadRecord("amount_out_of_range", f"{name} does not fit an unsigned 64-bit number")
+    if checked and (min(checked) < 0 or max(checked) >= 1 << bits):
+        raise BadRecord("amount_out_of_range", f"{name} does not fit an unsigned {bits}-bit number")
     return checked
 
 
@@ -198,20 +188,22 @@ def fills_table(columns: dict[str, list], *, source: str, load_id: int) -> pa.Ta
 
 def tombstones(rows: pa.Table, *, load_id: int) -> pa.Table:
     """`order_filled` rows that take `rows` back: the same keys, `is_deleted` 1, a newer load."""
-    return (
-        rows.select(ORDER_FILLED.names)
-        .cast(ORDER_FILLED)
-        .set_column(
-            ORDER_FILLED.get_field_index("is_deleted"),
-            ORDER_FILLED.field("is_deleted"),
-            pa.repeat(pa.scalar(1, pa.uint8()), len(rows)),
-        )
-        .set_column(
-            ORDER_FILLED.get_field_index("load_id"),
-            ORDER_FILLED.field("load_id"),
-            pa.repeat(pa.scalar(load_id, pa.uint64()), len(rows)),
-        )
-    )
+    changed = {
+        "is_deleted": pa.repeat(pa.scalar(1, pa.uint8()), len(rows)),
+        "load_id": pa.repeat(pa.scalar(load_id, pa.uint64()), len(rows)),
+    }
+    arrays = [
+        changed.get(column.name, rows.column(column.name).cast(column.type))
+        for column in ORDER_FILLED
+    ]
+    return pa.table(arrays, schema=ORDER_FILLED)
+
+
+def fill_keys(rows: pa.Table) -> list[tuple[int, str, int, str]]:
+    """Landing key of each `order_filled` row: unix seconds, tx_hash, log_index, order_hash."""
+    seconds = rows.column("timestamp").cast(_SECONDS).cast(pa.int64())
+    columns = (seconds, *(rows.column(name) for name in ("tx_hash", "log_index", "order_hash")))
+    return list(zip(*(column.to_pylist() for column in columns), strict=True))
 
 
 def dead_letters_table(letters: Sequence[DeadLetter], *, source: str, load_id: int) -> pa.Table:

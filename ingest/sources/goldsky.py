@@ -16,6 +16,7 @@ from itertools import pairwise
 from typing import Any
 
 import dlt
+import pyarrow as pa
 from dlt.extract import DltSource
 
 from ingest.contracts import EXCHANGES, V1, V1_GENESIS, V1_HORIZON
@@ -33,7 +34,7 @@ from ingest.errors import (
 from ingest.http import HttpClient, RateLimit
 from ingest.landing import RESOURCE_OPTIONS, AdaptiveSize, Landing
 from ingest.progress import Progress
-from ingest.records import check_amounts, decode_batch, fills_table, lower_hex
+from ingest.records import decode_batch, fills_table, lower_hex, unsigned
 
 SOURCE = "goldsky"
 LIMITS = (RateLimit(requests=1000),)
@@ -87,6 +88,10 @@ def goldsky(
     def order_filled_v1() -> Iterator[Any]:
         archive = _Archive(client, url, page_size)
         landing = Landing("order_filled", SOURCE)
+
+        def to_table(rows: Sequence[dict]) -> pa.Table:
+            return fills_table(_columns(rows), source=SOURCE, load_id=landing.load_id)
+
         states = dlt.current.resource_state()
         key = "archive" if end is None else f"{start}-{end}"
         state = states.setdefault(
@@ -95,9 +100,7 @@ def goldsky(
         with progress.recording_failures():
             _check_endpoint(state, url)
             for rows in _pages(archive, state, end, horizon, progress):
-                decoded = decode_batch(rows, _decode)
-                table = fills_table(decoded.columns, source=SOURCE, load_id=landing.load_id)
-                yield from landing.add(table, decoded.dead)
+                yield from landing.add(*decode_batch(rows, to_table))
         yield from landing.flush()
         progress.caught_up["order_filled_v1"] = state.get("complete", False)
         progress.watermark["order_filled_v1"] = state["timestamp"]
@@ -214,7 +217,7 @@ def _key(row: dict) -> tuple[int, str]:
 
 
 def keyset_filter(timestamp: int, last_id: str | None, end: int | None) -> dict[str, Any]:
-    """GraphQL filter for what follows (timestamp, last_id): later seconds, and the rest of this one.
+    """GraphQL filter for what follows (timestamp, last_id): later seconds, the rest of this one.
 
     `last_id` None is the end of its second: a cursor that no row has set yet. graph-node refuses
     other conditions beside an `or`, so `end` (unix seconds, exclusive) goes into its first branch;
@@ -246,11 +249,11 @@ def _check_answer(answer: Any, where: dict[str, str]) -> None:
         raise WrongShape("no list `data.orderFilledEvents` in the answer", **where)
 
 
-def _decode(rows: Sequence[dict]) -> dict[str, list]:
+def _columns(rows: Sequence[dict]) -> dict[str, list]:
     """Columns of subgraph rows; amounts are decimal strings in 1e-6 units."""
     takers = [row["taker"].lower() for row in rows]
     return {
-        "timestamp": check_amounts("timestamp", (int(row["timestamp"]) for row in rows)),
+        "timestamp": unsigned("timestamp", (int(row["timestamp"]) for row in rows), bits=32),
         "tx_hash": lower_hex("transactionHash", (row["transactionHash"] for row in rows), 64),
         "order_hash": lower_hex("orderHash", (row["orderHash"] for row in rows), 64),
         "contract_version": [V1] * len(rows),
@@ -259,7 +262,7 @@ def _decode(rows: Sequence[dict]) -> dict[str, list]:
         "taker": lower_hex("taker", takers, 40),
         "maker_asset_id": [str(int(row["makerAssetId"])) for row in rows],
         "taker_asset_id": [str(int(row["takerAssetId"])) for row in rows],
-        "maker_amount": check_amounts("maker_amount", (int(r["makerAmountFilled"]) for r in rows)),
-        "taker_amount": check_amounts("taker_amount", (int(r["takerAmountFilled"]) for r in rows)),
-        "fee": check_amounts("fee", (int(row["fee"]) for row in rows)),
+        "maker_amount": unsigned("maker_amount", (int(r["makerAmountFilled"]) for r in rows)),
+        "taker_amount": unsigned("taker_amount", (int(r["takerAmountFilled"]) for r in rows)),
+        "fee": unsigned("fee", (int(row["fee"]) for row in rows)),
     }

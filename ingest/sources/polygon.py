@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import dlt
 import pyarrow as pa
-import pyarrow.compute as pc
 from dlt.extract import DltSource
 
 from ingest.contracts import V2
-from ingest.errors import SourceFrozen
+from ingest.errors import SourceFrozen, Timeout
 from ingest.http import HttpClient
 from ingest.landing import RESOURCE_OPTIONS, AdaptiveSize, Landing
 from ingest.progress import Progress
-from ingest.records import tombstones
+from ingest.records import DeadLetter, fill_keys, tombstones
 from ingest.sources.polygon_logs import decode_logs
 from ingest.sources.polygon_rpc import Block, Node, RangeTooLarge
 
@@ -46,6 +45,7 @@ def polygon(
     start: int | datetime | None = None,
     end: int | datetime | None = None,
     lookback: int = 3600,
+    block_range: int = FIRST_RANGE,
     confirmations: int = 32,
     reorg_depth: int = 256,
     stale_after: float | None = 600.0,
@@ -63,6 +63,7 @@ def polygon(
             block. Counts on the first run only, afterwards the cursor does.
         end: block or time, exclusive. With an `end` the run is a backfill of start..end with a
             cursor of its own, forgotten when the range is done.
+        block_range: blocks in one request at first; adapts to what the node can answer.
         confirmations: blocks at the head that are not read yet.
         reorg_depth: blocks that are read again when the last block read is no longer there.
         stale_after: seconds by which the newest block may be older than `now`; None is no limit.
@@ -80,21 +81,21 @@ def polygon(
         state = states.setdefault(key, {})
         with progress.recording_failures():
             head = node.block("latest")
-            safe = head.number - confirmations
-            last = safe if end is None else min(safe, _block_of(node, end, head) - 1)
+            last = head.number - confirmations
+            if end is not None:
+                final = _block_of(node, end, head) - 1
+                last = min(last, final)
             if "next_block" not in state:
-                since = start if start is not None else head.timestamp - lookback
-                state["next_block"] = _block_of(node, since, head)
-            reader = _Reader(node, versions, landing)
-            yield from _retract(node, reader, state, last, reorg_depth, known_fills)
-            yield from reader.follow(state, last, progress)
-            if end is None:
-                _check_head(head, stale_after, now(), url)
+                state["next_block"] = _first_block(node, start, lookback, head)
+            reader = _Reader(node, versions, landing, block_range)
+            yield from _reread_after_reorg(reader, state, last, reorg_depth, known_fills)
+            yield from _follow(reader, state, last, progress)
+            if end is None and stale_after is not None:
+                _check_head(head, now() - stale_after, url)
         yield from landing.flush()
-        state["caught_up"] = state.get("caught_up", False) and not progress.failures
-        progress.caught_up[RESOURCE] = state["caught_up"]
+        progress.caught_up[RESOURCE] = state.get("caught_up", False)
         progress.watermark[RESOURCE] = state.get("watermark", 0)
-        if end is not None and state["caught_up"]:
+        if end is not None and state.get("next_block", 0) > final:
             del states[key]
 
     return order_filled_chain
@@ -102,3 +103,110 @@ def polygon(
 
 def _name(bound: int | datetime | None) -> str:
     return bound.isoformat() if isinstance(bound, datetime) else str(bound)
+
+
+def _follow(reader: _Reader, state: dict[str, Any], last: int, progress: Progress) -> Iterator[Any]:
+    """Read from the cursor to block `last`, moving the cursor; until then or the budget ends."""
+    state["caught_up"] = state["next_block"] > last
+    while not state["caught_up"]:
+        rows, dead, block = reader.read(state["next_block"], last)
+        yield from reader.landing.add(rows, dead)
+        _move(state, block)
+        state["caught_up"] = state["next_block"] > last
+        if not progress.has_time():
+            return
+
+
+def _move(state: dict[str, Any], block: Block) -> None:
+    state.update(next_block=block.number + 1, last_hash=block.hash, watermark=block.timestamp)
+
+
+def _reread_after_reorg(
+    reader: _Reader, state: dict[str, Any], last: int, depth: int, known_fills: KnownFills
+) -> Iterator[Any]:
+    """If the last block read left the chain: read `depth` blocks again, take back what is gone.
+
+    The budget does not count here: rows taken back and rows read again belong into one package.
+    """
+    cursor = state["next_block"]
+    if "last_hash" not in state or last < cursor - 1:
+        return  # nothing was read yet, or this node has not seen that block yet
+    if reader.node.block(cursor - 1).hash == state["last_hash"]:
+        return
+    block = first = max(cursor - depth, 0)
+    again = set()
+    while block < cursor:
+        rows, dead, read = reader.read(block, cursor - 1)
+        again.update(key for table in rows for key in fill_keys(table))
+        yield from reader.landing.add(rows, dead)
+        block = read.number + 1
+    _move(state, read)
+    known = reader.only_mine(known_fills(first), cursor)
+    gone = [position for position, key in enumerate(fill_keys(known)) if key not in again]
+    if gone:
+        yield from reader.landing.add([tombstones(known.take(gone), load_id=reader.load_id)])
+
+
+class _Reader:
+    """Reads block ranges that the node can answer, as Arrow tables."""
+
+    def __init__(
+        self, node: Node, versions: tuple[str, ...], landing: Landing, block_range: int
+    ) -> None:
+        self.node, self.landing, self.load_id = node, landing, landing.load_id
+        self._versions = versions
+        self._size = AdaptiveSize(block_range, max(block_range, LARGEST_RANGE))
+
+    def read(self, first: int, last: int) -> tuple[list[pa.Table], list[DeadLetter], Block]:
+        """Fills of blocks `first` to `last`, or of as many as fit one answer.
+
+        Returns:
+            The rows, what could not be parsed, and the last block that was read.
+        """
+        while True:
+            until = min(first + self._size.value - 1, last)
+            try:
+                logs, block = self.node.logs(first, until, self._versions)
+            except (RangeTooLarge, Timeout):
+                if until == first or not self._size.shrink():
+                    raise
+            else:
+                break
+        if len(logs) < FEW_LOGS:
+            self._size.succeeded()
+        self.node.add_timestamps(logs)
+        rows, dead = decode_logs(logs, source=SOURCE, load_id=self.load_id)
+        return rows, dead, block
+
+    def only_mine(self, rows: pa.Table, before: int) -> pa.Table:
+        """Landing rows of the generations that are read here, of blocks before `before`."""
+        versions, blocks = (rows.column(name) for name in ("contract_version", "block_number"))
+        mine = [
+            version in self._versions and block < before
+            for version, block in zip(versions.to_pylist(), blocks.to_pylist(), strict=True)
+        ]
+        return rows.filter(pa.array(mine, pa.bool_()))
+
+
+def _block_of(node: Node, bound: int | datetime, head: Block) -> int:
+    """The block a bound means: itself, or the first one at or after a time."""
+    if isinstance(bound, int):
+        return bound
+    return node.first_block_since(int(bound.timestamp()), head)
+
+
+def _first_block(node: Node, start: int | datetime | None, lookback: int, head: Block) -> int:
+    if start is None:
+        return node.first_block_since(head.timestamp - lookback, head)
+    return _block_of(node, start, head)
+
+
+def _check_head(head: Block, oldest: float, url: str) -> None:
+    if head.timestamp < oldest:
+        moment = datetime.fromtimestamp(head.timestamp, UTC).isoformat()
+        raise SourceFrozen(
+            f"the newest block {head.number} is of {moment}: the node does not follow the chain;"
+            " use another POLYGON_RPC_URL",
+            source=SOURCE,
+            url=url,
+        )
