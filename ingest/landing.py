@@ -53,7 +53,7 @@ class Landing:
 
     def add(self, pages: list[pa.Table], dead: Sequence[DeadLetter] = ()) -> Iterator[Any]:
         """Take a page; yields tables for dlt when enough has come together."""
-        for page in pages:
+        for page in filter(len, pages):
             self._pages.append(page)
             self._rows += len(page)
             self._bytes += page.nbytes

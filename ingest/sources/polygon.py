@@ -79,6 +79,7 @@ def polygon(
         states = dlt.current.resource_state()
         key = "head" if end is None else f"{_name(start)}-{_name(end)}"
         state = states.setdefault(key, {})
+        state["caught_up"] = False
         with progress.recording_failures():
             head = node.block("latest")
             last = head.number - confirmations
@@ -93,7 +94,7 @@ def polygon(
             if end is None and stale_after is not None:
                 _check_head(head, now() - stale_after, url)
         yield from landing.flush()
-        progress.caught_up[RESOURCE] = state.get("caught_up", False)
+        progress.caught_up[RESOURCE] = state["caught_up"]
         progress.watermark[RESOURCE] = state.get("watermark", 0)
         if end is not None and state.get("next_block", 0) > final:
             del states[key]
@@ -107,14 +108,13 @@ def _name(bound: int | datetime | None) -> str:
 
 def _follow(reader: _Reader, state: dict[str, Any], last: int, progress: Progress) -> Iterator[Any]:
     """Read from the cursor to block `last`, moving the cursor; until then or the budget ends."""
-    state["caught_up"] = state["next_block"] > last
-    while not state["caught_up"]:
+    while state["next_block"] <= last:
         rows, dead, block = reader.read(state["next_block"], last)
         yield from reader.landing.add(rows, dead)
         _move(state, block)
-        state["caught_up"] = state["next_block"] > last
         if not progress.has_time():
-            return
+            break
+    state["caught_up"] = state["next_block"] > last
 
 
 def _move(state: dict[str, Any], block: Block) -> None:
