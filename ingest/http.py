@@ -204,7 +204,8 @@ class HttpClient:
             reason = "cannot connect; check the address and your network"
             raise Unreachable(f"{reason} ({_root_cause(error)})", **where) from error
         except requests.RequestException as error:
-            reason = f"cannot send the request ({one_line(str(error), 120)}); check the address"
+            # Its own words quote the address, key and all.
+            reason = f"cannot send the request ({type(error).__name__}); check the address"
             raise UpstreamError(reason, **where) from error
         _check_status(response, where)
         answer = _decode(response, where)

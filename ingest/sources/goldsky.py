@@ -86,7 +86,7 @@ def goldsky(
 
     @dlt.resource(name="order_filled_v1", table_name="order_filled", **RESOURCE_OPTIONS)
     def order_filled_v1() -> Iterator[Any]:
-        archive = _Archive(client, url, page_size)
+        archive = Archive(client, url, page_size)
         landing = Landing("order_filled", SOURCE)
 
         def to_table(rows: Sequence[dict]) -> pa.Table:
@@ -99,7 +99,7 @@ def goldsky(
         )
         with progress.recording_failures():
             _check_endpoint(state, url)
-            for rows in _pages(archive, state, end, horizon, progress):
+            for rows in archive_pages(archive, state, end, horizon, progress):
                 yield from landing.add(*decode_batch(rows, to_table))
         yield from landing.flush()
         progress.caught_up["order_filled_v1"] = state.get("complete", False)
@@ -123,8 +123,8 @@ def _endpoint(url: str) -> str:
     return f"{mask_url(url)}#{hashlib.blake2b(url.encode(), digest_size=4).hexdigest()}"
 
 
-def _pages(
-    archive: _Archive, state: dict[str, Any], end: int | None, horizon: int, progress: Progress
+def archive_pages(
+    archive: Archive, state: dict[str, Any], end: int | None, horizon: int, progress: Progress
 ) -> Iterator[list[dict]]:
     """Pages from the cursor on, moving it; until the archive ends or the budget does."""
     if state.get("complete"):
@@ -145,7 +145,7 @@ def _pages(
             return
 
 
-class _Archive:
+class Archive:
     """The endpoint: one page at a time, of a size it can answer in time."""
 
     def __init__(self, client: HttpClient, url: str, page_size: int) -> None:

@@ -1,0 +1,92 @@
+"""What the tests of `ingest` share: a landing database, and dlt runs of a source into it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import clickhouse_connect
+import pyarrow as pa
+from clickhouse_connect.driver.client import Client
+
+from embedded_clickhouse import Endpoint
+from ingest.destination import clickhouse_destination
+from ingest.progress import Progress
+from ingest.runner import LoadPackage, open_pipeline, run
+
+SCHEMA = Path(__file__).parent.parent / "schema"
+
+
+def make_landing_tables(client: Client, prefix: str) -> str:
+    """Apply the migrations that make landing tables; returns the landing database's name."""
+    names = {"raw": f"{prefix}_raw", "models": prefix, "on_cluster": "", "replicated": ""}
+    for path in sorted(SCHEMA.glob("000[123]_*.sql")):
+        text = re.sub(r"\$\{(\w+)\}", lambda match: names[match[1]], path.read_text())
+        code = "\n".join(x for x in text.splitlines() if not x.lstrip().startswith("--"))
+        for statement in filter(str.strip, re.split(r";\s*\n", code)):
+            client.command(statement)
+    return names["raw"]
+
+
+@dataclass
+class Lake:
+    """A landing database and the dlt working folder of whoever loads into it."""
+
+    endpoint: Endpoint
+    database: str
+    folder: Path
+    client: Client
+    events: list[tuple[str, LoadPackage]] = field(default_factory=list)
+
+    def load(self, name: str, make_source: Callable, *, budget: float | None = None) -> Progress:
+        """Run one source, made by `make_source(progress)`; callbacks are noted in `events`."""
+        progress = Progress(budget)
+        pipeline = self.pipeline(name)
+        run(
+            pipeline,
+            make_source(progress),
+            progress,
+            before_load=lambda package: self.events.append(("before", package)),
+            after_load=lambda package: self.events.append(("after", package)),
+        )
+        return progress
+
+    def pipeline(self, name: str):
+        destination = clickhouse_destination(
+            self.endpoint.host, self.endpoint.port, "default", "", False, self.database
+        )
+        return open_pipeline(name, destination, database=self.database, pipelines_dir=self.folder)
+
+    def rows(self, query: str) -> list[tuple]:
+        """Rows of a query in which `{db}` is the landing database."""
+        return [
+            tuple(row)
+            for row in self.client.query(query.replace("{db}", self.database)).result_rows
+        ]
+
+    def count(self, table: str, *, final: bool = False) -> int:
+        return self.rows(f"select count() from {{db}}.{table} {'final' if final else ''}")[0][0]
+
+    def known_hashes(self, table: str, ids: list[str]) -> dict[str, int]:
+        column = "market_id" if table == "markets" else "event_id"
+        query = (
+            f"select {column}, argMax(content_hash, fetched_at) from {self.database}.{table}"
+            f" where {column} in %(ids)s group by {column}"
+        )
+        return dict(self.client.query(query, parameters={"ids": ids}).result_rows)
+
+    def known_fills(self, first_block: int) -> pa.Table:
+        return self.client.query_arrow(
+            f"select * from {self.database}.order_filled final"
+            " where source = 'polygon' and block_number >= %(first)s",
+            parameters={"first": first_block},
+            use_strings=True,
+        )
+
+
+def open_lake(endpoint: Endpoint, prefix: str, folder: Path) -> Lake:
+    """A fresh landing database and an empty working folder."""
+    client = clickhouse_connect.get_client(host=endpoint.host, port=endpoint.port)
+    return Lake(endpoint, make_landing_tables(client, prefix), folder, client)
