@@ -18,6 +18,9 @@ from pipeline.settings import Settings, load_settings
 from pipeline.signals import Stopped, stop_on_signals
 
 
+DEMO_VERBS = ("sql", "status", "clickhouse", "dbt")
+
+
 @contextmanager
 def verb(context: click.Context) -> Iterator[Settings]:
     """Read the settings for a verb, and turn every failure that a user can cause into one line and its exit code."""
@@ -44,6 +47,8 @@ def cli(context: click.Context, use_demo: bool) -> None:
     """
     from pipeline.demo import DEMO_SETTINGS
 
+    if use_demo and context.invoked_subcommand not in DEMO_VERBS:
+        raise click.UsageError(f"--demo goes with {', '.join(DEMO_VERBS)}: real data must not mix with the demo's")
     context.obj = dict(DEMO_SETTINGS) if use_demo else {}
     if context.invoked_subcommand is None:
         context.invoke(once)
@@ -139,7 +144,7 @@ def doctor(context: click.Context) -> None:
 @click.pass_context
 def clickhouse(context: click.Context, host: str) -> None:
     """Keep the embedded ClickHouse up for dbt, BI tools and notebooks, until stopped."""
-    from embedded_clickhouse import EmbeddedClickHouseError, serve
+    from embedded_clickhouse import EmbeddedError, serve
 
     from pipeline.errors import ClickHouseUnavailable
 
@@ -150,9 +155,9 @@ def clickhouse(context: click.Context, host: str) -> None:
                 port=settings.clickhouse_local_port,
                 host=host,
                 password=settings.clickhouse_password.get_secret_value(),
-                memory_gb=settings.clickhouse_local_memory_gb,
+                max_memory=settings.clickhouse_local_memory_bytes,
             )
-        except EmbeddedClickHouseError as error:
+        except EmbeddedError as error:
             raise ClickHouseUnavailable(str(error)) from error
 
 

@@ -7,13 +7,15 @@ configured or the embedded one was started for this run.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
+from embedded_clickhouse import EmbeddedError, running
+from ingest.destination import ClickHouseHttp, clickhouse_destination
 from pipeline.errors import ClickHouseUnavailable
 from pipeline.settings import Settings
 
@@ -62,22 +64,19 @@ def server(settings: Settings) -> Iterator[Server]:
             embedded=False,
         )
         return
-    from embedded_clickhouse import EmbeddedClickHouseError, running  # a server needs no engine
-
-    try:
-        started = running(
-            settings.clickhouse_local_path,
-            port=settings.clickhouse_local_port,
-            password=password,
-            memory_gb=settings.clickhouse_local_memory_gb,
-        )
-        endpoint = started.__enter__()
-    except EmbeddedClickHouseError as error:
-        raise ClickHouseUnavailable(str(error)) from error
-    try:
+    with ExitStack() as stack:
+        try:
+            endpoint = stack.enter_context(
+                running(
+                    settings.clickhouse_local_path,
+                    settings.clickhouse_local_port,
+                    password=password,
+                    max_memory=settings.clickhouse_local_memory_bytes,
+                )
+            )
+        except EmbeddedError as error:
+            raise ClickHouseUnavailable(str(error)) from error
         yield Server(endpoint.host, endpoint.port, "default", password, False, embedded=True)
-    finally:
-        started.__exit__(None, None, None)
 
 
 def connect(target: Server) -> Client:
@@ -100,6 +99,18 @@ def connect(target: Server) -> Client:
         )
     except ClickHouseError as error:
         raise ClickHouseUnavailable(f"{target} does not take the connection: {first_line(error)}") from error
+
+
+def destination(target: Server, settings: Settings) -> ClickHouseHttp:
+    """The dlt destination that loads into the landing database of this server."""
+    return clickhouse_destination(
+        target.host,
+        target.port,
+        target.user,
+        target.password,
+        target.secure,
+        settings.raw_database,
+    )
 
 
 def first_line(error: BaseException) -> str:

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 out = Console()
 err = Console(stderr=True)
@@ -82,6 +83,19 @@ def step(name: str) -> Iterator[Step]:
     )
     with Progress(*columns, console=err, transient=True) as progress:
         yield Step(progress, name)
+
+
+def simple_table(*columns: tuple[str, JustifyMethod]) -> Table:
+    """An empty table without lines, of (title, justification) columns that are never broken."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title, justify in columns:
+        table.add_column(title, justify=justify, no_wrap=True)
+    return table
+
+
+def shorten(text: str, width: int) -> str:
+    """Text of at most `width` characters."""
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def human(number: float) -> str:

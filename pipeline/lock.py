@@ -83,6 +83,7 @@ class WriterLock:
         Raises:
             LockHeld: another run holds it; the message says which.
         """
+        self._client.command(f"create database if not exists {self._table.split('.')[0]}")
         self._acquire(verb)
         stop = threading.Event()
         beat = threading.Thread(target=self._beat, args=(verb, stop), name="lock-heartbeat", daemon=True)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from rich.markup import escape
-from rich.table import Table
 
-from pipeline.console import human, out
+from pipeline.console import human, out, simple_table
 from pipeline.doctor import Finding
 from pipeline.status import Status
 
@@ -16,9 +15,7 @@ def print_status(status: Status) -> None:
     if not status.ready:
         out.print("Nothing is loaded yet. Run `python run_pipeline.py` for a first cycle.")
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title, justify in (("table", "left"), ("rows", "right"), ("newest", "left"), ("age", "right")):
-        table.add_column(title, justify=justify)
+    table = simple_table(("table", "left"), ("rows", "right"), ("newest", "left"), ("age", "right"))
     for row in status.tables:
         table.add_row(row.name, human(row.rows), row.newest_at or "", age(row.age_s))
     out.print(table)

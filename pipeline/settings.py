@@ -108,6 +108,11 @@ class Settings(BaseSettings):
         return f"{self.clickhouse_database}_raw"
 
     @property
+    def clickhouse_local_memory_bytes(self) -> int:
+        """Memory cap of the embedded one, bytes."""
+        return int(self.clickhouse_local_memory_gb * 1e9)
+
+    @property
     def fills_lookback(self) -> timedelta:
         """How far back the first cycle reads the chain."""
         return timedelta(seconds=self.fills_lookback_s)

@@ -110,14 +110,21 @@ class Truth:
 
     @cached_property
     def markets(self) -> list[dict]:
-        """Gamma's payload of every market it lists now."""
+        """Gamma's payload of every market it lists now, or gives when asked for a token that was traded."""
         gamma = self._world.gamma
-        return [row for row in gamma.listing("markets") if row["id"] not in gamma.unlisted]
+        traded = {leg.token_id for leg in (match.taker_leg for match in self._matches)}
+        catalog = self._world.catalog.markets
+        return [
+            row
+            for row in gamma.listing("markets")
+            if row["id"] not in gamma.unlisted or traded & set(catalog[int(row["id"])].token_ids)
+        ]
 
     @cached_property
     def events(self) -> list[dict]:
         """Gamma's payload of every event it lists now."""
-        return list(self._world.gamma.listing("events"))
+        gamma = self._world.gamma
+        return [gamma.full_event(row) for row in gamma.listing("events")]
 
     @cached_property
     def markets_events(self) -> list[dict]:
@@ -185,7 +192,8 @@ class Truth:
             role = "direct" if leg.tx_hash in self._direct_transactions else "maker"
         return {
             "contract_version": leg.version,
-            "exchange": "" if from_archive else leg.exchange,
+            # The archive names the exchange only where it is the counterparty.
+            "exchange": leg.exchange if not from_archive or role == "taker" else "",
             "block_number": 0 if from_archive else leg.block_number,
             "log_index": 0 if from_archive else leg.log_index,
             "tx_hash": leg.tx_hash,

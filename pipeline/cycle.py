@@ -1,0 +1,130 @@
+"""One cycle: load what is new from each source, and settle it.
+
+Sources are independent: one that fails is reported at the end, after the others were loaded and settled. Each has a
+work budget, so a long catch-up never holds up the rest for longer; a cycle says whether anything is left to catch up on.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from dlt.common.exceptions import SignalReceivedException
+
+from ingest.errors import IngestError
+from ingest.progress import Progress
+from ingest.runner import LoadPackage, open_pipeline
+from ingest.runner import run as run_source
+from pipeline.clickhouse import destination
+from pipeline.console import human, step
+from pipeline.errors import LoadFailed
+from pipeline.lock import WriterLock
+from pipeline.run import Run
+from pipeline.settle import settle
+from pipeline.signals import Stopped
+from pipeline.sources import make_source
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class CycleReport:
+    """What a cycle did.
+
+    Attributes:
+        rows: rows loaded, by landing table.
+        caught_up: every source has read all there is.
+        seconds: how long it took.
+        failures: one line for each source that failed.
+    """
+
+    rows: Counter[str] = field(default_factory=Counter)
+    caught_up: bool = True
+    seconds: float = 0.0
+    failures: list[str] = field(default_factory=list)
+
+
+def run_cycle(run: Run, lock: WriterLock) -> CycleReport:
+    """Run one cycle under the writer lock, on a prepared run.
+
+    Raises:
+        LoadFailed: a source failed; everything else of the cycle is done.
+        ModelsError: settling failed; the loads stay unsettled and the next cycle takes them up.
+        LockHeld: the lock was lost meanwhile.
+    """
+    started = time.monotonic()
+    report = CycleReport()
+    run.ledger.close_loading()  # what a crash left half way
+    _settle(run)
+    for name in _sources(run):
+        lock.check()
+        before = time.monotonic()
+        rows = _load(run, name, report)
+        _settle(run)
+        report.rows.update(rows)
+        loaded = ", ".join(f"{human(count)} {table}" for table, count in rows.items() if count)
+        log.info("%s: %s in %.1f s", name, loaded or "nothing new", time.monotonic() - before)
+    report.seconds = time.monotonic() - started
+    if report.failures:
+        raise LoadFailed("; ".join(report.failures))
+    return report
+
+
+def _sources(run: Run) -> list[str]:
+    """Sources of a cycle, in order: markets first, so that fills find theirs."""
+    wanted = run.settings.sources.split(",")
+    if run.settings.goldsky_start is None:
+        wanted = [name for name in wanted if name != "goldsky"]
+    return [name for name in ("gamma", "polygon", "goldsky") if name in wanted]
+
+
+def _load(run: Run, name: str, report: CycleReport) -> Counter[str]:
+    """Load one source and return the rows it brought by landing table; a failure goes into the report."""
+    settings, ledger = run.settings, run.ledger
+    rows: Counter[str] = Counter()
+    with step(f"{name}: reading") as shown:
+
+        def before_load(package: LoadPackage) -> None:
+            ledger.open(package.load_id, package.rows)
+            shown.update(f"loading {human(sum(package.rows.values()))} rows")
+
+        def after_load(package: LoadPackage) -> None:
+            rows.update(package.rows)
+
+        progress = Progress(settings.cycle_budget_s)
+        pipeline = open_pipeline(
+            f"polymarket_{name}",
+            destination(run.server, settings),
+            database=settings.raw_database,
+            pipelines_dir=settings.dlt_pipelines_dir,
+        )
+        try:
+            run_source(
+                pipeline,
+                make_source(name, run, progress),
+                progress,
+                before_load=before_load,
+                after_load=after_load,
+            )
+        except IngestError as error:
+            report.failures.append(str(error))
+            log.error("%s: %s", name, error)
+        except SignalReceivedException as stop:
+            raise Stopped(stop.signal_code) from stop
+    ledger.close_loading()
+    report.caught_up &= all(progress.caught_up.values())
+    return rows
+
+
+def _settle(run: Run) -> None:
+    with step("settling") as shown:
+
+        def on_batch(batch: list[Any]) -> None:
+            shown.update(f"{human(sum(load.loaded_rows for load in batch))} rows of {batch[0].table_name}")
+
+        settle(
+            run.client, run.ledger, run.statements, max_rows=run.settings.settle_max_rows, on_batch=on_batch
+        )

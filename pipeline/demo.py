@@ -1,0 +1,210 @@
+"""`demo` and `sandbox`: the whole pipeline against a simulated Polymarket on loopback.
+
+The demo is the real thing at both ends, over real HTTP, with its data apart from real data. It starts from nothing each
+time, so that what it prints can be compared with the simulation's own truth.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sys
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from pipeline.console import human, out, shorten, simple_table
+from pipeline.cycle import CycleReport, run_cycle
+from pipeline.errors import LockHeld, PipelineError
+from pipeline.lock import WriterLock
+from pipeline.run import Run, open_run
+from pipeline.settings import Settings
+from sandbox.reconcile import Check, reconcile
+from sandbox.server import SandboxServer, serve
+from sandbox.truth import Truth
+from sandbox.world import World
+
+DEMO_DIR = Path("data/demo")
+DEMO_SETTINGS = {
+    "clickhouse_host": "",
+    "clickhouse_password": "",
+    "clickhouse_cluster": "",
+    "clickhouse_database": "polymarket",
+    "clickhouse_local_path": DEMO_DIR / "clickhouse",
+    "clickhouse_local_port": 18124,
+    "dlt_pipelines_dir": DEMO_DIR / "dlt",
+}
+V1_DAYS, V2_DAYS, MARKETS, NEW_BLOCKS = 2.0, 2.0, 200, 60
+BARS = "▁▂▃▄▅▆▇█"
+
+
+class NotEqual(PipelineError):
+    """The promised tables differ from the simulation's truth."""
+
+
+def run_demo(settings: Settings, *, seed: int, matches: int) -> None:
+    """Load a simulated Polymarket in two cycles with new blocks in between, and hold the result against its truth.
+
+    Raises:
+        NotEqual: a table differs from the truth.
+        LockHeld: another demo is running.
+    """
+    started = time.monotonic()
+    out.print(f"[bold]A simulated Polymarket[/]: {MARKETS} markets, {human(matches)} matches, seed {seed}")
+    world = World.generate(
+        seed, now=datetime.now(UTC), markets=MARKETS, matches=matches, v1_days=V1_DAYS, v2_days=V2_DAYS
+    )
+    with SandboxServer(world) as upstream, open_run(_pointed_at(settings, upstream)) as run:
+        _clear(run)
+        out.print(f"  served on 127.0.0.1:{upstream.port}; loading into {run.server}")
+        with run.lock.held("demo") as lock:
+            run.prepare()
+            _cycle("First cycle", run, lock)
+            world.advance(NEW_BLOCKS)
+            _cycle(f"Second cycle, {NEW_BLOCKS} blocks later", run, lock)
+            _cycle("Third cycle, nothing new", run, lock)
+        _print_top_markets(run)
+        checks = reconcile(run.client, settings.clickhouse_database, Truth(world))
+        _print_checks(checks)
+    if not all(check.equal for check in checks):
+        raise NotEqual("the demo's tables differ from the simulation's truth: this is a defect, please report it")
+    out.print(f"\nDone in {time.monotonic() - started:.0f} s. The data are in {DEMO_DIR}/; look around:\n")
+    _print_next_commands()
+
+
+def serve_sandbox(
+    port: int, seed: int, markets: int, matches: int, block_time: float, matches_per_block: float
+) -> None:
+    """Serve a simulated Polymarket until a signal comes.
+
+    Raises:
+        PipelineError: the port is taken.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    world = World.generate(
+        seed,
+        now=datetime.now(UTC),
+        markets=markets,
+        matches=matches,
+        v1_days=V1_DAYS,
+        v2_days=V2_DAYS,
+        matches_per_block=matches_per_block,
+    )
+    try:
+        serve(world, port, stop=stop, block_time=block_time)
+    except OSError as error:
+        raise PipelineError(f"the sandbox cannot listen: {error.strerror}; choose another --port") from error
+
+
+def _clear(run: Run) -> None:
+    """Remove what an earlier demo loaded.
+
+    Raises:
+        LockHeld: another demo is running.
+    """
+    holder = run.lock.holder() if run.has_database(run.settings.raw_database) else None
+    if holder is not None and not holder.is_dead(run.settings.lock_ttl_s):
+        raise LockHeld(f"{holder} is running; wait for it to end, or stop it")
+    for database in (run.settings.raw_database, run.settings.clickhouse_database):
+        run.client.command(f"drop database if exists {database}")
+    shutil.rmtree(run.settings.dlt_pipelines_dir, ignore_errors=True)
+
+
+def _pointed_at(settings: Settings, upstream: SandboxServer) -> Settings:
+    """Settings of the demo: the simulated upstreams, all of their history, nothing left unconfirmed."""
+    history = timedelta(days=max(V1_DAYS, V2_DAYS) + 1)
+    return settings.model_copy(
+        update={
+            "polymarket_gamma_url": upstream.urls.gamma_url,
+            "goldsky_url": upstream.urls.goldsky_url,
+            "polygon_rpc_url": upstream.urls.polygon_url,
+            "goldsky_start": settings.goldsky_horizon - history,
+            "fills_lookback_s": int(history.total_seconds()),
+            "polygon_confirmations": 0,
+        }
+    )
+
+
+def _cycle(title: str, run: Run, lock: WriterLock) -> CycleReport:
+    report = run_cycle(run, lock)
+    rows = ", ".join(f"{human(count)} {name}" for name, count in report.rows.items() if count) or "nothing new"
+    out.print(f"[bold]{title}[/]: {rows} in {report.seconds:.1f} s")
+    return report
+
+
+def _print_top_markets(run: Run) -> None:
+    database = run.settings.clickhouse_database
+    rows = run.client.query(f"""
+        with
+            top as (
+                select market_id, any(outcome_tokens.token_id) as token_id, sum(usd) as usd, count() as trades
+                from {database}.trades
+                inner join {database}.outcome_tokens using (market_id)
+                where outcome_tokens.outcome_index = 0 and not is_dust
+                group by market_id
+                order by usd desc
+                limit 8
+            ),
+            prices as (
+                select token_id, groupArray(close) as closes
+                from (select * from {database}.ohlcv_1h order by bucket_at)
+                group by token_id
+            )
+        select question, outcome_tokens.outcome, closes[-1], closes, usd, trades
+        from top
+        inner join {database}.markets using (market_id)
+        inner join {database}.outcome_tokens using (token_id)
+        left join prices using (token_id)
+        order by usd desc
+    """).result_rows
+    table = simple_table(
+        ("market", "left"), ("outcome", "left"), ("price", "right"), ("by hour", "left"), ("volume $", "right"), ("trades", "right")
+    )  # fmt: skip
+    for question, outcome, price, closes, usd, trades in rows:
+        table.add_row(
+            shorten(question, 28), shorten(outcome, 10), f"{price or 0:.3f}", sparkline(closes), human(usd), human(trades)
+        )
+    out.print("\n[bold]Top markets by volume[/]")
+    out.print(table)
+
+
+def sparkline(values: list[float], width: int = 14) -> str:
+    """The last `width` values as bars between their lowest and highest."""
+    shown = values[-width:]
+    if not shown:
+        return ""
+    low, high = min(shown), max(shown)
+    step = (high - low) / (len(BARS) - 1) or 1
+    return "".join(BARS[round((value - low) / step)] for value in shown)
+
+
+def _print_checks(checks: list[Check]) -> None:
+    table = simple_table(("table", "left"), ("truth", "right"), ("loaded", "right"), ("", "left"))
+    for check in checks:
+        verdict = "[green]equal[/]" if check.equal else "[red]DIFFERENT[/]"
+        table.add_row(check.name, human(check.expected), human(check.actual), verdict)
+    out.print("\n[bold]Against the simulation's truth, every row and column[/]")
+    out.print(table)
+    for check in checks:
+        for difference in check.differences:
+            out.print(f"  {check.name}: {difference}", style="red", markup=False, soft_wrap=True)
+
+
+def _print_next_commands() -> None:
+    python = Path(sys.executable)
+    shown = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
+    command = f"{shown} run_pipeline.py --demo"
+    queries = (
+        "select match_type, count(), sum(usd) from trades group by 1 order by 3 desc",
+        "select * from ohlcv_1h order by volume_usd desc limit 5 format Vertical",
+        "select title, question, tags from markets_events limit 5 format PrettyCompact",
+    )
+    for query in queries:
+        out.print(f'  {command} sql "{query}"', markup=False, highlight=False, soft_wrap=True)
+    out.print(f"  {command} status", highlight=False, soft_wrap=True)
+    out.print(f"  {command} dbt test", highlight=False, soft_wrap=True)
+    out.print("\nThe real Polymarket: see README.md, or just")
+    out.print(f"  {shown} run_pipeline.py", highlight=False, soft_wrap=True)

@@ -1,0 +1,94 @@
+"""Makes dlt sources from the settings, and answers what they ask ClickHouse while they read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+from dlt.extract import DltSource
+
+from ingest.progress import Progress
+from ingest.sources.gamma import gamma
+from ingest.sources.goldsky import goldsky
+from ingest.sources.polygon import polygon
+from pipeline.run import Run
+
+ID_COLUMNS = {"markets": "market_id", "events": "event_id"}
+
+
+def make_source(name: str, run: Run, progress: Progress) -> DltSource:
+    """The source of a cycle: `gamma`, `goldsky` or `polygon`."""
+    settings = run.settings
+    if name == "gamma":
+        return gamma(
+            settings.polymarket_gamma_url,
+            progress=progress,
+            known_hashes=KnownHashes(run),
+            tokens=unknown_tokens(run),
+            open_cadence=settings.gamma_open_every_s,
+            closed_cadence=settings.gamma_closed_every_s,
+        )
+    if name == "goldsky":
+        return goldsky(
+            settings.goldsky_url,
+            progress=progress,
+            start=int(settings.goldsky_start.timestamp()),
+            horizon=int(settings.goldsky_horizon.timestamp()),
+            page_size=settings.goldsky_page_size,
+        )
+    return polygon(
+        settings.polygon_rpc_url,
+        progress=progress,
+        known_fills=KnownFills(run),
+        versions=tuple(settings.polygon_versions.split(",")),
+        lookback=settings.fills_lookback_s,
+        confirmations=settings.polygon_confirmations,
+        stale_after=settings.polygon_stale_after_s,
+    )
+
+
+class KnownHashes:
+    """Which content of a market or event was stored last."""
+
+    def __init__(self, run: Run):
+        self._client, self._raw = run.client, run.settings.raw_database
+
+    def __call__(self, table: str, ids: Sequence[str]) -> dict[str, int]:
+        """Content hash by id, for those of `ids` that are stored in `table`."""
+        key = ID_COLUMNS[table]
+        result = self._client.query(
+            f"select {key}, argMax(content_hash, fetched_at) from {self._raw}.{table}"
+            f" where {key} in {{ids:Array(String)}} group by {key}",
+            parameters={"ids": list(ids)},
+        )
+        return dict(result.result_rows)
+
+
+class KnownFills:
+    """Landed fills from a block on, as a reorganisation needs them."""
+
+    def __init__(self, run: Run):
+        self._client, self._raw = run.client, run.settings.raw_database
+
+    def __call__(self, from_block: int) -> pa.Table:
+        """Rows of `order_filled` with this block or a later one."""
+        return self._client.query_arrow(
+            f"select * from {self._raw}.order_filled final where block_number >= {{block:UInt64}}",
+            parameters={"block": from_block},
+            settings={"output_format_arrow_string_as_string": 1},
+        )
+
+
+def unknown_tokens(run: Run, most: int = 400) -> list[str]:
+    """Tokens that were traded but whose market has not landed, busiest first, as decimal strings."""
+    models = run.settings.clickhouse_database
+    result: Any = run.client.query(f"""
+        select token_id
+        from {models}.trades_store
+        where token_id not in (select token_id from {models}.outcome_tokens_store)
+        group by token_id
+        order by count() desc
+        limit {most}
+    """)
+    return [row[0] for row in result.result_rows]
