@@ -10,9 +10,10 @@ import contextlib
 import hmac
 import secrets
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -25,6 +26,7 @@ from embedded_clickhouse.bodies import decoded, form_fields, read_statement
 from embedded_clickhouse.engine import Engine
 from embedded_clickhouse.protocol import (
     AUTHENTICATION_FAILED,
+    QUERY_WAS_CANCELLED,
     credentials,
     read_options,
     refusal,
@@ -37,20 +39,11 @@ from embedded_clickhouse.statements import Call, Statements
 _STATEMENTS_AT_ONCE = 64
 
 
-def create_app(path: Path, max_memory: int, user: str, password: str) -> Starlette:
-    """The application over the chDB folder `path`.
-
-    Args:
-        path: chDB's folder.
-        max_memory: bytes the engine may use altogether.
-        user: the only user.
-        password: their password; if empty, any password will do.
-    """
-    front = Front(path, max_memory, user, password)
-    return Starlette(
-        routes=[Route("/ping", _ok), Route("/replicas_status", _ok), Route("/", front)],
-        lifespan=front.lifespan,
-    )
+async def _drain(request: Request) -> None:
+    """Read what is left of a body, because a client that still sends would miss the answer."""
+    with contextlib.suppress(RuntimeError, ClientDisconnect):
+        async for _ in request.stream():
+            pass
 
 
 async def _ok(_: Request) -> PlainTextResponse:
@@ -58,23 +51,40 @@ async def _ok(_: Request) -> PlainTextResponse:
 
 
 class Front:
-    """The handler of `/`; see create_app for the arguments."""
+    """The ClickHouse HTTP interface over one data folder; `app` is the ASGI application.
+
+    Args:
+        path: chDB's folder.
+        max_memory: bytes the engine may use altogether.
+        user: the only user.
+        password: their password; if empty, any password will do.
+    """
 
     def __init__(self, path: Path, max_memory: int, user: str, password: str) -> None:
         self._path = path
         self._max_memory = max_memory
         self._user = user
         self._password = password
+        self._answering: set[asyncio.Task] = set()
+        self.app = Starlette(
+            routes=[Route("/ping", _ok), Route("/replicas_status", _ok), Route("/", self)],
+            lifespan=self._lifespan,
+        )
+
+    def cancel_statements(self) -> None:
+        """Stop everything that runs; each client is told that its query was cancelled (394)."""
+        self._engine.kill()
+        for task in self._answering:
+            task.cancel()
 
     @contextlib.asynccontextmanager
-    async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        """Open the engine; at the end stop what still runs and close it in order."""
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        """Open the engine, and close it in order once everything is answered."""
         self._threads = ThreadPoolExecutor(_STATEMENTS_AT_ONCE, thread_name_prefix="statement")
         self._engine = Engine(self._path, self._max_memory)
         self._sessions = Sessions(self._engine, self._in_thread)
         self._statements = Statements(self._engine, self._in_thread)
         yield
-        self._engine.kill("1")
         self._threads.shutdown(cancel_futures=True)
         self._sessions.close()
         self._engine.close()
@@ -88,12 +98,20 @@ class Front:
             "X-ClickHouse-Timezone": self._engine.timezone,
         }
         reply = Reply(send, headers, tag=secrets.token_hex(8))
+        task = asyncio.current_task()
+        self._answering.add(task)
         try:
             await self._answer(request, reply)
         except ClientDisconnect:
             return
         except RuntimeError as error:
+            await _drain(request)
             await reply.fail(self._engine.error(error))
+        except asyncio.CancelledError:
+            error = refusal(QUERY_WAS_CANCELLED, "QUERY_WAS_CANCELLED", "The server is stopping")
+            await reply.fail(self._engine.error(error))
+        finally:
+            self._answering.discard(task)
         await reply.finish()
 
     async def _answer(self, request: Request, reply: Reply) -> None:
@@ -115,7 +133,7 @@ class Front:
                 options,
                 connection,
                 reply,
-                may_write=request.method == "POST",
+                may_write=request.method == "POST" and not options.read_only,
                 accept_encoding=request.headers.get("accept-encoding", ""),
             )
             await self._statements.execute(call, body, request.receive)
@@ -128,10 +146,19 @@ class Front:
         if user != self._user or not matches:
             raise refusal(
                 AUTHENTICATION_FAILED,
+                QUERY_WAS_CANCELLED,
                 "AUTHENTICATION_FAILED",
                 f"{user}: Authentication failed: password is incorrect, or there is no user with "
                 "such name.",
             )
 
-    async def _in_thread(self, function, *args):
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+    async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Run a blocking call; wait for its end even if cancelled: it may use a connection."""
+        call = asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+        try:
+            return await asyncio.shield(call)
+        except asyncio.CancelledError:
+            await asyncio.wait({call})
+            if not call.cancelled():
+                call.exception()  # seen, so that nobody is warned of it
+            raise

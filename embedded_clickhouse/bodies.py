@@ -13,6 +13,7 @@ from embedded_clickhouse.compression import decompressor
 from embedded_clickhouse.protocol import (
     BAD_ARGUMENTS,
     CANNOT_DECOMPRESS,
+    NOT_IMPLEMENTED,
     QUERY_IS_TOO_LARGE,
     UNKNOWN_COMPRESSION_METHOD,
     refusal,
@@ -101,10 +102,10 @@ async def read_statement(query: str, body: AsyncIterator[bytes]) -> ReadStatemen
 
 
 def form_fields(content_type: str, body: bytes) -> dict[str, bytes]:
-    """The fields of a multipart/form-data body by name, files and values alike.
+    """The fields of a multipart/form-data body by name.
 
     Raises:
-        ClickHouseError: the body is not what its header says (36).
+        ClickHouseError: no fields in it (36), or a file, which would be an external table (48).
     """
     boundary = _BOUNDARY.search(content_type)
     fields = {}
@@ -112,6 +113,13 @@ def form_fields(content_type: str, body: bytes) -> dict[str, bytes]:
         for part in (b"\r\n" + body).split(b"\r\n--" + boundary[1].encode())[1:-1]:
             head, _, value = part.partition(b"\r\n\r\n")
             name = _FIELD_NAME.search(head)
+            if b"filename=" in head:
+                raise refusal(
+                    NOT_IMPLEMENTED,
+                    "NOT_IMPLEMENTED",
+                    "The embedded ClickHouse takes no external tables: insert the data into a "
+                    "temporary table of a session first.",
+                )
             if name is not None:
                 fields[name[1].decode()] = value
     if not fields:

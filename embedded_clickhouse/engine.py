@@ -17,7 +17,7 @@ from pathlib import Path
 
 from chdb.state.sqlitelike import Connection
 
-from embedded_clickhouse.protocol import ClickHouseError
+from embedded_clickhouse.protocol import STD_EXCEPTION, ClickHouseError
 
 _CODE = re.compile(r"Code: (\d+)\. DB::")
 _VERSION = re.compile(r"\(version [^()]*(?:\([^()]*\))?\)\s*\Z")
@@ -65,26 +65,24 @@ class Engine:
         """A fresh session, about 0.2 ms."""
         return Connection(f"{self._path}?{_SERVER_BEHAVIOUR}")
 
-    def kill(self, condition: str) -> None:
-        """Ask the running statements that match `condition` (over system.processes) to stop."""
+    def kill(self, marker: str = "") -> None:
+        """Ask the running statements whose text has the marker to stop; by default all of them."""
+        mine = "query_id != queryID()"
         with self._anchor_lock, contextlib.suppress(RuntimeError):
-            run(self._anchor, f"KILL QUERY WHERE ({condition}) AND query_id != queryID() ASYNC")
+            run(self._anchor, f"KILL QUERY WHERE position(query, '{marker}') > 0 AND {mine} ASYNC")
 
     def close(self) -> None:
         """Close the engine; every session has to be closed before."""
         self._anchor.close()
 
-    def error(self, exception: Exception) -> ClickHouseError:
-        """The ClickHouse error in a chDB exception, worded and ended as a server words it."""
-        if isinstance(exception, ClickHouseError):
-            return exception
+    def error(self, exception: RuntimeError) -> ClickHouseError:
+        """The ClickHouse error in an exception, worded and ended as a server words and ends it."""
         text = str(exception).strip()
         found = _CODE.search(text)
         if found is None:
-            return ClickHouseError(1001, f"Code: 1001. DB::Exception: {text} (STD_EXCEPTION)")
-        text = text[
-            found.start() :
-        ]  # chDB puts "Streaming insert finish failed: " and the like first
+            text = f"Code: {STD_EXCEPTION}. DB::Exception: {text}. (STD_EXCEPTION)"
+            found = _CODE.search(text)
+        text = text[found.start() :]  # without chDB's "Streaming insert finish failed: " and such
         if not _VERSION.search(text):
             text = f"{text} (version {self.version})"
         return ClickHouseError(int(found[1]), text)
@@ -106,7 +104,10 @@ def run(
     Raises:
         RuntimeError: what the engine says; see Engine.error.
     """
-    result = connection.query(sql, output_format, params=dict(parameters or {}))
+    try:
+        result = connection.query(sql, output_format, params=dict(parameters or {}))
+    except UnicodeDecodeError as error:  # chDB's message quotes a statement that is not UTF-8
+        raise RuntimeError(error.object.decode("utf-8", "backslashreplace")) from None
     return Outcome(
         body=result.bytes() or b"",
         read_rows=result.storage_rows_read(),
@@ -127,7 +128,7 @@ def apply_settings(connection: Connection, settings: Mapping[str, str]) -> None:
 
 
 def settings_now(connection: Connection, names: list[str]) -> dict[str, str]:
-    """The values that `names` have in the session; unknown settings are left out."""
+    """The values that settings have in the session, about 2 ms; unknown ones are left out."""
     wanted = ", ".join(quoted(name) for name in names)
     rows = run(
         connection,
@@ -150,6 +151,7 @@ def write_result(
     tail: bytes,
     parameters: Mapping[str, str],
     pipe: int,
+    marker: str,
 ) -> Outcome:
     """Execute a SELECT and write its result to the write end of a pipe, then close that end.
 
@@ -158,15 +160,11 @@ def write_result(
     with a broken pipe once the read end is closed.
     """
     try:
-        clauses = f"{pipe_clause(pipe)} FORMAT {output_format} ".encode()
-        return run(connection, b"%b\n%b%b" % (query, clauses, tail), parameters=parameters)
+        outfile = f"INTO OUTFILE '/dev/fd/{pipe}' TRUNCATE FORMAT {output_format} ".encode()
+        sql = b"%b\n%b%b\n/* %b */" % (query, outfile, tail, marker.encode())
+        return run(connection, sql, parameters=parameters)
     finally:
         os.close(pipe)
-
-
-def pipe_clause(pipe: int) -> str:
-    """The clause that sends a result into a pipe; unique to a running query, so it names it too."""
-    return f"INTO OUTFILE '/dev/fd/{pipe}' TRUNCATE"
 
 
 class Insert:

@@ -27,6 +27,7 @@ SESSION_IS_LOCKED = 373
 INVALID_SESSION_TIMEOUT = 374
 QUERY_WAS_CANCELLED = 394
 AUTHENTICATION_FAILED = 516
+STD_EXCEPTION = 1001
 
 _CODES_OF_STATUS = {
     401: (194,),
@@ -53,7 +54,7 @@ _RESERVED = frozenset(
         *("query", "query_id", "database", "default_format", "user", "password", "quota_key"),
         *("session_id", "session_timeout", "session_check", "close_session", "role"),
         *("compress", "decompress", "enable_http_compression", "client_protocol_version"),
-        *("wait_end_of_query", "buffer_size", "stacktrace", "add_http_cors_header"),
+        *("readonly", "wait_end_of_query", "buffer_size", "stacktrace", "add_http_cors_header"),
         *("send_progress_in_http_headers", "cancel_http_readonly_queries_on_client_close"),
     }
 )
@@ -76,7 +77,7 @@ _CONTENT_TYPES = (
 
 
 class ClickHouseError(RuntimeError):
-    """An error a client is told about; `text` is ClickHouse's own, with its code and version."""
+    """An error a client is told about; `text` is ClickHouse's own, beginning with its code."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
@@ -91,7 +92,8 @@ class ClickHouseError(RuntimeError):
 
 def refusal(code: int, name: str, message: str) -> ClickHouseError:
     """An error of the HTTP front itself, worded the way ClickHouse words its own."""
-    return ClickHouseError(code, f"Code: {code}. DB::Exception: {message} ({name})")
+    text = f"Code: {code}. DB::Exception: {message.rstrip('.')}. ({name})"
+    return ClickHouseError(code, text)
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ class Options:
     session_check: bool = False
     close_session: bool = False
     wait_end_of_query: bool = False
+    read_only: bool = False  # not a setting of the engine here: a session could not undo it
     compress_response: bool = False
     parameters: dict[str, str] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)
@@ -137,6 +140,7 @@ def read_options(params: Mapping[str, str], headers: Mapping[str, str]) -> Optio
         session_check=_is_set(params, "session_check"),
         close_session=_is_set(params, "close_session"),
         wait_end_of_query=_is_set(params, "wait_end_of_query"),
+        read_only=params.get("readonly", "0") != "0",
         compress_response=_is_set(params, "enable_http_compression"),
         parameters={
             name.removeprefix("param_"): value

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import uvicorn
 
-from embedded_clickhouse.app import create_app
+from embedded_clickhouse.app import Front
 from embedded_clickhouse.ownership import EmbeddedError, OwnerLock, UnusedLock
 
 DEFAULT_PORT = 18123
-_GRACE_S = 3
-_UNUSED_CHECK_S = 0.2
+_CHECK_S = 0.1  # how often the server looks whether it has to stop
+_FINISH_S = 2  # what a statement that runs at the stop has to finish
+_CANCEL_S = 3  # what it has to end once it is cancelled
+_KEEP_ALIVE_S = 3600
 _MAX_URL_BYTES = 1024 * 1024  # ClickHouse's http_max_uri_size
 
 
@@ -59,38 +61,40 @@ def serve(
     path.mkdir(parents=True, exist_ok=True)
     lock = OwnerLock(path)
     listener = _listen(host, port)
-    app = create_app(path / "engine", max_memory or default_max_memory(), user, password)
+    front = Front(path / "engine", max_memory or default_max_memory(), user, password)
     lock.publish(host, listener.getsockname()[1])
     config = uvicorn.Config(
-        app,
+        front.app,
         http="h11",
         loop="asyncio",
         ws="none",
         lifespan="on",
         log_level="warning",
         server_header=False,
-        timeout_keep_alive=3600,
-        timeout_graceful_shutdown=_GRACE_S,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_FINISH_S + _CANCEL_S,
         h11_max_incomplete_event_size=_MAX_URL_BYTES,
     )
-    server = uvicorn.Server(config)
-    asyncio.run(_serve(server, listener, UnusedLock(path) if until_unused else None))
+    unused = UnusedLock(path) if until_unused else None
+    asyncio.run(_serve(uvicorn.Server(config), listener, front, unused))
 
 
 async def _serve(
-    server: uvicorn.Server, listener: socket.socket, unused: UnusedLock | None
+    server: uvicorn.Server, listener: socket.socket, front: Front, unused: UnusedLock | None
 ) -> None:
-    if unused is not None:
-        watching = asyncio.ensure_future(_stop_when_unused(server, unused))
+    supervising = asyncio.create_task(_supervise(server, front, unused))
     await server.serve(sockets=[listener])
-    if unused is not None:
-        watching.cancel()
+    supervising.cancel()
 
 
-async def _stop_when_unused(server: uvicorn.Server, unused: UnusedLock) -> None:
-    while not unused.acquired():
-        await asyncio.sleep(_UNUSED_CHECK_S)
-    server.should_exit = True
+async def _supervise(server: uvicorn.Server, front: Front, unused: UnusedLock | None) -> None:
+    """Stop the server when it is unused, and its statements some time after it was told to stop."""
+    while not server.should_exit:
+        await asyncio.sleep(_CHECK_S)
+        if unused is not None and unused.acquired():
+            server.should_exit = True
+    await asyncio.sleep(_FINISH_S)
+    front.cancel_statements()
 
 
 def _is_loopback(host: str) -> bool:

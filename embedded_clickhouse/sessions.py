@@ -24,32 +24,49 @@ InThread = Callable[..., Awaitable[Any]]
 
 
 class _Session:
-    """A chDB connection and what requests may change of it. `enter` and `leave` block."""
+    """A chDB connection and what requests change of it for themselves. Its methods block."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.is_busy = False
         self.expiry: asyncio.TimerHandle | None = None
         self._own_database = self._database = "default"
-        self._overridden: dict[str, str] = {}
+        self._applied: dict[str, str] = {}  # settings of the last request, still in force
+        self._own: dict[str, str] = {}  # what the session has for those by itself
 
-    def enter(self, options: Options, is_kept: bool) -> None:
-        """Make the database and the settings of a request current."""
-        database = options.database or self._own_database
-        if database != self._database:
-            run(self.connection, f"USE `{database.replace('`', '``')}`")
-            self._database = database
-        if is_kept and options.settings:
-            self._overridden = settings_now(self.connection, list(options.settings))
+    def enter_once(self, options: Options) -> None:
+        """Make the database and the settings of a request current, on a connection for it alone."""
+        self._use(options.database or self._own_database)
         apply_settings(self.connection, options.settings)
 
+    def enter(self, options: Options, verb: str) -> None:
+        """Make the database and the settings of a request current; undo those of the last one.
+
+        Undoing waits for the next request, because clients repeat their settings and reading the
+        old values takes longer than a small query. SET runs on what the session has by itself.
+        """
+        self._use(options.database or self._own_database)
+        wanted = {} if verb == "SET" else options.settings
+        if wanted == self._applied and wanted.keys() >= self._own.keys():
+            return
+        own = dict(self._own)
+        if not wanted.keys() <= own.keys():
+            own |= settings_now(self.connection, [name for name in wanted if name not in own])
+        self._own, self._applied = own, {}
+        apply_settings(self.connection, {**own, **wanted})
+        self._own = {name: own[name] for name in wanted if name in own}
+        self._applied = dict(wanted)
+
     def leave(self, verb: str) -> None:
-        """Undo the settings of a request, after a statement that began with `verb`."""
-        overridden, self._overridden = self._overridden, {}
-        apply_settings(self.connection, overridden)
+        """Note what a statement that began with `verb` made of the session."""
         if verb == "USE":
             name = run(self.connection, "SELECT currentDatabase()", "TSVRaw").body.decode()
             self._own_database = self._database = name.removesuffix("\n")
+
+    def _use(self, database: str) -> None:
+        if database != self._database:
+            run(self.connection, f"USE `{database.replace('`', '``')}`")
+            self._database = database
 
 
 class Sessions:
@@ -80,7 +97,7 @@ class Sessions:
         session = _Session(self._engine.connect())
         try:
             if options.database or options.settings:
-                await self._in_thread(session.enter, options, False)
+                await self._in_thread(session.enter_once, options)
             yield session.connection
         finally:
             session.connection.close()
@@ -89,13 +106,10 @@ class Sessions:
     async def _kept(self, options: Options, verb: str) -> AsyncIterator[Connection]:
         session = self._acquire(options)
         try:
-            await self._in_thread(session.enter, options, True)
+            await self._in_thread(session.enter, options, verb)
             yield session.connection
+            await self._in_thread(session.leave, verb)
         finally:
-            try:
-                await self._in_thread(session.leave, verb)
-            except RuntimeError:  # such as readonly = 1, which nothing undoes
-                self._end(options.session_id)
             self._release(session, options)
 
     def close(self) -> None:
@@ -126,8 +140,6 @@ class Sessions:
 
     def _release(self, session: _Session, options: Options) -> None:
         session.is_busy = False
-        if self._by_id.get(options.session_id) is not session:
-            return
         if options.close_session:
             self._end(options.session_id)
             return

@@ -70,6 +70,11 @@ def tokens(sql: bytes) -> Iterator[Token]:
             depth += 1
 
 
+def has_tokens(sql: bytes) -> bool:
+    """Whether there is anything but space and comments."""
+    return next(tokens(sql), None) is not None
+
+
 def verb(sql: bytes) -> str:
     """The first keyword in upper case, leading brackets skipped; empty if there is none."""
     for token in tokens(sql):

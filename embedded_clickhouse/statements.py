@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -25,7 +26,6 @@ from embedded_clickhouse.engine import (
     Outcome,
     apply_settings,
     is_read_only,
-    pipe_clause,
     run,
     write_result,
 )
@@ -86,19 +86,20 @@ class Statements:
             await self._insert(call, body)
             return
         text = _single(text)
+        if not sqltext.has_tokens(text):
+            raise refusal(SYNTAX_ERROR, "SYNTAX_ERROR", "Empty query")
+        _refuse_unsupported(text)
         reads = await self._in_thread(is_read_only, call.connection, text)
         if not (call.may_write or reads or sqltext.verb(text) in ("SET", "USE")):
             raise _read_only_refusal()
         if reads and sqltext.is_streamable(text):
             await _unless_disconnected(self._select(call, text), receive)
             return
-        if reads is False:
-            _refuse_unsupported(text)
         output_format = sqltext.output_clauses(text).format or call.options.default_format
         outcome = await self._in_thread(
             run, call.connection, text, output_format, call.options.parameters
         )
-        _reply_outcome(call, outcome, output_format)
+        _reply_outcome(call, outcome, output_format if reads or outcome.body else None)
 
     async def _insert(self, call: Call, body: AsyncIterator[bytes]) -> None:
         if not call.may_write:
@@ -112,20 +113,17 @@ class Statements:
                 await self._in_thread(insert.append, call.statement.data)
             async for piece in body:
                 await self._in_thread(insert.append, piece)
-        except (ClientDisconnect, asyncio.CancelledError, RuntimeError, ValueError):
-            await asyncio.shield(self._in_thread(insert.cancel))
+        except BaseException:
+            await self._in_thread(insert.cancel)
             raise
-        _reply_outcome(call, await self._in_thread(insert.finish), head.format)
+        _reply_outcome(call, await self._in_thread(insert.finish), None)
 
     async def _select(self, call: Call, text: bytes) -> None:
         """Stream a result. The query writes into a pipe in a thread and waits while it is full."""
-        if sqltext.has_outfile(text):
-            raise refusal(
-                INTO_OUTFILE_NOT_ALLOWED, "INTO_OUTFILE_NOT_ALLOWED", "INTO OUTFILE is not allowed"
-            )
         query, named_format, tail = sqltext.output_clauses(text)
         output_format = named_format or call.options.default_format
         read_end, write_end = _pipe()
+        marker = uuid.uuid4().hex
         query_end = asyncio.ensure_future(
             self._in_thread(
                 write_result,
@@ -135,6 +133,7 @@ class Statements:
                 tail,
                 call.options.parameters,
                 write_end,
+                marker,
             )
         )
         reader, transport = await _open_reader(read_end)
@@ -142,11 +141,11 @@ class Statements:
             await _forward(call, reader, query_end, output_format)
         finally:
             transport.close()  # a query that still writes gets a broken pipe
-            if not query_end.done():
-                marker = pipe_clause(write_end).replace("'", "\\'")
-                await asyncio.to_thread(self._engine.kill, f"query LIKE '%{marker}%'")
+            while not query_end.done():
+                await asyncio.to_thread(self._engine.kill, marker)
+                await asyncio.wait({query_end}, timeout=0.2)
             with contextlib.suppress(RuntimeError):
-                await asyncio.shield(query_end)
+                await query_end
 
 
 async def _forward(
@@ -177,9 +176,9 @@ async def _forward(
     call.reply.end()
 
 
-def _reply_outcome(call: Call, outcome: Outcome, output_format: str) -> None:
+def _reply_outcome(call: Call, outcome: Outcome, output_format: str | None) -> None:
     # A statement without a result has no format either; clients tell them apart by that.
-    headers = _result_headers(output_format) if outcome.body else {}
+    headers = _result_headers(output_format) if output_format is not None else {}
     headers["X-ClickHouse-Summary"] = summary_header(vars(outcome), outcome.elapsed)
     call.reply.whole(200, outcome.body, headers)
 
@@ -252,8 +251,13 @@ def _read_only_refusal() -> Exception:
 
 
 def _refuse_unsupported(text: bytes) -> None:
-    """chDB would run INSERT … SELECT … FROM input(…) without its data, so it is refused here."""
-    if sqltext.verb(text) == "INSERT" and sqltext.calls(text, b"input"):
+    """Refuse what chDB would do but a server would not, or would do without its data."""
+    is_insert = sqltext.verb(text) == "INSERT"
+    if not is_insert and sqltext.has_outfile(text):
+        raise refusal(
+            INTO_OUTFILE_NOT_ALLOWED, "INTO_OUTFILE_NOT_ALLOWED", "INTO OUTFILE is not allowed"
+        )
+    if is_insert and sqltext.calls(text, b"input"):
         raise refusal(
             NOT_IMPLEMENTED,
             "NOT_IMPLEMENTED",
