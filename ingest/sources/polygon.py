@@ -88,9 +88,10 @@ def polygon(
                 last = min(last, final)
             if "next_block" not in state:
                 state["next_block"] = _first_block(node, start, lookback, head)
-            reader = _Reader(node, versions, landing, block_range)
-            yield from _reread_after_reorg(reader, state, last, reorg_depth, known_fills)
-            yield from _follow(reader, state, last, progress)
+            reader = RangeReader(node, versions, block_range, landing.load_id)
+            reread = _reread_after_reorg(reader, landing, state, last, reorg_depth, known_fills)
+            yield from reread
+            yield from _follow(reader, landing, state, last, progress)
             if end is None and stale_after is not None:
                 _check_head(head, now() - stale_after, url)
         yield from landing.flush()
@@ -106,11 +107,13 @@ def _name(bound: int | datetime | None) -> str:
     return bound.isoformat() if isinstance(bound, datetime) else str(bound)
 
 
-def _follow(reader: _Reader, state: dict[str, Any], last: int, progress: Progress) -> Iterator[Any]:
+def _follow(
+    reader: RangeReader, landing: Landing, state: dict[str, Any], last: int, progress: Progress
+) -> Iterator[Any]:
     """Read from the cursor to block `last`, moving the cursor; until then or the budget ends."""
     while state["next_block"] <= last:
         rows, dead, block = reader.read(state["next_block"], last)
-        yield from reader.landing.add(rows, dead)
+        yield from landing.add(rows, dead)
         _move(state, block)
         if not progress.has_time():
             break
@@ -122,7 +125,12 @@ def _move(state: dict[str, Any], block: Block) -> None:
 
 
 def _reread_after_reorg(
-    reader: _Reader, state: dict[str, Any], last: int, depth: int, known_fills: KnownFills
+    reader: RangeReader,
+    landing: Landing,
+    state: dict[str, Any],
+    last: int,
+    depth: int,
+    known_fills: KnownFills,
 ) -> Iterator[Any]:
     """If the last block read left the chain: read `depth` blocks again, take back what is gone.
 
@@ -138,23 +146,22 @@ def _reread_after_reorg(
     while block < cursor:
         rows, dead, read = reader.read(block, cursor - 1)
         again.update(key for table in rows for key in fill_keys(table))
-        yield from reader.landing.add(rows, dead)
+        yield from landing.add(rows, dead)
         block = read.number + 1
     _move(state, read)
     known = reader.only_mine(known_fills(first), cursor)
     gone = [position for position, key in enumerate(fill_keys(known)) if key not in again]
     if gone:
-        yield from reader.landing.add([tombstones(known.take(gone), load_id=reader.load_id)])
+        yield from landing.add([tombstones(known.take(gone), load_id=landing.load_id)])
 
 
-class _Reader:
+class RangeReader:
     """Reads block ranges that the node can answer, as Arrow tables."""
 
     def __init__(
-        self, node: Node, versions: tuple[str, ...], landing: Landing, block_range: int
+        self, node: Node, versions: tuple[str, ...], block_range: int, load_id: int
     ) -> None:
-        self.node, self.landing, self.load_id = node, landing, landing.load_id
-        self._versions = versions
+        self.node, self._versions, self._load_id = node, versions, load_id
         self._size = AdaptiveSize(block_range, max(block_range, LARGEST_RANGE))
 
     def read(self, first: int, last: int) -> tuple[list[pa.Table], list[DeadLetter], Block]:
@@ -175,7 +182,7 @@ class _Reader:
         if len(logs) < FEW_LOGS:
             self._size.succeeded()
         self.node.add_timestamps(logs)
-        rows, dead = decode_logs(logs, source=SOURCE, load_id=self.load_id)
+        rows, dead = decode_logs(logs, source=SOURCE, load_id=self._load_id)
         return rows, dead, block
 
     def only_mine(self, rows: pa.Table, before: int) -> pa.Table:

@@ -1,0 +1,176 @@
+"""One run of one source: finish what an earlier run left, extract, normalize, load.
+
+Promises that a cursor never gets ahead of ClickHouse. dlt writes the state that holds it into the
+load package of the rows it follows; here the working folder is only believed as far as ClickHouse
+confirms it, and given up (state is then restored from ClickHouse) when a package cannot be loaded.
+The caller's ledger is told about every package before its first row is inserted and after its last.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dlt
+import pyarrow.parquet as pq
+from dlt.extract import DltSource
+from dlt.pipeline.exceptions import PipelineStepFailed
+
+from ingest.errors import IngestError, LoadError, one_line
+from ingest.landing import load_id_as_integer
+from ingest.progress import Progress
+
+KEPT_PACKAGES = 20
+
+
+@dataclass(frozen=True)
+class LoadPackage:
+    """What one dlt load package brings: rows by landing table.
+
+    `load_id` is dlt's load id in microseconds since 1970, as in the rows.
+    """
+
+    load_id: int
+    rows: dict[str, int]
+
+
+PackageCallback = Callable[[LoadPackage], None]
+
+
+def open_pipeline(
+    name: str, destination: Any, *, database: str, pipelines_dir: str | Path
+) -> dlt.Pipeline:
+    """The dlt pipeline `name`, loading into `database`; its working folder is made if needed."""
+    return dlt.pipeline(
+        pipeline_name=name,
+        destination=destination,
+        dataset_name=database,
+        pipelines_dir=str(Path(pipelines_dir).resolve()),
+        progress=None,
+    )
+
+
+def run(
+    pipeline: dlt.Pipeline,
+    source: DltSource,
+    progress: Progress,
+    *,
+    before_load: PackageCallback = lambda package: None,
+    after_load: PackageCallback = lambda package: None,
+) -> list[LoadPackage]:
+    """Load pending packages, then what `source` has to give.
+
+    Args:
+        progress: the one that the source was made with.
+        before_load: called for every package before any of its rows is inserted.
+        after_load: called for every package when all of its rows are in ClickHouse.
+
+    Returns:
+        The packages that were loaded, pending ones included.
+
+    Raises:
+        LoadError: rows did not get into ClickHouse; running again loads them.
+        IngestError: the source's first failure, after everything that was read is loaded.
+    """
+    _take_over_state_of_destination(pipeline)
+    loaded = _finish(pipeline, before_load, after_load)
+    _step(pipeline, lambda: pipeline.extract(source))
+    loaded += _finish(pipeline, before_load, after_load)
+    if progress.failures:
+        raise progress.failures[0]
+    return loaded
+
+
+def resource_states(pipeline: dlt.Pipeline) -> dict[str, dict[str, Any]]:
+    """The stored state of each resource of the pipeline: cursors, watermarks."""
+    states = {}
+    for source in pipeline.state.get("sources", {}).values():
+        states.update(source.get("resources", {}))
+    return states
+
+
+def _take_over_state_of_destination(pipeline: dlt.Pipeline) -> None:
+    """Make the cursors those that ClickHouse has, unless packages that follow them are pending.
+
+    dlt alone keeps a local state that ClickHouse does not have (tables dropped, an older backup
+    restored), and would never read again what is missing there.
+    """
+    _step(pipeline, pipeline.sync_destination)
+    if pipeline.has_pending_data:
+        return
+    with pipeline.destination_client() as client:
+        known = client.is_storage_initialized()
+        stored = client.get_stored_state(pipeline.pipeline_name) if known else None
+    local = pipeline.state["_state_version"] if resource_states(pipeline) else 0
+    if local != (stored.version if stored else 0):
+        pipeline.drop()
+        _step(pipeline, pipeline.sync_destination)
+
+
+def _finish(
+    pipeline: dlt.Pipeline, before_load: PackageCallback, after_load: PackageCallback
+) -> list[LoadPackage]:
+    """Normalize and load every package there is."""
+    if pipeline.list_extracted_load_packages():
+        _step(pipeline, pipeline.normalize)
+    packages = [_describe(pipeline, x) for x in pipeline.list_normalized_load_packages()]
+    for package in packages:
+        before_load(package)
+    if packages:
+        _step(pipeline, pipeline.load)
+    for package in packages:
+        after_load(package)
+    _forget_old_packages(pipeline)
+    return packages
+
+
+def _describe(pipeline: dlt.Pipeline, load_id: str) -> LoadPackage:
+    """Rows by landing table, counted in the package's files, those loaded already included."""
+    rows: dict[str, int] = {}
+    for jobs in pipeline.get_load_package_info(load_id).jobs.values():
+        for job in jobs:
+            table = job.job_file_info.table_name
+            if job.job_file_info.file_format == "parquet" and not table.startswith("_dlt"):
+                rows[table] = rows.get(table, 0) + pq.read_metadata(job.file_path).num_rows
+    return LoadPackage(load_id_as_integer(load_id), rows)
+
+
+def _forget_old_packages(pipeline: dlt.Pipeline) -> None:
+    """Keep what `dlt pipeline … trace` needs, and not a folder for each of a loop's runs."""
+    for load_id in sorted(pipeline.list_completed_load_packages())[:-KEPT_PACKAGES]:
+        shutil.rmtree(pipeline.get_load_package_info(load_id).package_path, ignore_errors=True)
+
+
+def _step(pipeline: dlt.Pipeline, step: Callable[[], Any]) -> None:
+    """Run one dlt step and turn dlt's many-lined failures into one line.
+
+    Raises:
+        IngestError, KeyboardInterrupt: what the step's code raised, if it was one.
+        LoadError: anything else that failed in dlt or in ClickHouse.
+    """
+    try:
+        step()
+    except PipelineStepFailed as failure:
+        causes = list(_causes(failure))
+        for cause in causes:
+            if isinstance(cause, IngestError | KeyboardInterrupt):
+                raise cause from failure
+        if failure.step == "load" and not pipeline.has_pending_data:
+            # The package was given up, so the cursor in the folder is ahead of ClickHouse.
+            pipeline.drop()
+        reason = one_line(str(causes[-1]) or type(causes[-1]).__name__, 500)
+        raise LoadError(
+            f"{pipeline.pipeline_name}: {failure.step} failed: {reason}; run again when that is"
+            " fixed, nothing was lost"
+        ) from failure
+
+
+def _causes(error: BaseException) -> Any:
+    """The error and what caused it, outermost first."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = getattr(seen, "exception", None) or seen.__cause__ or seen.__context__

@@ -1,0 +1,82 @@
+"""Gamma records as landing rows: what markets and events are called, and what of them is stored.
+
+Pure functions. A record needs an `id`; everything else of it may come and go, because the payload
+is kept whole and staging gives it types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+
+from ingest.records import EVENTS, MARKETS, BadRecord, canonical_json, content_hash
+
+
+@dataclass(frozen=True)
+class Entity:
+    """A kind of record: its landing table, endpoint and the list of others nested in it."""
+
+    table: str
+    path: str
+    page_limit: int  # more is cut to this without a word
+    nested: str
+    schema: pa.Schema
+
+    @property
+    def id_column(self) -> str:
+        """Name of the landing table's id."""
+        return self.schema.names[0]
+
+
+MARKET = Entity("markets", "/markets/keyset", 100, "events", MARKETS)
+EVENT = Entity("events", "/events/keyset", 500, "markets", EVENTS)
+
+
+def entities_table(
+    entity: Entity, records: Sequence[Any], *, fetched_at: datetime, load_id: int
+) -> pa.Table:
+    """Landing rows of the records, one each.
+
+    Raises:
+        BadRecord: one is not an object, or has no id.
+    """
+    payloads = [canonical_json(_cut(record, entity.nested)) for record in records]
+    count = len(records)
+    return pa.table(
+        [
+            [_id(record) for record in records],
+            pa.array([content_hash(payload) for payload in payloads], pa.uint64()),
+            pa.array([fetched_at] * count, entity.schema.field("fetched_at").type),
+            pa.array([int(record.get("closed") is True) for record in records], pa.uint8()),
+            [payload.decode() for payload in payloads],
+            pa.array([load_id] * count, pa.uint64()),
+        ],
+        schema=entity.schema,
+    )
+
+
+def _cut(record: Any, nested: str) -> dict[str, Any]:
+    """The record with its nested records cut down to their ids."""
+    if not isinstance(record, dict):
+        raise BadRecord("not_an_object", f"a {type(record).__name__}, not an object")
+    others = record.get(nested)
+    if not isinstance(others, list):
+        return record
+    return record | {nested: [_only_id(other) for other in others]}
+
+
+def _only_id(record: Any) -> Any:
+    return {"id": record["id"]} if isinstance(record, dict) and "id" in record else record
+
+
+def _id(record: dict[str, Any]) -> str:
+    value = record.get("id")
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not value:
+        raise BadRecord("missing_field", "no id")
+    return value
