@@ -14,9 +14,8 @@ import click
 
 from pipeline import console
 from pipeline.errors import PipelineError
-from pipeline.settings import Settings, load_settings
+from pipeline.settings import DEMO_SETTINGS, Settings, load_settings
 from pipeline.signals import Stopped, stop_on_signals
-
 
 DEMO_VERBS = ("sql", "status", "clickhouse", "dbt")
 
@@ -38,17 +37,19 @@ def verb(context: click.Context) -> Iterator[Settings]:
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--demo", "use_demo", is_flag=True, help="Use what `demo` loaded instead of the real data.")
+@click.option(
+    "--demo", "use_demo", is_flag=True, help="Use what `demo` loaded instead of the real data."
+)
 @click.pass_context
 def cli(context: click.Context, use_demo: bool) -> None:
     """Load Polymarket into ClickHouse and derive trades and candles there.
 
     Without a command: one cycle. Settings are environment variables or a .env file; see .env.example.
     """
-    from pipeline.demo import DEMO_SETTINGS
-
     if use_demo and context.invoked_subcommand not in DEMO_VERBS:
-        raise click.UsageError(f"--demo goes with {', '.join(DEMO_VERBS)}: real data must not mix with the demo's")
+        raise click.UsageError(
+            f"--demo goes with {', '.join(DEMO_VERBS)}: real data must not mix with the demo's"
+        )
     context.obj = dict(DEMO_SETTINGS) if use_demo else {}
     if context.invoked_subcommand is None:
         context.invoke(once)
@@ -104,7 +105,10 @@ def sql(context: click.Context, query: str | None) -> None:
     with verb(context) as settings, open_run(settings) as run:
         database = settings.clickhouse_database
         run_query(
-            run.server, database if run.has_database(database) else "default", text, sys.stdout.buffer
+            run.server,
+            database if run.has_database(database) else "default",
+            text,
+            sys.stdout.buffer,
         )
 
 
@@ -145,7 +149,6 @@ def doctor(context: click.Context) -> None:
 def clickhouse(context: click.Context, host: str) -> None:
     """Keep the embedded ClickHouse up for dbt, BI tools and notebooks, until stopped."""
     from embedded_clickhouse import EmbeddedError, serve
-
     from pipeline.errors import ClickHouseUnavailable
 
     with verb(context) as settings:
@@ -187,10 +190,12 @@ def sandbox(
 
 @cli.command()
 @click.option("--seed", default=7, show_default=True, help="Seed of the simulated Polymarket.")
-@click.option("--matches", default=20_000, show_default=True, help="Matches before the first cycle.")
+@click.option(
+    "--matches", default=20_000, show_default=True, help="Matches before the first cycle."
+)
 def demo(seed: int, matches: int) -> None:
     """Load a simulated Polymarket, derive everything, and hold it against the truth."""
-    from pipeline.demo import DEMO_SETTINGS, run_demo
+    from pipeline.demo import run_demo
 
     with verb(click.Context(demo, obj=dict(DEMO_SETTINGS))) as settings:
         run_demo(settings, seed=seed, matches=matches)

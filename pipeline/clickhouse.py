@@ -15,7 +15,6 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from embedded_clickhouse import EmbeddedError, running
-from ingest.destination import ClickHouseHttp, clickhouse_destination
 from pipeline.errors import ClickHouseUnavailable
 from pipeline.settings import Settings
 
@@ -98,19 +97,9 @@ def connect(target: Server) -> Client:
             settings={"async_insert": 0},
         )
     except ClickHouseError as error:
-        raise ClickHouseUnavailable(f"{target} does not take the connection: {first_line(error)}") from error
-
-
-def destination(target: Server, settings: Settings) -> ClickHouseHttp:
-    """The dlt destination that loads into the landing database of this server."""
-    return clickhouse_destination(
-        target.host,
-        target.port,
-        target.user,
-        target.password,
-        target.secure,
-        settings.raw_database,
-    )
+        raise ClickHouseUnavailable(
+            f"{target} does not take the connection: {first_line(error)}"
+        ) from error
 
 
 def first_line(error: BaseException) -> str:

@@ -18,14 +18,13 @@ from ingest.errors import IngestError
 from ingest.progress import Progress
 from ingest.runner import LoadPackage, open_pipeline
 from ingest.runner import run as run_source
-from pipeline.clickhouse import destination
 from pipeline.console import human, step
 from pipeline.errors import LoadFailed
 from pipeline.lock import WriterLock
 from pipeline.run import Run
 from pipeline.settle import settle
 from pipeline.signals import Stopped
-from pipeline.sources import make_source
+from pipeline.sources import destination, make_source
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +96,7 @@ def _load(run: Run, name: str, report: CycleReport) -> Counter[str]:
         progress = Progress(settings.cycle_budget_s)
         pipeline = open_pipeline(
             f"polymarket_{name}",
-            destination(run.server, settings),
+            destination(run),
             database=settings.raw_database,
             pipelines_dir=settings.dlt_pipelines_dir,
         )
@@ -123,8 +122,14 @@ def _settle(run: Run) -> None:
     with step("settling") as shown:
 
         def on_batch(batch: list[Any]) -> None:
-            shown.update(f"{human(sum(load.loaded_rows for load in batch))} rows of {batch[0].table_name}")
+            shown.update(
+                f"{human(sum(load.loaded_rows for load in batch))} rows of {batch[0].table_name}"
+            )
 
         settle(
-            run.client, run.ledger, run.statements, max_rows=run.settings.settle_max_rows, on_batch=on_batch
+            run.client,
+            run.ledger,
+            run.statements,
+            max_rows=run.settings.settle_max_rows,
+            on_batch=on_batch,
         )

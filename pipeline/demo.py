@@ -19,22 +19,12 @@ from pipeline.cycle import CycleReport, run_cycle
 from pipeline.errors import LockHeld, PipelineError
 from pipeline.lock import WriterLock
 from pipeline.run import Run, open_run
-from pipeline.settings import Settings
+from pipeline.settings import DEMO_DIR, Settings
 from sandbox.reconcile import Check, reconcile
 from sandbox.server import SandboxServer, serve
 from sandbox.truth import Truth
 from sandbox.world import World
 
-DEMO_DIR = Path("data/demo")
-DEMO_SETTINGS = {
-    "clickhouse_host": "",
-    "clickhouse_password": "",
-    "clickhouse_cluster": "",
-    "clickhouse_database": "polymarket",
-    "clickhouse_local_path": DEMO_DIR / "clickhouse",
-    "clickhouse_local_port": 18124,
-    "dlt_pipelines_dir": DEMO_DIR / "dlt",
-}
 V1_DAYS, V2_DAYS, MARKETS, NEW_BLOCKS = 2.0, 2.0, 200, 60
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -51,9 +41,16 @@ def run_demo(settings: Settings, *, seed: int, matches: int) -> None:
         LockHeld: another demo is running.
     """
     started = time.monotonic()
-    out.print(f"[bold]A simulated Polymarket[/]: {MARKETS} markets, {human(matches)} matches, seed {seed}")
+    out.print(
+        f"[bold]A simulated Polymarket[/]: {MARKETS} markets, {human(matches)} matches, seed {seed}"
+    )
     world = World.generate(
-        seed, now=datetime.now(UTC), markets=MARKETS, matches=matches, v1_days=V1_DAYS, v2_days=V2_DAYS
+        seed,
+        now=datetime.now(UTC),
+        markets=MARKETS,
+        matches=matches,
+        v1_days=V1_DAYS,
+        v2_days=V2_DAYS,
     )
     with SandboxServer(world) as upstream, open_run(_pointed_at(settings, upstream)) as run:
         _clear(run)
@@ -68,8 +65,12 @@ def run_demo(settings: Settings, *, seed: int, matches: int) -> None:
         checks = reconcile(run.client, settings.clickhouse_database, Truth(world))
         _print_checks(checks)
     if not all(check.equal for check in checks):
-        raise NotEqual("the demo's tables differ from the simulation's truth: this is a defect, please report it")
-    out.print(f"\nDone in {time.monotonic() - started:.0f} s. The data are in {DEMO_DIR}/; look around:\n")
+        raise NotEqual(
+            "the demo's tables differ from the simulation's truth: this is a defect, please report it"
+        )
+    out.print(
+        f"\nDone in {time.monotonic() - started:.0f} s. The data are in {DEMO_DIR}/; look around:\n"
+    )
     _print_next_commands()
 
 
@@ -96,7 +97,9 @@ def serve_sandbox(
     try:
         serve(world, port, stop=stop, block_time=block_time)
     except OSError as error:
-        raise PipelineError(f"the sandbox cannot listen: {error.strerror}; choose another --port") from error
+        raise PipelineError(
+            f"the sandbox cannot listen: {error.strerror}; choose another --port"
+        ) from error
 
 
 def _clear(run: Run) -> None:
@@ -130,7 +133,10 @@ def _pointed_at(settings: Settings, upstream: SandboxServer) -> Settings:
 
 def _cycle(title: str, run: Run, lock: WriterLock) -> CycleReport:
     report = run_cycle(run, lock)
-    rows = ", ".join(f"{human(count)} {name}" for name, count in report.rows.items() if count) or "nothing new"
+    rows = (
+        ", ".join(f"{human(count)} {name}" for name, count in report.rows.items() if count)
+        or "nothing new"
+    )
     out.print(f"[bold]{title}[/]: {rows} in {report.seconds:.1f} s")
     return report
 
@@ -165,7 +171,12 @@ def _print_top_markets(run: Run) -> None:
     )  # fmt: skip
     for question, outcome, price, closes, usd, trades in rows:
         table.add_row(
-            shorten(question, 28), shorten(outcome, 10), f"{price or 0:.3f}", sparkline(closes), human(usd), human(trades)
+            shorten(question, 28),
+            shorten(outcome, 10),
+            f"{price or 0:.3f}",
+            sparkline(closes),
+            human(usd),
+            human(trades),
         )
     out.print("\n[bold]Top markets by volume[/]")
     out.print(table)

@@ -39,7 +39,9 @@ def examine(settings: Settings) -> list[Finding]:
         _folder("dlt working folder", settings.dlt_pipelines_dir, "DLT_PIPELINES_DIR"),
     ]
     if settings.embedded:
-        findings.append(_folder("embedded ClickHouse", settings.clickhouse_local_path, "CLICKHOUSE_LOCAL_PATH"))
+        findings.append(
+            _folder("embedded ClickHouse", settings.clickhouse_local_path, "CLICKHOUSE_LOCAL_PATH")
+        )
     findings += _clickhouse(settings)
     findings += [
         _upstream("Gamma", settings.polymarket_gamma_url, "POLYMARKET_GAMMA_URL", _ask_gamma),
@@ -50,7 +52,9 @@ def examine(settings: Settings) -> list[Finding]:
 
 
 def _python() -> Finding:
-    packages = ", ".join(f"{name} {version(name)}" for name in ("dlt", "dbt-core", "dbt-clickhouse", "chdb"))
+    packages = ", ".join(
+        f"{name} {version(name)}" for name in ("dlt", "dbt-core", "dbt-clickhouse", "chdb")
+    )
     return Finding("Python", f"{sys.version.split()[0]}; {packages}")
 
 
@@ -59,17 +63,29 @@ def _folder(subject: str, folder: Path, setting: str) -> Finding:
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK)
     except OSError as error:
-        return Finding(subject, f"{folder}: {error.strerror}", True, f"set {setting} to a folder you can write")
+        return Finding(
+            subject, f"{folder}: {error.strerror}", True, f"set {setting} to a folder you can write"
+        )
     if not writable:
-        return Finding(subject, f"{folder} is not writable", True, f"set {setting} to a folder you can write")
+        return Finding(
+            subject, f"{folder} is not writable", True, f"set {setting} to a folder you can write"
+        )
     free = shutil.disk_usage(folder).free / 1e9
-    return Finding(subject, f"{folder}, {free:,.0f} GB free", free < MIN_FREE_GB, f"at least {MIN_FREE_GB} GB are needed")
+    return Finding(
+        subject,
+        f"{folder}, {free:,.0f} GB free",
+        free < MIN_FREE_GB,
+        f"at least {MIN_FREE_GB} GB are needed",
+    )
 
 
 def _clickhouse(settings: Settings) -> list[Finding]:
     try:
         with open_run(settings) as run:
-            return [Finding("ClickHouse", f"{run.server}, version {run.client.server_version}"), _books(run)]
+            return [
+                Finding("ClickHouse", f"{run.server}, version {run.client.server_version}"),
+                _books(run),
+            ]
     except PipelineError as error:
         remedy = "is CLICKHOUSE_HOST right, and the server up?" if not settings.embedded else ""
         return [Finding("ClickHouse", str(error), True, remedy)]
@@ -89,7 +105,12 @@ def _upstream(name: str, url: str, setting: str, ask: Callable[[str], str]) -> F
         answer = ask(url)
     except (requests.RequestException, ValueError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return Finding(name, f"{setting} does not answer as it should: {reason[:160]}", True, f"check {setting} and the network")
+        return Finding(
+            name,
+            f"{setting} does not answer as it should: {reason[:160]}",
+            True,
+            f"check {setting} and the network",
+        )
     return Finding(name, f"{answer} ({(time.monotonic() - started) * 1000:.0f} ms)")
 
 

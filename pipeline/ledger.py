@@ -89,7 +89,14 @@ class Ledger:
             f"select {', '.join(COLUMNS)} from {self._raw}.loads final where state != 'settled' order by load_id"
         ).result_rows
         return [
-            Load(*row[:3], bool(row[3]), row[4], row[5].replace(tzinfo=UTC), row[6].replace(tzinfo=UTC), row[7])
+            Load(
+                *row[:3],
+                bool(row[3]),
+                row[4],
+                row[5].replace(tzinfo=UTC),
+                row[6].replace(tzinfo=UTC),
+                row[7],
+            )
             for row in rows
         ]
 

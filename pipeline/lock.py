@@ -86,7 +86,9 @@ class WriterLock:
         self._client.command(f"create database if not exists {self._table.split('.')[0]}")
         self._acquire(verb)
         stop = threading.Event()
-        beat = threading.Thread(target=self._beat, args=(verb, stop), name="lock-heartbeat", daemon=True)
+        beat = threading.Thread(
+            target=self._beat, args=(verb, stop), name="lock-heartbeat", daemon=True
+        )
         beat.start()
         try:
             yield self
@@ -102,7 +104,9 @@ class WriterLock:
             LockHeld: it was taken over, because our heartbeat had not come through.
         """
         if self._lost.is_set():
-            raise LockHeld(f"this run lost the writer lock to {self.holder() or 'nobody'}; start it again")
+            raise LockHeld(
+                f"this run lost the writer lock to {self.holder() or 'nobody'}; start it again"
+            )
 
     def _acquire(self, verb: str) -> None:
         for _ in range(3):
@@ -172,7 +176,6 @@ class WriterLock:
             self._drop_graves()
         except ClickHouseError as error:
             log.warning("lock: not released, it expires by itself: %s", str(error).splitlines()[0])
-
 
     def _drop_graves(self) -> None:
         database, table = self._table.split(".")

@@ -60,7 +60,11 @@ def run_cron(settings: Settings, expression: str) -> None:
         LockHeld: another run is writing.
     """
     until_next_tick(expression, datetime.now(UTC))
-    log.info("cron: %s, first cycle in %.0f s", expression, until_next_tick(expression, datetime.now(UTC)))
+    log.info(
+        "cron: %s, first cycle in %.0f s",
+        expression,
+        until_next_tick(expression, datetime.now(UTC)),
+    )
     time.sleep(until_next_tick(expression, datetime.now(UTC)))
     _run_forever(
         settings, "cron", lambda caught_up, failures: until_next_tick(expression, datetime.now(UTC))

@@ -107,7 +107,9 @@ def _applied(client: Client, settings: Settings) -> dict[int, tuple[str, str]]:
         order by number
         comment 'Migrations of schema/ that this database has'
     """)
-    rows = client.query(f"select number, name, checksum from {raw}.schema_migrations final").result_rows
+    rows = client.query(
+        f"select number, name, checksum from {raw}.schema_migrations final"
+    ).result_rows
     return {number: (name, checksum) for number, name, checksum in rows}
 
 
@@ -115,7 +117,9 @@ def _refuse_differences(migrations: list[Migration], applied: dict[int, tuple[st
     known = {migration.number: migration for migration in migrations}
     for number, (name, checksum) in sorted(applied.items()):
         if number not in known:
-            raise SchemaError(f"the database has migration {name}, which this version lacks: update the project")
+            raise SchemaError(
+                f"the database has migration {name}, which this version lacks: update the project"
+            )
         if known[number].checksum != checksum:
             raise SchemaError(
                 f"schema/{known[number].name}.sql was edited after it was applied: restore it and add a new file"

@@ -61,7 +61,17 @@ def run_dbt(arguments: list[str]) -> Any:
     from dbt.cli.main import dbtRunner  # seconds to import, so only where it is needed
 
     outcome = dbtRunner().invoke(
-        [*arguments, "--project-dir", str(DBT_DIR), "--profiles-dir", str(PROJECT_DIR), "--log-level", "none", "--log-level-file", "none"]
+        [
+            *arguments,
+            "--project-dir",
+            str(DBT_DIR),
+            "--profiles-dir",
+            str(PROJECT_DIR),
+            "--log-level",
+            "none",
+            "--log-level-file",
+            "none",
+        ]
     )
     if outcome.success:
         return outcome.result
@@ -69,7 +79,9 @@ def run_dbt(arguments: list[str]) -> Any:
         raise ModelsError(f"dbt {arguments[0]}: {_one_line(str(outcome.exception))}")
     failed = [result for result in outcome.result.results if result.status in ("error", "fail")]
     first = failed[0]
-    raise ModelsError(f"dbt {arguments[0]}: {first.node.name}: {_one_line(first.message or first.status)}")
+    raise ModelsError(
+        f"dbt {arguments[0]}: {first.node.name}: {_one_line(first.message or first.status)}"
+    )
 
 
 def dbt_command(target: Server, settings: Settings, arguments: list[str]) -> int:
@@ -121,7 +133,9 @@ def _statement(client: Client, node: Any) -> Statement:
     query_settings = node.config.get("query_settings") or {}
     tail = ", ".join(f"{name} = {value}" for name, value in query_settings.items())
     sql = f"insert into {node.relation_name} ({columns})\nselect {columns} from (\n{node.compiled_code}\n)"
-    return Statement(node.name, tag.removeprefix(SETTLE_TAG), f"{sql}\nsettings {tail}" if tail else sql)
+    return Statement(
+        node.name, tag.removeprefix(SETTLE_TAG), f"{sql}\nsettings {tail}" if tail else sql
+    )
 
 
 def _deployed(client: Client, settings: Settings, project_hash: str) -> list[Statement]:

@@ -11,7 +11,9 @@ from pipeline.status import Status
 
 def print_status(status: Status) -> None:
     """Print the answer of `status`."""
-    out.print(f"[bold]{escape(status.clickhouse)}[/] version {status.version}, database {status.database}")
+    out.print(
+        f"[bold]{escape(status.clickhouse)}[/] version {status.version}, database {status.database}"
+    )
     if not status.ready:
         out.print("Nothing is loaded yet. Run `python run_pipeline.py` for a first cycle.")
         return
@@ -51,4 +53,8 @@ def print_findings(findings: list[Finding]) -> None:
         if finding.failed and finding.remedy:
             out.print(f"     {escape(finding.remedy)}", soft_wrap=True)
     failures = sum(finding.failed for finding in findings)
-    out.print("Everything is in order." if not failures else f"{failures} of {len(findings)} checks failed.")
+    out.print(
+        "Everything is in order."
+        if not failures
+        else f"{failures} of {len(findings)} checks failed."
+    )

@@ -56,7 +56,8 @@ class Run:
     def has_database(self, name: str) -> bool:
         """True if a database of this name exists."""
         found = self.client.query(
-            "select count() from system.databases where name = {name:String}", parameters={"name": name}
+            "select count() from system.databases where name = {name:String}",
+            parameters={"name": name},
         )
         return bool(found.result_rows[0][0])
 

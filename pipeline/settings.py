@@ -21,8 +21,20 @@ GOLDSKY_PUBLIC_URL = (
     "https://api.goldsky.com/api/public/project_cl6mb8i9h0003e201j6li0diw"
     "/subgraphs/orderbook-subgraph/0.0.1/gn"
 )
-ARCHIVE_START = datetime(2022, 11, 21, tzinfo=UTC)  # oldest fill of the archive (reference, section 0)
-ARCHIVE_END = datetime(2026, 4, 28, 11, 0, 40, tzinfo=UTC)  # newest one
+# Newest fill of the archive, which is frozen since (docs/sources.md).
+ARCHIVE_END = datetime(2026, 4, 28, 11, 0, 40, tzinfo=UTC)
+
+# What the demo loads stays apart from real data, whatever is set.
+DEMO_DIR = Path("data/demo")
+DEMO_SETTINGS = {
+    "clickhouse_host": "",
+    "clickhouse_password": "",
+    "clickhouse_cluster": "",
+    "clickhouse_database": "polymarket",
+    "clickhouse_local_path": DEMO_DIR / "clickhouse",
+    "clickhouse_local_port": 18124,
+    "dlt_pipelines_dir": DEMO_DIR / "dlt",
+}
 
 
 def parse_utc(value: str | datetime | None) -> datetime | None:
@@ -57,17 +69,26 @@ class Settings(BaseSettings):
         description="Database of the models; raw data go to `<name>_raw`",
     )
     clickhouse_cluster: str = Field(
-        "", pattern=r"^([A-Za-z0-9_.-]*|\{[a-z_]+\})$", description="Cluster for ON CLUSTER DDL and Replicated engines"
+        "",
+        pattern=r"^([A-Za-z0-9_.-]*|\{[a-z_]+\})$",
+        description="Cluster for ON CLUSTER DDL and Replicated engines",
     )
-    clickhouse_local_path: Path = Field(Path("data/clickhouse"), description="Folder of the embedded one")
+    clickhouse_local_path: Path = Field(
+        Path("data/clickhouse"), description="Folder of the embedded one"
+    )
     clickhouse_local_port: int = Field(18123, description="Loopback port of the embedded one")
-    clickhouse_local_memory_gb: float = Field(4.0, gt=0, description="Memory cap of the embedded one, GB")
+    clickhouse_local_memory_gb: float = Field(
+        4.0, gt=0, description="Memory cap of the embedded one, GB"
+    )
 
     # Upstreams
-    polymarket_gamma_url: str = Field("https://gamma-api.polymarket.com", description="Markets and events")
+    polymarket_gamma_url: str = Field(
+        "https://gamma-api.polymarket.com", description="Markets and events"
+    )
     goldsky_url: str = Field(GOLDSKY_PUBLIC_URL, description="V1 fills, the frozen archive")
     polygon_rpc_url: str = Field(
-        "https://polygon-rpc.com", description="V2 fills from the chain; an endpoint of your own is quicker"
+        "https://polygon-rpc.com",
+        description="V2 fills from the chain; an endpoint of your own is quicker",
     )
 
     # What a cycle reads
@@ -76,24 +97,45 @@ class Settings(BaseSettings):
         pattern=r"^(gamma|goldsky|polygon)(,(gamma|goldsky|polygon))*$",
         description="Which sources a cycle reads, by comma",
     )
-    cycle_budget_s: float = Field(60, gt=0, description="Longest time one source may read in one cycle")
-    poll_interval_s: float = Field(10, gt=0, description="Pause between cycles of `loop` with nothing to catch up on")
-    fills_lookback_s: int = Field(3600, gt=0, description="How far back the first cycle reads the chain")
+    cycle_budget_s: float = Field(
+        60, gt=0, description="Longest time one source may read in one cycle"
+    )
+    poll_interval_s: float = Field(
+        10, gt=0, description="Pause between cycles of `loop` with nothing to catch up on"
+    )
+    fills_lookback_s: int = Field(
+        3600, gt=0, description="How far back the first cycle reads the chain"
+    )
     goldsky_start: UtcTime | None = Field(
-        None, description="Where cycles start in the archive (ISO, UTC); empty: cycles leave the archive alone"
+        None,
+        description="Where cycles start in the archive (ISO, UTC); empty: cycles leave the archive alone",
     )
     goldsky_horizon: UtcTime = Field(ARCHIVE_END, description="Last second of the archive")
     goldsky_page_size: int = Field(1000, ge=1, le=1000, description="Fills per GraphQL page")
-    polygon_confirmations: int = Field(5, ge=0, description="Blocks behind the head that are left for later")
-    polygon_block_range: int = Field(500, ge=1, description="Blocks per eth_getLogs at the start; adapts")
-    polygon_versions: str = Field("v2", pattern=r"^(v2|v1,v2)$", description="Exchange generations read from the chain")
-    polygon_stale_after_s: float = Field(300, gt=0, description="Age of the chain's head that counts as an outage")
-    gamma_open_every_s: float = Field(1800, gt=0, description="Pause between full passes over open markets and events")
+    polygon_confirmations: int = Field(
+        5, ge=0, description="Blocks behind the head that are left for later"
+    )
+    polygon_block_range: int = Field(
+        500, ge=1, description="Blocks per eth_getLogs at the start; adapts"
+    )
+    polygon_versions: str = Field(
+        "v2", pattern=r"^(v2|v1,v2)$", description="Exchange generations read from the chain"
+    )
+    polygon_stale_after_s: float = Field(
+        300, gt=0, description="Age of the chain's head that counts as an outage"
+    )
+    gamma_open_every_s: float = Field(
+        1800, gt=0, description="Pause between full passes over open markets and events"
+    )
     gamma_closed_every_s: float = Field(7 * 86400, gt=0, description="The same for closed ones")
 
     # Upkeep
-    dlt_pipelines_dir: Path = Field(Path("data/dlt"), description="dlt working folder; keep it on a volume")
-    lock_ttl_s: float = Field(120, ge=5, description="A writer silent for this long has lost the lock")
+    dlt_pipelines_dir: Path = Field(
+        Path("data/dlt"), description="dlt working folder; keep it on a volume"
+    )
+    lock_ttl_s: float = Field(
+        120, ge=5, description="A writer silent for this long has lost the lock"
+    )
     settle_max_rows: int = Field(1_000_000, ge=1, description="Most rows that are settled at once")
     log_json: bool = Field(False, description="Log lines as JSON")
 

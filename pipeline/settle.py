@@ -68,7 +68,9 @@ def _take(ledger: Ledger, max_rows: int) -> list[Load]:
     ledger.finish_settling(empty)
     pending = [load for load in unsettled if load not in empty]
     batch = next_batch(pending, max_rows)
-    ledger.back_to_loaded([load for load in pending if load.state == "settling" and load not in batch])
+    ledger.back_to_loaded(
+        [load for load in pending if load.state == "settling" and load not in batch]
+    )
     return ledger.start_settling(batch) if batch else []
 
 

@@ -1,4 +1,4 @@
-"""Makes dlt sources from the settings, and answers what they ask ClickHouse while they read."""
+"""Makes dlt sources and the destination from the settings, and answers what they ask ClickHouse while they read."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 from dlt.extract import DltSource
 
+from ingest.destination import ClickHouseHttp, clickhouse_destination
 from ingest.progress import Progress
 from ingest.sources.gamma import gamma
 from ingest.sources.goldsky import goldsky
@@ -45,6 +46,19 @@ def make_source(name: str, run: Run, progress: Progress) -> DltSource:
         lookback=settings.fills_lookback_s,
         confirmations=settings.polygon_confirmations,
         stale_after=settings.polygon_stale_after_s,
+    )
+
+
+def destination(run: Run) -> ClickHouseHttp:
+    """The dlt destination that loads into the landing database."""
+    server = run.server
+    return clickhouse_destination(
+        server.host,
+        server.port,
+        server.user,
+        server.password,
+        server.secure,
+        run.settings.raw_database,
     )
 
 
