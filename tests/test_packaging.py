@@ -307,3 +307,21 @@ def test_the_sql_hook_sees_what_make_lint_sees() -> None:
         if re.search(pattern, str(path.relative_to(PROJECT)))
     }
     assert files and seen == files
+
+
+# ---------- documents
+
+
+def test_contributing_names_what_exists() -> None:
+    text = read("CONTRIBUTING.md")
+    table = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    paths = re.findall(r"`([^`]+)`", " ".join(table))
+    assert paths
+    assert not [path for path in paths if not (PROJECT / path).exists()]
+    targets = set(re.findall(r"\bmake ([a-z]+)", text))
+    assert targets <= set(re.findall(r"^([a-z]+):", read("Makefile"), re.MULTILINE))
+
+
+def test_changelog_begins_with_this_version() -> None:
+    newest = re.search(r"^## \[([^]]+)\]", read("CHANGELOG.md"), re.MULTILINE)[1]
+    assert newest in ("Unreleased", PYPROJECT["project"]["version"])
