@@ -178,14 +178,15 @@ def _order_book_fields(market: Market) -> dict:
 
 def _legacy_fields(market: Market) -> dict:
     """What markets from before the order book have instead."""
+    volume = market.id * 1117 + Decimal(market.id % 2) / 4
     fields = {
         "category": "Crypto",
         "marketType": "scalar",
         "lowerBound": "8000000000",
         "upperBound": "20000000000",
         "updatedBy": 3,
-        "volume": f"{market.id * 1117}.579746",
-        "volumeNum": market.id * 1117 + 0.58,
+        "volume": f"{volume}",
+        "volumeNum": number(volume),
         "volume24hr": 0,
         "liquidity": "4.601742",
         "liquidityNum": 4.6,

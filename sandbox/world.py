@@ -141,7 +141,8 @@ class World:
         for _ in range(max(1, round(markets / _MARKETS_PER_EVENT))):
             begin, end = rng.choices(windows, [end - begin for begin, end in windows])[0]
             births.append((rng.randint(begin - (end - begin) // 3, end), end - begin))
-        (evergreen,) = self.catalog.add_event(rng, "single", min(births)[0] - DAY, None)
+        earliest = min(windows[0], min(births))[0]
+        (evergreen,) = self.catalog.add_event(rng, "single", earliest - DAY, None)
         self._traders.add(evergreen)
         for born, span in sorted(births):
             kind = rng.choices(_EVENT_KINDS, cum_weights=_EVENT_WEIGHTS)[0]
