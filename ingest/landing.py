@@ -40,13 +40,12 @@ class Landing:
     """Collects pages of one resource and yields them as Arrow tables of useful size.
 
     Args:
-        table: landing table of the rows.
         source: name under which records that cannot be parsed are kept.
     """
 
-    def __init__(self, table: str, source: str) -> None:
+    def __init__(self, source: str) -> None:
         self.load_id = current_load_id()
-        self._table, self._source = table, source
+        self._source = source
         self._pages: list[pa.Table] = []
         self._dead: list[DeadLetter] = []
         self._rows = self._bytes = 0
@@ -66,11 +65,12 @@ class Landing:
         if self._pages:
             table = pa.concat_tables(self._pages).combine_chunks()
             self._pages, self._rows, self._bytes = [], 0, 0
-            yield dlt.mark.with_table_name(table, self._table)
+            yield table
         if self._dead:
             letters, self._dead = self._dead, []
             table = dead_letters_table(letters, source=self._source, load_id=self.load_id)
-            yield dlt.mark.with_table_name(table, DEAD_LETTER_TABLE)
+            hints = dlt.mark.make_hints(table_name=DEAD_LETTER_TABLE, **RESOURCE_OPTIONS)
+            yield dlt.mark.with_hints(table, hints, create_table_variant=True)
 
 
 class AdaptiveSize:

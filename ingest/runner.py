@@ -9,13 +9,15 @@ The caller's ledger is told about every package before its first row is inserted
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dlt
 import pyarrow.parquet as pq
+from clickhouse_connect.driver.exceptions import ClickHouseError
+from dlt.common.destination.exceptions import DestinationException
 from dlt.extract import DltSource
 from dlt.pipeline.exceptions import PipelineStepFailed
 
@@ -161,14 +163,20 @@ def _step(pipeline: dlt.Pipeline, step: Callable[[], Any]) -> None:
         if failure.step == "load" and not pipeline.has_pending_data:
             # The package was given up, so the cursor in the folder is ahead of ClickHouse.
             pipeline.drop()
-        reason = one_line(str(causes[-1]) or type(causes[-1]).__name__, 500)
         raise LoadError(
-            f"{pipeline.pipeline_name}: {failure.step} failed: {reason}; run again when that is"
-            " fixed, nothing was lost"
+            f"{pipeline.pipeline_name}: {failure.step} failed: {_reason(causes)}; run again when"
+            " that is fixed, nothing was lost"
         ) from failure
 
 
-def _causes(error: BaseException) -> Any:
+def _reason(causes: Sequence[BaseException]) -> str:
+    """One line: ClickHouse's words if it said any, else those of the error dlt wrapped."""
+    told = [cause for cause in causes if isinstance(cause, ClickHouseError | DestinationException)]
+    cause = told[-1] if told else causes[min(1, len(causes) - 1)]
+    return one_line(f"{type(cause).__name__}: {cause}", 500)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
     """The error and what caused it, outermost first."""
     seen: BaseException | None = error
     while seen is not None:

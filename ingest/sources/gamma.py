@@ -114,7 +114,7 @@ class _Sink:
     """Takes pages of records and hands on those that changed since they were stored."""
 
     def __init__(self, entity: Entity, known_hashes: KnownHashes) -> None:
-        self.landing = Landing(entity.table, f"{SOURCE}_{entity.table}")
+        self.landing = Landing(f"{SOURCE}_{entity.table}")
         self._entity, self._known_hashes = entity, known_hashes
         self._seen: dict[str, int] = {}  # stored in this run, so not yet known to ClickHouse
 

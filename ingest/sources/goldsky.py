@@ -87,7 +87,7 @@ def goldsky(
     @dlt.resource(name="order_filled_v1", table_name="order_filled", **RESOURCE_OPTIONS)
     def order_filled_v1() -> Iterator[Any]:
         archive = Archive(client, url, page_size)
-        landing = Landing("order_filled", SOURCE)
+        landing = Landing(SOURCE)
 
         def to_table(rows: Sequence[dict]) -> pa.Table:
             return fills_table(_columns(rows), source=SOURCE, load_id=landing.load_id)

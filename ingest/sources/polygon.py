@@ -75,7 +75,7 @@ def polygon(
 
     @dlt.resource(name=RESOURCE, table_name="order_filled", **RESOURCE_OPTIONS)
     def order_filled_chain() -> Iterator[Any]:
-        landing = Landing("order_filled", SOURCE)
+        landing = Landing(SOURCE)
         states = dlt.current.resource_state()
         key = "head" if end is None else f"{_name(start)}-{_name(end)}"
         state = states.setdefault(key, {})
