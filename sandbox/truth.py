@@ -8,10 +8,10 @@ makes up (`fill_id`, `trade_id`) are left out.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
 from decimal import Decimal
 from functools import cached_property
 
+from sandbox.catalog import Market
 from sandbox.clock import iso_date
 from sandbox.contracts import BUY, EXCHANGES, V1, Fill
 from sandbox.matches import COMPLEMENTARY, DIRECT, MERGE, MINT, MIXED, Match
@@ -94,7 +94,7 @@ class Truth:
 
     @cached_property
     def outcome_tokens(self) -> list[dict]:
-        """Tokens of every market Gamma lists now."""
+        """Tokens of every market in `markets`."""
         return [
             {
                 "token_id": token_id,
@@ -103,21 +103,23 @@ class Truth:
                 "outcome_index": index,
                 "outcome": market.outcomes[index],
             }
-            for market in self._listed_markets
+            for market in self._known_markets
             if not market.lacks_token_ids
             for index, token_id in enumerate(market.token_ids)
         ]
 
     @cached_property
     def markets(self) -> list[dict]:
-        """Gamma's payload of every market it lists now, or gives when asked for a token that was traded."""
+        """Gamma's payload of every market a client can know.
+
+        These are the listed ones, and those it can look up because one of their tokens was traded.
+        """
         gamma = self._world.gamma
-        traded = {leg.token_id for leg in (match.taker_leg for match in self._matches)}
-        catalog = self._world.catalog.markets
+        traded = {str(match.market_id) for match in self._matches}
         return [
             row
             for row in gamma.listing("markets")
-            if row["id"] not in gamma.unlisted or traded & set(catalog[int(row["id"])].token_ids)
+            if row["id"] not in gamma.unlisted or row["id"] in traded
         ]
 
     @cached_property
@@ -167,7 +169,7 @@ class Truth:
         }
 
     @property
-    def _listed_markets(self) -> Iterable:
+    def _known_markets(self) -> list[Market]:
         catalog = self._world.catalog.markets
         return [catalog[int(row["id"])] for row in self.markets]
 
