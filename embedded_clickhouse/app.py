@@ -25,8 +25,7 @@ from embedded_clickhouse import sqltext
 from embedded_clickhouse.bodies import decoded, form_fields, read_statement
 from embedded_clickhouse.engine import Engine
 from embedded_clickhouse.protocol import (
-    AUTHENTICATION_FAILED,
-    QUERY_WAS_CANCELLED,
+    Code,
     credentials,
     read_options,
     refusal,
@@ -108,7 +107,7 @@ class Front:
             await _drain(request)
             await reply.fail(self._engine.error(error))
         except asyncio.CancelledError:
-            error = refusal(QUERY_WAS_CANCELLED, "QUERY_WAS_CANCELLED", "The server is stopping")
+            error = refusal(Code.QUERY_WAS_CANCELLED, "The server is stopping")
             await reply.fail(self._engine.error(error))
         finally:
             self._answering.discard(task)
@@ -145,9 +144,7 @@ class Front:
         )
         if user != self._user or not matches:
             raise refusal(
-                AUTHENTICATION_FAILED,
-                QUERY_WAS_CANCELLED,
-                "AUTHENTICATION_FAILED",
+                Code.AUTHENTICATION_FAILED,
                 f"{user}: Authentication failed: password is incorrect, or there is no user with "
                 "such name.",
             )

@@ -5,17 +5,13 @@ URL; what is read here stays bounded and the rest keeps streaming.
 """
 
 import re
-import zlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from embedded_clickhouse.compression import decompressor
 from embedded_clickhouse.protocol import (
-    BAD_ARGUMENTS,
-    CANNOT_DECOMPRESS,
-    NOT_IMPLEMENTED,
-    QUERY_IS_TOO_LARGE,
-    UNKNOWN_COMPRESSION_METHOD,
+    ClickHouseError,
+    Code,
     refusal,
 )
 from embedded_clickhouse.sqltext import InsertHead, insert_head
@@ -43,21 +39,25 @@ async def decoded(body: AsyncIterator[bytes], encoding: str) -> AsyncIterator[by
         codec = decompressor(encoding)
     except KeyError:
         raise refusal(
-            UNKNOWN_COMPRESSION_METHOD,
-            "UNKNOWN_COMPRESSION_METHOD",
+            Code.UNKNOWN_COMPRESSION_METHOD,
             f"Unknown Content-Encoding '{encoding}': use lz4, zstd, gzip or deflate",
         ) from None
     async for piece in body:
         try:
             plain = codec.decompress(piece)
-        except (zlib.error, OSError, RuntimeError, ValueError, EOFError) as error:
-            raise refusal(
-                CANNOT_DECOMPRESS,
-                "CANNOT_DECOMPRESS",
-                f"Cannot decompress the request body as {encoding}: {error}",
-            ) from None
+        except Exception as error:  # each codec has exceptions of its own
+            raise _damaged(encoding, str(error)) from None
         if plain:
             yield plain
+    if not codec.is_complete:
+        raise _damaged(encoding, "it ends too early")
+
+
+def _damaged(encoding: str, reason: str) -> ClickHouseError:
+    return refusal(
+        Code.CANNOT_DECOMPRESS,
+        f"Cannot decompress the request body as {encoding}: {reason}",
+    )
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,7 @@ async def read_statement(query: str, body: AsyncIterator[bytes]) -> ReadStatemen
             return ReadStatement(bytes(text), insert, is_whole=False)
         if limit == _MAX_STATEMENT_BYTES:
             raise refusal(
-                QUERY_IS_TOO_LARGE,
-                "QUERY_IS_TOO_LARGE",
+                Code.QUERY_IS_TOO_LARGE,
                 f"The statement is larger than {_MAX_STATEMENT_BYTES >> 20} MiB",
             )
         limit = _MAX_STATEMENT_BYTES
@@ -115,13 +114,12 @@ def form_fields(content_type: str, body: bytes) -> dict[str, bytes]:
             name = _FIELD_NAME.search(head)
             if b"filename=" in head:
                 raise refusal(
-                    NOT_IMPLEMENTED,
-                    "NOT_IMPLEMENTED",
+                    Code.NOT_IMPLEMENTED,
                     "The embedded ClickHouse takes no external tables: insert the data into a "
                     "temporary table of a session first.",
                 )
             if name is not None:
                 fields[name[1].decode()] = value
     if not fields:
-        raise refusal(BAD_ARGUMENTS, "BAD_ARGUMENTS", "The multipart form has no fields")
+        raise refusal(Code.BAD_ARGUMENTS, "The multipart form has no fields")
     return fields

@@ -5,7 +5,8 @@ Everything used here comes with clickhouse-connect. Codecs are stateful, one per
 
 import sys
 import zlib
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import lz4.frame
 
@@ -14,14 +15,15 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
+_FRAMES: dict[str, Callable[[], Any]] = {
+    "gzip": lambda: zlib.decompressobj(wbits=31),
+    "deflate": zlib.decompressobj,
+    "zstd": zstd.ZstdDecompressor,
+    "lz4": lz4.frame.LZ4FrameDecompressor,
+}
+
 # The order of preference for responses: on one machine, time matters more than size.
 RESPONSE_ENCODINGS = ("lz4", "zstd", "gzip", "deflate")
-
-
-class Decompressor(Protocol):
-    """Feeds on pieces of a compressed body."""
-
-    def decompress(self, data: bytes) -> bytes: ...
 
 
 class Compressor(Protocol):
@@ -46,18 +48,24 @@ class _Lz4Compressor:
         return header + self._frame.flush()
 
 
-class _Frames:
-    """Decompresses frames that follow one another; lz4 and zstd writers may emit several."""
+class Decompressor:
+    """Unpacks a compressed body piece by piece; the body may be several frames in a row."""
 
-    def __init__(self, codec: type) -> None:
-        self._codec = codec
-        self._frame = codec()
+    def __init__(self, new_frame: Callable[[], Any]) -> None:
+        self._new_frame = new_frame
+        self._frame: Any = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the last frame has ended; a body that was cut off has not."""
+        return self._frame is None or self._frame.eof
 
     def decompress(self, data: bytes) -> bytes:
+        """What a further piece of the body adds."""
         pieces = []
         while data:
-            if self._frame.eof:
-                self._frame = self._codec()
+            if self.is_complete:
+                self._frame = self._new_frame()
             pieces.append(self._frame.decompress(data))
             data = self._frame.unused_data or b""
         return b"".join(pieces)
@@ -69,13 +77,7 @@ def decompressor(encoding: str) -> Decompressor:
     Raises:
         KeyError: an encoding that is not known here.
     """
-    return {
-        "gzip": lambda: zlib.decompressobj(wbits=47),
-        "x-gzip": lambda: zlib.decompressobj(wbits=47),
-        "deflate": lambda: zlib.decompressobj(),
-        "zstd": lambda: _Frames(zstd.ZstdDecompressor),
-        "lz4": lambda: _Frames(lz4.frame.LZ4FrameDecompressor),
-    }[encoding]()
+    return Decompressor(_FRAMES[encoding])
 
 
 def compressor(encoding: str) -> Compressor:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from chdb.state.sqlitelike import Connection
 
-from embedded_clickhouse.protocol import STD_EXCEPTION, ClickHouseError
+from embedded_clickhouse.protocol import ClickHouseError, Code
 
 _CODE = re.compile(r"Code: (\d+)\. DB::")
 _VERSION = re.compile(r"\(version [^()]*(?:\([^()]*\))?\)\s*\Z")
@@ -80,7 +80,7 @@ class Engine:
         text = str(exception).strip()
         found = _CODE.search(text)
         if found is None:
-            text = f"Code: {STD_EXCEPTION}. DB::Exception: {text}. (STD_EXCEPTION)"
+            text = f"Code: {Code.STD_EXCEPTION}. DB::Exception: {text}. (STD_EXCEPTION)"
             found = _CODE.search(text)
         text = text[found.start() :]  # without chDB's "Streaming insert finish failed: " and such
         if not _VERSION.search(text):

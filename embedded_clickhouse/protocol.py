@@ -11,41 +11,44 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 
-# ClickHouse's error codes, named as its function errorCodeToName names them.
-BAD_ARGUMENTS = 36
-NOT_IMPLEMENTED = 48
-SYNTAX_ERROR = 62
-UNKNOWN_COMPRESSION_METHOD = 89
-UNKNOWN_SETTING = 115
-READONLY = 164
-QUERY_IS_TOO_LARGE = 229
-CANNOT_DECOMPRESS = 271
-INTO_OUTFILE_NOT_ALLOWED = 358
-SESSION_NOT_FOUND = 372
-SESSION_IS_LOCKED = 373
-INVALID_SESSION_TIMEOUT = 374
-QUERY_WAS_CANCELLED = 394
-AUTHENTICATION_FAILED = 516
-STD_EXCEPTION = 1001
 
+class Code(IntEnum):
+    """ClickHouse's error codes that occur here, named as its function errorCodeToName names them."""
+
+    BAD_ARGUMENTS = 36
+    NOT_IMPLEMENTED = 48
+    SYNTAX_ERROR = 62
+    UNKNOWN_COMPRESSION_METHOD = 89
+    UNKNOWN_SETTING = 115
+    READONLY = 164
+    QUERY_IS_TOO_LARGE = 229
+    CANNOT_DECOMPRESS = 271
+    INTO_OUTFILE_NOT_ALLOWED = 358
+    SESSION_NOT_FOUND = 372
+    SESSION_IS_LOCKED = 373
+    INVALID_SESSION_TIMEOUT = 374
+    QUERY_WAS_CANCELLED = 394
+    AUTHENTICATION_FAILED = 516
+    STD_EXCEPTION = 1001
+
+
+# fmt: off
 _CODES_OF_STATUS = {
     401: (194,),
-    403: (192, 193, 497, 512, AUTHENTICATION_FAILED),
-    # the statement or its data cannot be understood
-    400: (
-        *(6, 8, 15, 25, 26, 27, BAD_ARGUMENTS, 37, 38, 41, 44, 53, SYNTAX_ERROR, 72, 117, 123),
-        *(167, 168, 223, 321, 376, 427, 441, 675, 676),
-    ),
-    # something named in the statement does not exist
-    404: (46, 47, 50, 56, 60, 63, 73, 78, 81, UNKNOWN_SETTING, 152, 336, 511),
+    403: (192, 193, 497, 512, 516),
+    400: (6, 8, 15, 25, 26, 27, 36, 37, 38, 41, 44, 53, 62, 72, 117, 123, 167, 168, 223, 321, 376,
+          427, 441, 675, 676),  # the statement or its data cannot be understood
+    404: (46, 47, 50, 56, 60, 63, 73, 78, 81, 115, 152, 336, 511),  # a name stands for nothing
     408: (159,),
     411: (381,),
-    413: (QUERY_IS_TOO_LARGE,),
+    413: (229,),
     415: (779,),
-    501: (NOT_IMPLEMENTED,),
+    501: (48,),
     503: (76, 209, 439),
 }
+# fmt: on
 _STATUS_OF_CODE = {code: status for status, codes in _CODES_OF_STATUS.items() for code in codes}
 
 # Parameters that the interface itself consumes; every other one is a setting of the query.
@@ -90,9 +93,9 @@ class ClickHouseError(RuntimeError):
         return _STATUS_OF_CODE.get(self.code, 500)
 
 
-def refusal(code: int, name: str, message: str) -> ClickHouseError:
+def refusal(code: Code, message: str) -> ClickHouseError:
     """An error of the HTTP front itself, worded the way ClickHouse words its own."""
-    text = f"Code: {code}. DB::Exception: {message.rstrip('.')}. ({name})"
+    text = f"Code: {code}. DB::Exception: {message.rstrip('.')}. ({code.name})"
     return ClickHouseError(code, text)
 
 
@@ -123,8 +126,7 @@ def read_options(params: Mapping[str, str], headers: Mapping[str, str]) -> Optio
     """
     if _is_set(params, "compress") or _is_set(params, "decompress"):
         raise refusal(
-            NOT_IMPLEMENTED,
-            "NOT_IMPLEMENTED",
+            Code.NOT_IMPLEMENTED,
             "The embedded ClickHouse has no native block compression (compress, decompress): use "
             "Content-Encoding and Accept-Encoding with lz4, zstd or gzip.",
         )
@@ -158,14 +160,12 @@ def _is_set(params: Mapping[str, str], name: str) -> bool:
 def _session_timeout(text: str) -> int:
     if not text.isdecimal():
         raise refusal(
-            INVALID_SESSION_TIMEOUT,
-            "INVALID_SESSION_TIMEOUT",
+            Code.INVALID_SESSION_TIMEOUT,
             f"Invalid session timeout: '{text}'.",
         )
     if int(text) > 3600:
         raise refusal(
-            INVALID_SESSION_TIMEOUT,
-            "INVALID_SESSION_TIMEOUT",
+            Code.INVALID_SESSION_TIMEOUT,
             f"Session timeout '{text}' is larger than max_session_timeout: 3600.",
         )
     return int(text)
@@ -179,7 +179,7 @@ def _settings(params: Mapping[str, str]) -> dict[str, str]:
     }
     for name in settings:
         if not _SETTING_NAME.match(name):
-            raise refusal(UNKNOWN_SETTING, "UNKNOWN_SETTING", f"Unknown setting '{name}'.")
+            raise refusal(Code.UNKNOWN_SETTING, f"Unknown setting '{name}'.")
     return settings
 
 

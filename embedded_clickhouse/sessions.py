@@ -14,8 +14,7 @@ from chdb.state.sqlitelike import Connection
 
 from embedded_clickhouse.engine import Engine, apply_settings, run, settings_now
 from embedded_clickhouse.protocol import (
-    SESSION_IS_LOCKED,
-    SESSION_NOT_FOUND,
+    Code,
     Options,
     refusal,
 )
@@ -122,15 +121,13 @@ class Sessions:
         if session is None:
             if options.session_check:
                 raise refusal(
-                    SESSION_NOT_FOUND,
-                    "SESSION_NOT_FOUND",
+                    Code.SESSION_NOT_FOUND,
                     f"Session {options.session_id} not found",
                 )
             session = self._by_id[options.session_id] = _Session(self._engine.connect())
         elif session.is_busy:
             raise refusal(
-                SESSION_IS_LOCKED,
-                "SESSION_IS_LOCKED",
+                Code.SESSION_IS_LOCKED,
                 f"Session {options.session_id} is locked by a concurrent client",
             )
         if session.expiry is not None:

@@ -30,10 +30,7 @@ from embedded_clickhouse.engine import (
     write_result,
 )
 from embedded_clickhouse.protocol import (
-    INTO_OUTFILE_NOT_ALLOWED,
-    NOT_IMPLEMENTED,
-    READONLY,
-    SYNTAX_ERROR,
+    Code,
     Options,
     chosen_encoding,
     content_type,
@@ -87,7 +84,7 @@ class Statements:
             return
         text = _single(text)
         if not sqltext.has_tokens(text):
-            raise refusal(SYNTAX_ERROR, "SYNTAX_ERROR", "Empty query")
+            raise refusal(Code.SYNTAX_ERROR, "Empty query")
         _refuse_unsupported(text)
         reads = await self._in_thread(is_read_only, call.connection, text)
         if not (call.may_write or reads or sqltext.verb(text) in ("SET", "USE")):
@@ -235,16 +232,14 @@ def _single(text: bytes) -> bytes:
         return sqltext.without_terminator(text)
     except ValueError as error:
         raise refusal(
-            SYNTAX_ERROR,
-            "SYNTAX_ERROR",
+            Code.SYNTAX_ERROR,
             f"Syntax error (Multi-statements are not allowed): failed at position {error.args[0]}",
         ) from None
 
 
 def _read_only_refusal() -> Exception:
     return refusal(
-        READONLY,
-        "READONLY",
+        Code.READONLY,
         "Cannot execute query in readonly mode. For queries over HTTP, method GET implies "
         "readonly. You should use method POST for modifying queries.",
     )
@@ -254,13 +249,10 @@ def _refuse_unsupported(text: bytes) -> None:
     """Refuse what chDB would do but a server would not, or would do without its data."""
     is_insert = sqltext.verb(text) == "INSERT"
     if not is_insert and sqltext.has_outfile(text):
-        raise refusal(
-            INTO_OUTFILE_NOT_ALLOWED, "INTO_OUTFILE_NOT_ALLOWED", "INTO OUTFILE is not allowed"
-        )
+        raise refusal(Code.INTO_OUTFILE_NOT_ALLOWED, "INTO OUTFILE is not allowed")
     if is_insert and sqltext.calls(text, b"input"):
         raise refusal(
-            NOT_IMPLEMENTED,
-            "NOT_IMPLEMENTED",
+            Code.NOT_IMPLEMENTED,
             "The embedded ClickHouse cannot INSERT … SELECT from input(): insert the data into a "
             "temporary table of a session first.",
         )
