@@ -35,8 +35,8 @@ def ensure_models(client: Client, target: Server, settings: Settings) -> list[St
     Raises:
         ModelsError: dbt failed; the message names the first model and why.
     """
-    project_hash = _project_hash(settings)
-    statements = _deployed(client, settings, project_hash)
+    version = project_hash(settings)
+    statements = _deployed(client, settings, version)
     if statements:
         return statements
     log.info("models: building (dbt run)")
@@ -45,7 +45,7 @@ def ensure_models(client: Client, target: Server, settings: Settings) -> list[St
         statements = _compile_statements(client)
     client.insert(
         "model_deployments",
-        [[project_hash, _now(client), json.dumps([asdict(statement) for statement in statements])]],
+        [[version, _now(client), json.dumps([asdict(statement) for statement in statements])]],
         column_names=["project_hash", "deployed_at", "statements"],
         database=settings.raw_database,
     )
@@ -138,11 +138,11 @@ def _statement(client: Client, node: Any) -> Statement:
     )
 
 
-def _deployed(client: Client, settings: Settings, project_hash: str) -> list[Statement]:
+def _deployed(client: Client, settings: Settings, version: str) -> list[Statement]:
     """Statements of this version of the models, or none if it is not built or a table of it is gone."""
     rows = client.query(
         f"select statements from {settings.raw_database}.model_deployments final where project_hash = {{hash:String}}",
-        parameters={"hash": project_hash},
+        parameters={"hash": version},
     ).result_rows
     if not rows:
         return []
@@ -155,7 +155,8 @@ def _deployed(client: Client, settings: Settings, project_hash: str) -> list[Sta
     return [] if missing else statements
 
 
-def _project_hash(settings: Settings) -> str:
+def project_hash(settings: Settings) -> str:
+    """SHA-256 over everything that shapes the models: the files of the project, and the names they are built under."""
     digest = hashlib.sha256()
     for setting in (settings.clickhouse_database, settings.clickhouse_cluster):
         digest.update(setting.encode() + b"\0")

@@ -2,11 +2,15 @@
 
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import clickhouse_connect
 import pytest
 
 from embedded_clickhouse import Endpoint, running
+from pipeline.run import Run, open_run
+from pipeline.settings import Settings
+from worlds import make_settings, prepared
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +28,26 @@ def database_prefix(clickhouse: Endpoint) -> Iterator[str]:
     client = clickhouse_connect.get_client(host=clickhouse.host, port=clickhouse.port)
     for database in (prefix, f"{prefix}_raw"):
         client.command(f"drop database if exists {database}")
+
+
+@pytest.fixture(scope="session")
+def template(clickhouse: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings of a database prefix with schema and models built by the real thing, for copying."""
+    folder = tmp_path_factory.mktemp("template")
+    settings = make_settings(clickhouse, f"template_{uuid.uuid4().hex[:8]}", folder)
+    with open_run(settings) as run:
+        run.prepare()
+    return settings
+
+
+@pytest.fixture
+def settings(clickhouse: Endpoint, database_prefix: str, tmp_path: Path) -> Settings:
+    """Settings of this test's own databases; the upstreams point nowhere."""
+    return make_settings(clickhouse, database_prefix, tmp_path)
+
+
+@pytest.fixture
+def run(settings: Settings, template: Settings) -> Iterator[Run]:
+    """An open run on this test's own databases, schema and models in place, no data."""
+    with prepared(settings, template) as run:
+        yield run
