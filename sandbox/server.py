@@ -90,7 +90,8 @@ def build_app(world: World, limits: NodeLimits | None = None) -> RequestMiddlewa
         routes=[
             Mount("/gamma", gamma_app(world.gamma, world.lock)),
             Mount("/goldsky", goldsky_app(world.archive_fills())),
-            Mount("/polygon", polygon_app(world.chain, limits, world.lock)),
+            # Not mounted: a node answers on its bare URL, where a mount would redirect.
+            Route("/polygon", polygon_app(world.chain, limits, world.lock)),
             Route("/sandbox/advance", advance, methods=["POST"]),
             Route("/sandbox/truth", truth),
             Route("/sandbox/stats", stats),

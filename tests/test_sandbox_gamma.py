@@ -29,7 +29,8 @@ def server() -> Iterator[SandboxServer]:
 @pytest.fixture(scope="module")
 def get(server: SandboxServer) -> Callable[..., requests.Response]:
     def get(path: str, **params: object) -> requests.Response:
-        return requests.get(server.urls.gamma_url + path, params=params, timeout=10)
+        url = server.urls.gamma_url + path
+        return requests.get(url, params=params, timeout=10, allow_redirects=False)
 
     return get
 

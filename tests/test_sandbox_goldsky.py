@@ -20,7 +20,7 @@ Ask = Callable[..., dict]
 def asker(url: str) -> Ask:
     def ask(query: str, **variables: object) -> dict:
         body = {"query": query, "variables": variables}
-        response = requests.post(url, json=body, timeout=10)
+        response = requests.post(url, json=body, timeout=10, allow_redirects=False)
         assert response.status_code == 200
         return response.json()
 

@@ -34,7 +34,7 @@ def caller(url: str) -> Call:
 
     def call(method: str, *params: object) -> Any:
         request = {"jsonrpc": "2.0", "id": 7, "method": method, "params": params}
-        answer = requests.post(url, json=request, timeout=10).json()
+        answer = requests.post(url, json=request, timeout=10, allow_redirects=False).json()
         assert answer["id"] == 7
         return answer["result"] if "result" in answer else answer["error"]
 
