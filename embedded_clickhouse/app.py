@@ -12,7 +12,6 @@ import secrets
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -53,18 +52,19 @@ class Front:
     """The ClickHouse HTTP interface over one data folder; `app` is the ASGI application.
 
     Args:
-        path: chDB's folder.
-        max_memory: bytes the engine may use altogether.
+        engine: open; it is closed when the application shuts down.
         user: the only user.
         password: their password; if empty, any password will do.
     """
 
-    def __init__(self, path: Path, max_memory: int, user: str, password: str) -> None:
-        self._path = path
-        self._max_memory = max_memory
+    def __init__(self, engine: Engine, user: str, password: str) -> None:
+        self._engine = engine
         self._user = user
         self._password = password
         self._answering: set[asyncio.Task] = set()
+        self._threads = ThreadPoolExecutor(_STATEMENTS_AT_ONCE, thread_name_prefix="statement")
+        self._sessions = Sessions(engine, self._in_thread)
+        self._statements = Statements(engine, self._in_thread)
         self.app = Starlette(
             routes=[Route("/ping", _ok), Route("/replicas_status", _ok), Route("/", self)],
             lifespan=self._lifespan,
@@ -78,11 +78,7 @@ class Front:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        """Open the engine, and close it in order once everything is answered."""
-        self._threads = ThreadPoolExecutor(_STATEMENTS_AT_ONCE, thread_name_prefix="statement")
-        self._engine = Engine(self._path, self._max_memory)
-        self._sessions = Sessions(self._engine, self._in_thread)
-        self._statements = Statements(self._engine, self._in_thread)
+        """Close the engine in order once everything is answered."""
         yield
         self._threads.shutdown(cancel_futures=True)
         self._sessions.close()

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedded_clickhouse.ownership import EmbeddedError, Owner, read_owner, using
+from embedded_clickhouse.ownership import EmbeddedError, Owner, make_folder, read_owner, using
 
 _START_TIMEOUT_S = 60
 _POLL_S = 0.02
@@ -55,7 +55,7 @@ def running(
     Raises:
         EmbeddedError: it cannot be started; the message says why.
     """
-    path.mkdir(parents=True, exist_ok=True)
+    make_folder(path)
     with using(path):
         owner = read_owner(path)
         if owner is None or not _answers(owner):

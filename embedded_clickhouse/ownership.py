@@ -30,6 +30,22 @@ class Owner:
     started: str  # ISO time, UTC
 
 
+def make_folder(path: Path) -> None:
+    """Make the data folder unless it is there.
+
+    Raises:
+        EmbeddedError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "owner.lock").touch()
+    except OSError as error:
+        raise EmbeddedError(
+            f"Cannot keep ClickHouse data in {path} ({error.strerror}): set CLICKHOUSE_LOCAL_PATH "
+            "to a folder you may write to."
+        ) from None
+
+
 class OwnerLock:
     """The exclusive right to serve a folder, held until the process ends or `release`.
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import uvicorn
 
 from embedded_clickhouse.app import Front
-from embedded_clickhouse.ownership import EmbeddedError, OwnerLock, UnusedLock
+from embedded_clickhouse.engine import Engine
+from embedded_clickhouse.ownership import EmbeddedError, OwnerLock, UnusedLock, make_folder
 
 DEFAULT_PORT = 18123
 _CHECK_S = 0.1  # how often the server looks whether it has to stop
@@ -51,17 +52,19 @@ def serve(
         until_unused: stop once no process holds the folder's users.lock.
 
     Raises:
-        EmbeddedError: the folder is served by another process, the port is taken, or the address is
-            open to others without a password.
+        EmbeddedError: the folder is served by another process or cannot be used, the port is taken,
+            or the address is open to others without a password.
+        KeyboardInterrupt: after an orderly end by SIGINT. SIGTERM, after such an end, ends the
+            process.
     """
     if not password and not _is_loopback(host):
         raise EmbeddedError(
             f"Listening on {host} lets others in: set CLICKHOUSE_PASSWORD, or listen on 127.0.0.1."
         )
-    path.mkdir(parents=True, exist_ok=True)
+    make_folder(path)
     lock = OwnerLock(path)
     listener = _listen(host, port)
-    front = Front(path / "engine", max_memory or default_max_memory(), user, password)
+    front = Front(_open_engine(path, max_memory or default_max_memory()), user, password)
     lock.publish(host, listener.getsockname()[1])
     config = uvicorn.Config(
         front.app,
@@ -77,6 +80,14 @@ def serve(
     )
     unused = UnusedLock(path) if until_unused else None
     asyncio.run(_serve(uvicorn.Server(config), listener, front, unused))
+
+
+def _open_engine(path: Path, max_memory: int) -> Engine:
+    try:
+        return Engine(path / "engine", max_memory)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise EmbeddedError(f"Cannot open the ClickHouse data in {path}: {reason}") from None
 
 
 async def _serve(
