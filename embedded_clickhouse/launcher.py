@@ -6,17 +6,23 @@ what is asked of it is the caller's.
 """
 
 import contextlib
+import http.client
 import os
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedded_clickhouse.ownership import EmbeddedError, Owner, make_folder, read_owner, using
+from embedded_clickhouse.ownership import (
+    EmbeddedError,
+    Owner,
+    is_owned,
+    make_folder,
+    read_owner,
+    using,
+)
 
 _START_TIMEOUT_S = 60
 _POLL_S = 0.02
@@ -57,26 +63,49 @@ def running(
     """
     make_folder(path)
     with using(path):
-        owner = read_owner(path)
-        if owner is None or not _answers(owner):
-            owner = _start(path, port, user, password, max_memory)
+        command = _command(path, port, user, max_memory)
+        owner = _reach(path, command, password)
         yield Endpoint(owner.host, owner.port, owner.pid)
 
 
-def _start(path: Path, port: int, user: str, password: str, max_memory: int | None) -> Owner:
+def _reach(path: Path, command: list[str], password: str) -> Owner:
+    """Wait for the folder's server to answer; start one if nobody does."""
+    log = path / "server.log"
+    server = None
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        owner = read_owner(path)
+        if owner is not None and _answers(owner):
+            return owner
+        if server is None and not is_owned(path):
+            server = _start(command, password, log)
+        elif server is not None and server.poll() is not None and not is_owned(path):
+            raise EmbeddedError(_last_line(log) or f"The embedded ClickHouse did not start: {log}")
+        time.sleep(_POLL_S)
+    if server is not None:
+        server.terminate()
+    raise EmbeddedError(
+        f"The embedded ClickHouse did not answer in {_START_TIMEOUT_S} s: see {log}"
+    )
+
+
+def _command(path: Path, port: int, user: str, max_memory: int | None) -> list[str]:
     command = [sys.executable, "-m", "embedded_clickhouse", "--until-unused"]
     command += ["--path", str(path), "--port", str(port), "--user", user]
     if max_memory is not None:
         command += ["--max-memory", str(max_memory)]
+    return command
+
+
+def _start(command: list[str], password: str, log: Path) -> subprocess.Popen:
     package_parent = str(Path(__file__).resolve().parent.parent)
     search_path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
     environment = os.environ | {
         "EMBEDDED_CLICKHOUSE_PASSWORD": password,
         "PYTHONPATH": search_path,
     }
-    log = path / "server.log"
     with log.open("ab") as output:
-        server = subprocess.Popen(
+        return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -84,28 +113,17 @@ def _start(path: Path, port: int, user: str, password: str, max_memory: int | No
             env=environment,
             start_new_session=True,  # Ctrl-C at a user of the server must not end the server
         )
-    deadline = time.monotonic() + _START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        owner = read_owner(path)
-        if owner is not None and _answers(owner):
-            return owner
-        if server.poll() is not None and owner is None:
-            raise EmbeddedError(_last_line(log) or f"The embedded ClickHouse did not start: {log}")
-        time.sleep(_POLL_S)
-    server.terminate()
-    raise EmbeddedError(
-        f"The embedded ClickHouse did not answer in {_START_TIMEOUT_S} s: see {log}"
-    )
 
 
 def _answers(owner: Owner) -> bool:
-    url = f"http://{owner.host}:{owner.port}/ping"
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    connection = http.client.HTTPConnection(owner.host, owner.port, timeout=2)
     try:
-        with opener.open(url, timeout=2) as response:
-            return response.read() == b"Ok.\n"
-    except (urllib.error.URLError, OSError):
+        connection.request("GET", "/ping")
+        return connection.getresponse().read() == b"Ok.\n"
+    except (OSError, http.client.HTTPException):
         return False
+    finally:
+        connection.close()
 
 
 def _last_line(log: Path) -> str:

@@ -47,7 +47,7 @@ def make_folder(path: Path) -> None:
 
 
 class OwnerLock:
-    """The exclusive right to serve a folder, held until the process ends or `release`.
+    """The exclusive right to serve a folder, held until the process ends.
 
     Raises:
         EmbeddedError: another process serves it; the message names that process.
@@ -64,17 +64,15 @@ class OwnerLock:
             self._file.close()
             raise EmbeddedError(_in_use(path, owner))
 
+        # Until `publish`, nobody must be sent to where the last owner listened.
+        self._file.truncate(0)
+
     def publish(self, host: str, port: int) -> None:
         """Write down where this process listens."""
         started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         text = json.dumps(asdict(Owner(os.getpid(), host, port, started)))
-        self._file.seek(0)
-        self._file.truncate()
         self._file.write(text + "\n")
         self._file.flush()
-
-    def release(self) -> None:
-        self._file.close()
 
 
 def _in_use(path: Path, owner: Owner | None) -> str:
@@ -86,14 +84,17 @@ def _in_use(path: Path, owner: Owner | None) -> str:
     )
 
 
+def is_owned(path: Path) -> bool:
+    """Whether a process holds the folder, be it that it serves, starts or stops."""
+    with _open(path / "owner.lock") as file:
+        return not _try_lock(file, fcntl.LOCK_SH)
+
+
 def read_owner(path: Path) -> Owner | None:
     """The server that holds the folder right now; None if there is none, or it is just starting."""
     try:
-        with (path / "owner.lock").open() as file:
-            if _try_lock(file, fcntl.LOCK_SH):
-                return None
-            return Owner(**json.load(file))
-    except (FileNotFoundError, ValueError, TypeError):
+        return Owner(**json.loads((path / "owner.lock").read_text())) if is_owned(path) else None
+    except ValueError:  # not published yet
         return None
 
 

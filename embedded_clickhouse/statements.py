@@ -119,8 +119,8 @@ class Statements:
         """Stream a result. The query writes into a pipe in a thread and waits while it is full."""
         query, named_format, tail = sqltext.output_clauses(text)
         output_format = named_format or call.options.default_format
-        read_end, write_end = _pipe()
         marker = uuid.uuid4().hex
+        reader, transport, write_end = await _open_pipe()
         query_end = asyncio.ensure_future(
             self._in_thread(
                 write_result,
@@ -133,7 +133,6 @@ class Statements:
                 marker,
             )
         )
-        reader, transport = await _open_reader(read_end)
         try:
             await _forward(call, reader, query_end, output_format)
         finally:
@@ -206,20 +205,21 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-def _pipe() -> tuple[int, int]:
+async def _open_pipe() -> tuple[asyncio.StreamReader, asyncio.ReadTransport, int]:
+    """A pipe to write to in a thread and to read from here; who writes closes the write end."""
     read_end, write_end = os.pipe()
     if hasattr(fcntl, "F_SETPIPE_SZ"):  # Linux; elsewhere the default of 64 KiB does
         with contextlib.suppress(OSError):
             fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-    return read_end, write_end
-
-
-async def _open_reader(read_end: int) -> tuple[asyncio.StreamReader, asyncio.ReadTransport]:
     reader = asyncio.StreamReader(limit=_PIPE_BYTES)
-    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb", buffering=0)
-    )
-    return reader, transport
+    try:
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb", buffering=0)
+        )
+    except BaseException:
+        os.close(write_end)
+        raise
+    return reader, transport, write_end
 
 
 def _is_inline_values(statement: ReadStatement) -> bool:

@@ -44,12 +44,11 @@ def connect(endpoint, **options):
     return clickhouse_connect.get_client(host=endpoint.host, port=endpoint.port, **options)
 
 
-def start_user(path):
-    """A process that uses the server of the folder, and the server's pid."""
-    user = subprocess.Popen(
-        [sys.executable, "-c", USER, str(path)], stdout=subprocess.PIPE, text=True
-    )
-    return user, int(user.stdout.readline())
+def start_users(path, count):
+    """Processes that use the server of the folder, and the pids of the servers they got."""
+    command = [sys.executable, "-c", USER, str(path)]
+    users = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]
+    return users, [int(user.stdout.readline()) for user in users]
 
 
 def serve_in_foreground(path, *arguments):
@@ -93,15 +92,25 @@ def test_a_server_on_its_way_out_makes_room_for_the_next(tmp_path):
 
 
 def test_a_killed_user_leaves_no_server_behind(tmp_path):
-    user, server = start_user(tmp_path)
+    [user], [server] = start_users(tmp_path, 1)
     user.kill()
     user.wait()
 
     wait_for_end(server, 5)
 
 
+def test_users_that_start_together_share_one_server(tmp_path):
+    users, servers = start_users(tmp_path, 3)
+    for user in users:
+        user.kill()
+        user.wait()
+
+    assert len(set(servers)) == 1
+    wait_for_end(servers[0], 5)
+
+
 def test_an_interrupted_user_takes_nothing_from_the_others(tmp_path):
-    user, server = start_user(tmp_path)
+    [user], [server] = start_users(tmp_path, 1)
     with running(tmp_path, 0) as endpoint:
         assert endpoint.pid == server
         user.send_signal(signal.SIGINT)
