@@ -186,23 +186,32 @@ def fills_table(columns: dict[str, list], *, source: str, load_id: int) -> pa.Ta
     return pa.table(arrays, schema=ORDER_FILLED)
 
 
+def as_order_filled(rows: pa.Table) -> pa.Table:
+    """`order_filled` rows in the types they are loaded with, from those ClickHouse reads back.
+
+    ClickHouse writes DateTime to Arrow as an unsigned integer of seconds.
+    """
+    arrays = []
+    for column in ORDER_FILLED:
+        values = rows.column(column.name)
+        if pa.types.is_unsigned_integer(values.type) and pa.types.is_timestamp(column.type):
+            values = values.cast(pa.int64())
+        arrays.append(values.cast(column.type))
+    return pa.table(arrays, schema=ORDER_FILLED)
+
+
 def tombstones(rows: pa.Table, *, load_id: int) -> pa.Table:
     """`order_filled` rows that take `rows` back: the same keys, `is_deleted` 1, a newer load."""
-    changed = {
-        "is_deleted": pa.repeat(pa.scalar(1, pa.uint8()), len(rows)),
-        "load_id": pa.repeat(pa.scalar(load_id, pa.uint64()), len(rows)),
-    }
-    arrays = [
-        changed.get(column.name, rows.column(column.name).cast(column.type))
-        for column in ORDER_FILLED
-    ]
-    return pa.table(arrays, schema=ORDER_FILLED)
+    for name, value in (("is_deleted", 1), ("load_id", load_id)):
+        at, column = rows.schema.get_field_index(name), ORDER_FILLED.field(name)
+        rows = rows.set_column(at, column, pa.repeat(pa.scalar(value, column.type), len(rows)))
+    return rows
 
 
 def fill_keys(rows: pa.Table) -> list[tuple[int, str, int, str]]:
     """Landing key of each `order_filled` row: unix seconds, tx_hash, log_index, order_hash."""
-    seconds = rows.column("timestamp").cast(_SECONDS).cast(pa.int64())
-    columns = (seconds, *(rows.column(name) for name in ("tx_hash", "log_index", "order_hash")))
+    columns = [rows.column(name) for name in ("timestamp", "tx_hash", "log_index", "order_hash")]
+    columns[0] = columns[0].cast(pa.int64())
     return list(zip(*(column.to_pylist() for column in columns), strict=True))
 
 

@@ -22,7 +22,7 @@ from ingest.errors import SourceFrozen, Timeout
 from ingest.http import HttpClient
 from ingest.landing import RESOURCE_OPTIONS, AdaptiveSize, Landing
 from ingest.progress import Progress
-from ingest.records import DeadLetter, fill_keys, tombstones
+from ingest.records import DeadLetter, as_order_filled, fill_keys, tombstones
 from ingest.sources.polygon_logs import decode_logs
 from ingest.sources.polygon_rpc import Block, Node, RangeTooLarge
 
@@ -84,8 +84,7 @@ def polygon(
             head = node.block("latest")
             last = head.number - confirmations
             if end is not None:
-                final = _block_of(node, end, head) - 1
-                last = min(last, final)
+                last = min(last, _last_block(node, end, head, state))
             if "next_block" not in state:
                 state["next_block"] = _first_block(node, start, lookback, head)
             reader = RangeReader(node, versions, block_range, landing.load_id)
@@ -97,7 +96,7 @@ def polygon(
         yield from landing.flush()
         progress.caught_up[RESOURCE] = state["caught_up"]
         progress.watermark[RESOURCE] = state.get("watermark", 0)
-        if end is not None and state.get("next_block", 0) > final:
+        if end is not None and state.get("next_block", 0) > state.get("last_block", 1 << 63):
             del states[key]
 
     return order_filled_chain
@@ -149,7 +148,7 @@ def _reread_after_reorg(
         yield from landing.add(rows, dead)
         block = read.number + 1
     _move(state, read)
-    known = reader.only_mine(known_fills(first), cursor)
+    known = reader.only_mine(as_order_filled(known_fills(first)), cursor)
     gone = [position for position, key in enumerate(fill_keys(known)) if key not in again]
     if gone:
         yield from landing.add([tombstones(known.take(gone), load_id=landing.load_id)])
@@ -200,6 +199,16 @@ def _block_of(node: Node, bound: int | datetime, head: Block) -> int:
     if isinstance(bound, int):
         return bound
     return node.first_block_since(int(bound.timestamp()), head)
+
+
+def _last_block(node: Node, end: int | datetime, head: Block, state: dict[str, Any]) -> int:
+    """The last block before `end`; remembered once the chain has got there."""
+    if "last_block" in state:
+        return state["last_block"]
+    last = _block_of(node, end, head) - 1
+    if last < head.number:
+        state["last_block"] = last
+    return last
 
 
 def _first_block(node: Node, start: int | datetime | None, lookback: int, head: Block) -> int:

@@ -75,10 +75,16 @@ def _v1_columns(logs: Sequence[dict]) -> dict[str, list]:
 def _v2_columns(logs: Sequence[dict]) -> dict[str, list]:
     words = _data_words(logs, V2)
     return _common_columns(logs, V2, words[2:5]) | {
-        "side": [_SIDES[int(word, 16)] for word in words[0]],
+        "side": [_side(int(word, 16)) for word in words[0]],
         "token_id": [str(int(word, 16)) for word in words[1]],
         "builder": ["" if word == _NO_BUILDER else f"0x{word.lower()}" for word in words[5]],
     }
+
+
+def _side(code: int) -> str:
+    if code not in _SIDES:
+        raise BadRecord("bad_field", f"side {code} is neither BUY nor SELL")
+    return _SIDES[code]
 
 
 def _data_words(logs: Sequence[dict], version: str) -> list[list[str]]:

@@ -1,0 +1,448 @@
+"""Fills from the chain: decoding, ranges that adapt, reorganisations, faults with names."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime
+from pathlib import Path
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ingest_runs import Lake, open_lake
+from scripted_server import HTML, ScriptedServer, as_json
+
+from ingest.contracts import EXCHANGES as KNOWN_EXCHANGES
+from ingest.contracts import ORDER_FILLED_TOPICS, V1, V2
+from ingest.errors import IngestError, NotJson, RateLimited, RpcError, SourceFrozen, WrongShape
+from ingest.http import HttpClient, RetryPolicy
+from ingest.progress import Progress
+from ingest.sources.polygon import RangeReader, polygon
+from ingest.sources.polygon_logs import decode_logs
+from ingest.sources.polygon_rpc import Node, RangeTooLarge
+from sandbox import contracts as simulated_contracts
+from sandbox.chain import Chain
+from sandbox.clock import HORIZON, block_time
+from sandbox.contracts import EXCHANGES, Fill
+from sandbox.polygon import NodeLimits, polygon_app
+from sandbox.server import AppServer, SandboxServer
+from sandbox.world import World
+
+START = HORIZON.block_number + 5_000
+
+
+def client() -> HttpClient:
+    return HttpClient("polygon", retry=RetryPolicy(attempts=3), sleep=lambda seconds: None)
+
+
+def fills_in(*blocks: int, seed: int = 0) -> list[Fill]:
+    """A few V2 fills in each of these blocks, up to four of them in one transaction."""
+    rng = random.Random(seed)
+    fills = []
+    for block in blocks:
+        tx = f"0x{rng.getrandbits(256):064x}"
+        for log_index in range(rng.randint(1, 4)):
+            fills.append(
+                Fill(
+                    block_time(block),
+                    tx,
+                    f"0x{rng.getrandbits(256):064x}",
+                    token_id=str(rng.getrandbits(256)),
+                    side=rng.choice(["BUY", "SELL"]),
+                    exchange=EXCHANGES[V2, rng.random() < 0.5],
+                    version=V2,
+                    block_number=block,
+                    log_index=log_index + 10 * (block - START),
+                )
+            )
+    return fills
+
+
+def keys(fills: list[Fill]) -> list[tuple[int, int]]:
+    return sorted((fill.block_number, fill.log_index) for fill in fills)
+
+
+# -- decoding ---
+
+
+def word(value: int) -> str:
+    return f"{value:064x}"
+
+
+def v2_log(**changes: object) -> dict:
+    """A hand-made V2 log: a SELL of 0.26 shares for 0.25 usd, fee 0.001."""
+    token = 2**255 + 12345
+    words = [1, token, 260_000, 250_000, 1_000, 0xB17D, 0]
+    log = {
+        "address": "0xE111180000d2663C0091e4f400237545B87B996B",
+        "topics": [
+            ORDER_FILLED_TOPICS[V2],
+            "0x" + "BF" * 32,
+            "0x" + "0" * 24 + "a2" * 20,
+            "0x" + "0" * 24 + "92" * 20,
+        ],
+        "data": "0x" + "".join(word(value) for value in words),
+        "blockNumber": "0x56a1d06",
+        "transactionHash": "0x" + "21" * 32,
+        "blockTimestamp": "0x6a64696e",
+        "logIndex": "0x215",
+    }
+    return log | changes
+
+
+def test_a_v2_log_becomes_a_row() -> None:
+    [rows], dead = decode_logs([v2_log()], source="polygon", load_id=7)
+    assert dead == []
+    assert rows.to_pylist() == [
+        {
+            "timestamp": datetime.fromtimestamp(0x6A64696E, UTC),
+            "block_number": 0x56A1D06,
+            "log_index": 0x215,
+            "tx_hash": "0x" + "21" * 32,
+            "order_hash": "0x" + "bf" * 32,
+            "contract_version": "v2",
+            "exchange": "0xe111180000d2663c0091e4f400237545b87b996b",
+            "maker": "0x" + "a2" * 20,
+            "taker": "0x" + "92" * 20,
+            "maker_asset_id": "",
+            "taker_asset_id": "",
+            "side": "SELL",
+            "token_id": str(2**255 + 12345),
+            "maker_amount": 260_000,
+            "taker_amount": 250_000,
+            "fee": 1_000,
+            "builder": "0x" + word(0xB17D),
+            "source": "polygon",
+            "is_deleted": 0,
+            "load_id": 7,
+        }
+    ]
+
+
+def test_a_v1_log_becomes_a_row() -> None:
+    token = 2**254 + 1
+    log = v2_log(
+        address="0x4bFb41d5B3570DeFd03C39a9A4D8dE6Bd8B8982E",
+        data="0x" + "".join(word(value) for value in [0, token, 7_434_000, 17_700_000, 1_770_000]),
+    )
+    log["topics"] = [ORDER_FILLED_TOPICS[V1], *log["topics"][1:]]
+    [rows], _ = decode_logs([log], source="polygon", load_id=7)
+    [row] = rows.to_pylist()
+    assert (row["contract_version"], row["maker_asset_id"], row["taker_asset_id"]) == (
+        "v1",
+        "0",
+        str(token),
+    )
+    assert (row["maker_amount"], row["taker_amount"], row["fee"]) == (
+        7_434_000,
+        17_700_000,
+        1_770_000,
+    )
+    assert (row["side"], row["token_id"], row["builder"]) == ("", "", "")
+
+
+def test_no_builder_is_empty() -> None:
+    words = [0, 5, 1, 1, 0, 0, 0]
+    log = v2_log(data="0x" + "".join(word(value) for value in words))
+    [rows], _ = decode_logs([log], source="polygon", load_id=7)
+    assert rows.column("builder").to_pylist() == [""]
+    assert rows.column("side").to_pylist() == ["BUY"]
+
+
+def data(**at: int) -> str:
+    words = [1, 5, 260_000, 250_000, 1_000, 0, 0]
+    for name, value in at.items():
+        words[int(name[1:])] = value
+    return "0x" + "".join(word(value) for value in words)
+
+
+@pytest.mark.parametrize(
+    ("log", "reason"),
+    [
+        (v2_log(data=data(_2=2**64)), "amount_out_of_range"),
+        (v2_log(logIndex=hex(2**32)), "amount_out_of_range"),
+        (v2_log(data=data(_0=2)), "bad_field"),
+        (v2_log(data="0x1234"), "bad_field"),
+        (v2_log(data=data()[:-1] + "g"), None),  # in the metadata, which is not read
+        (v2_log(data="0x" + "zz" * 32 + data()[66:]), "bad_field"),
+        (v2_log(transactionHash="0x12"), "bad_field"),
+        (v2_log(blockNumber=None), "bad_field"),
+        ({k: v for k, v in v2_log().items() if k != "logIndex"}, "missing_field"),
+        (v2_log(topics=[ORDER_FILLED_TOPICS[V2]]), "bad_field"),
+        (v2_log(topics=[ORDER_FILLED_TOPICS[V1], *v2_log()["topics"][1:]]), "unknown_contract"),
+        (v2_log(address="0x" + "11" * 20), "unknown_contract"),
+        (v2_log(topics=None), "unknown_contract"),
+        ("a string", "not_an_object"),
+        (None, "not_an_object"),
+    ],
+)
+def test_a_bad_log_is_a_dead_letter_and_its_neighbours_are_rows(log, reason: str | None) -> None:
+    tables, dead = decode_logs([v2_log(), log, v2_log()], source="polygon", load_id=1)
+    assert [letter.reason for letter in dead] == ([reason] if reason else [])
+    assert sum(map(len, tables)) == 3 - len(dead)
+    for letter in dead:
+        assert orjson.loads(letter.payload) == log
+        assert letter.detail
+
+
+def test_addresses_and_topics_agree_with_the_simulated_contracts() -> None:
+    """Two lists written from the same facts; a slip in one would lose fills in silence."""
+    for (version, _), address in EXCHANGES.items():
+        assert KNOWN_EXCHANGES[address] == version
+    assert ORDER_FILLED_TOPICS == simulated_contracts.ORDER_FILLED_TOPICS
+
+
+# -- ranges ---
+
+
+def read_blocks(url: str, first: int, last: int, *, versions=(V2,), block_range: int = 64):
+    reader = RangeReader(Node(client(), url), versions, block_range, load_id=1)
+    found, dead = [], []
+    while first <= last:
+        tables, letters, block = reader.read(first, last)
+        dead += letters
+        for table in tables:
+            columns = (table.column("block_number"), table.column("log_index"))
+            found += zip(*(column.to_pylist() for column in columns), strict=True)
+        first = block.number + 1
+    assert dead == []
+    return sorted(found)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    blocks=st.lists(st.integers(START, START + 60), min_size=1, max_size=40, unique=True),
+    result_cap=st.integers(4, 30),  # a block has up to four logs
+    block_range_cap=st.integers(1, 40),
+    block_range=st.integers(1, 100),
+    with_timestamp=st.booleans(),
+    bounds=st.tuples(st.integers(START - 3, START + 65), st.integers(START - 3, START + 65)),
+)
+def test_fetched_is_true_set(
+    blocks, result_cap, block_range_cap, block_range, with_timestamp, bounds
+) -> None:
+    fills = fills_in(*sorted(blocks))
+    first, last = sorted(bounds)
+    limits = NodeLimits(result_cap, block_range_cap, with_timestamp)
+    with AppServer(polygon_app(Chain(fills, head=START + 70), limits)) as server:
+        found = read_blocks(server.base_url, first, last, block_range=block_range)
+    assert found == keys([fill for fill in fills if first <= fill.block_number <= last])
+
+
+def test_a_block_that_is_too_large_alone_is_an_error() -> None:
+    fills = [fill for seed in range(9) for fill in fills_in(START, seed=seed)]
+    app = polygon_app(Chain(fills, head=START + 5), NodeLimits(result_cap=2))
+    too_large = pytest.raises(RangeTooLarge, match="more than 2 results")
+    with AppServer(app) as server, too_large:
+        read_blocks(server.base_url, START, START + 3)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "query returned more than 10000 results",
+        "Log response size exceeded. You can make eth_getLogs requests with up to a 2K block range",
+        "eth_getLogs is limited to a 10,000 range",
+        "block range is too wide",
+        "exceed maximum block range: 5000",
+        "Block range limit exceeded. See more details at",
+        "too many results, please reduce the range",
+        "eth_getLogs and eth_newFilter are limited to a 10,000 blocks range",
+        "query timeout exceeded",
+        "backend response too large",
+        "You can make eth_getLogs requests with up to a 10 block range on the free tier",
+    ],
+)
+@pytest.mark.parametrize("status", [200, 400])
+def test_every_wording_of_too_much_shrinks_the_range(message: str, status: int) -> None:
+    chain = Chain(fills_in(*range(START, START + 20)), head=START + 30)
+    inner = AppServer(polygon_app(chain))
+
+    def respond(path: str, body: bytes):
+        query = orjson.loads(body)[0]["params"][0]
+        if int(query["toBlock"], 16) - int(query["fromBlock"], 16) >= 5:
+            error = {"jsonrpc": "2.0", "id": 0, "error": {"code": -32005, "message": message}}
+            return as_json(error, status=status)
+        return as_json(client().post_json(inner.base_url, orjson.loads(body)))
+
+    with inner, ScriptedServer(respond) as server:
+        found = read_blocks(server.url, START, START + 29)
+    assert len(found) == len(list(chain.logs(START, START + 29)))
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "words"),
+    [
+        (as_json({"error": {"code": -32000, "message": "no state"}}), RpcError, "no state"),
+        (
+            as_json([{"id": 0, "error": {"code": -32005, "message": "request count exceeded"}}]),
+            RateLimited,
+            "rate limited",
+        ),
+        (HTML, NotJson, "HTML"),
+        (as_json([{"id": 0, "result": []}]), WrongShape, "does not match"),
+        (as_json([{"id": 0, "result": []}, {"id": 1, "result": None}]), WrongShape, "that block"),
+        (as_json([{"id": 0}, {"id": 1, "result": {}}]), WrongShape, "list"),
+    ],
+)
+def test_faults_are_named(answer, error: type[IngestError], words: str) -> None:
+    with ScriptedServer(lambda path, body: answer) as server, pytest.raises(error) as caught:
+        read_blocks(server.url, 1, 9, block_range=1)
+    assert words in str(caught.value)
+
+
+def test_removed_logs_are_left_out() -> None:
+    answer = [
+        {"id": 0, "result": [v2_log(removed=True), v2_log(removed=False)]},
+        {"id": 1, "result": {"number": "0x9", "timestamp": "0x9", "hash": "0x9"}},
+    ]
+    with ScriptedServer(lambda path, body: as_json(answer)) as server:
+        assert len(read_blocks(server.url, 9, 9)) == 1
+
+
+def test_block_by_time() -> None:
+    with AppServer(polygon_app(Chain(head=1000))) as server:
+        node = Node(client(), server.base_url)
+        head = node.block("latest")
+        assert node.first_block_since(block_time(500), head) == 500
+        assert node.first_block_since(block_time(500) - 1, head) == 500
+        assert node.first_block_since(0, head) == 0
+        assert node.first_block_since(block_time(1000) + 1, head) == 1001
+
+
+# -- into ClickHouse ---
+
+
+@pytest.fixture
+def lake(clickhouse, database_prefix: str, tmp_path: Path) -> Lake:
+    return open_lake(clickhouse, database_prefix, tmp_path / "dlt")
+
+
+@pytest.fixture(scope="module")
+def server():
+    world = World.generate(
+        3, now=datetime(2026, 4, 29, tzinfo=UTC), markets=20, matches=300, v1_days=0.2, v2_days=0.4
+    )
+    with SandboxServer(world) as running_server:
+        yield running_server
+
+
+def load(lake: Lake, server, *, budget: float | None = None, **options) -> Progress:
+    options = {"start": HORIZON.block_number, "stale_after": None, "confirmations": 3} | options
+    return lake.load(
+        "polygon",
+        lambda progress: polygon(
+            server.urls.polygon_url,
+            progress=progress,
+            known_fills=lake.known_fills,
+            client=client(),
+            **options,
+        ),
+        budget=budget,
+    )
+
+
+def stored(lake: Lake) -> list[tuple]:
+    return lake.rows(
+        "select block_number, log_index, tx_hash, order_hash, maker_amount"
+        " from {db}.order_filled final order by all"
+    )
+
+
+def on_chain(world: World, last: int, *, version: str = V2) -> list[tuple]:
+    legs = [leg for match in world.matches for leg in match.legs if leg.version == version]
+    return sorted(
+        (leg.block_number, leg.log_index, leg.tx_hash, leg.order_hash, leg.maker_amount)
+        for leg in legs
+        if leg.block_number <= last
+    )
+
+
+def test_the_chain_lands_once_and_follows_reorganisations(lake: Lake, server) -> None:
+    world = server.world
+    progress = load(lake, server)
+    assert progress.caught_up == {"order_filled_chain": True}
+    assert progress.watermark == {"order_filled_chain": block_time(world.chain.head - 3)}
+    assert stored(lake) == on_chain(world, world.chain.head - 3)
+
+    loads = lake.count("_dlt_loads")
+    load(lake, server)
+    assert lake.count("_dlt_loads") == loads, "nothing new is no load at all"
+
+    for depth in (40, 90):
+        world.advance(100)
+        load(lake, server)
+        rows = lake.count("order_filled")
+        world.reorg(depth)  # deeper than the confirmations: stored fills are gone
+        world.advance(4)
+        load(lake, server)
+        assert stored(lake) == on_chain(world, world.chain.head - 3)
+        assert lake.count("order_filled") > rows
+    assert lake.rows("select count() from {db}.order_filled where is_deleted")[0][0] > 0
+
+
+def test_runs_with_a_budget_add_up(lake: Lake, server) -> None:
+    runs = 0
+    while not load(lake, server, budget=0.0, block_range=2500).caught_up["order_filled_chain"]:
+        runs += 1
+    assert runs >= 5
+    assert stored(lake) == on_chain(server.world, server.world.chain.head - 3)
+
+
+def test_a_backfill_by_time_keeps_to_its_range_and_its_own_cursor(lake: Lake, server) -> None:
+    begin, end = HORIZON.timestamp - 7200, HORIZON.timestamp + 20_000
+    range_of_time = {
+        "start": datetime.fromtimestamp(begin, UTC),
+        "end": datetime.fromtimestamp(end, UTC),
+        "versions": (V1, V2),
+        "block_range": 2500,
+    }
+    while not load(lake, server, budget=0.0, **range_of_time).caught_up["order_filled_chain"]:
+        pass
+    legs = [leg for match in server.world.matches for leg in match.legs]
+    wanted = [leg for leg in legs if begin <= leg.timestamp < end]
+    assert {leg.version for leg in wanted} == {V1, V2}
+    assert [row[:2] for row in stored(lake)] == keys(wanted)
+    load(lake, server)
+    newest = server.world.chain.head - 3
+    assert lake.rows("select count() from {db}.order_filled final where contract_version = 'v2'")[
+        0
+    ][0] == len(on_chain(server.world, newest))
+
+
+def test_the_first_run_reads_the_last_hour(lake: Lake, server) -> None:
+    load(lake, server, start=None, lookback=3600)
+    since = block_time(server.world.chain.head) - 3600
+    wanted = [
+        row
+        for row in on_chain(server.world, server.world.chain.head - 3)
+        if block_time(row[0]) >= since
+    ]
+    assert stored(lake) == wanted
+
+
+def test_a_head_that_stands_still_is_an_error_after_what_there_is(lake: Lake, server) -> None:
+    clock = block_time(server.world.chain.head) + 601
+    with pytest.raises(SourceFrozen, match="POLYGON_RPC_URL"):
+        load(lake, server, stale_after=600, now=lambda: clock)
+    assert stored(lake) == on_chain(server.world, server.world.chain.head - 3)
+    load(lake, server, stale_after=602, now=lambda: clock)
+
+
+def test_a_node_that_lags_behind_the_cursor_is_no_reorganisation(lake: Lake, server) -> None:
+    load(lake, server)
+    rows = lake.count("order_filled")
+    lagging = AppServer(polygon_app(Chain(head=server.world.chain.head - 50)))
+    with lagging:
+        progress = lake.load(
+            "polygon",
+            lambda progress: polygon(
+                lagging.base_url,
+                progress=progress,
+                known_fills=lake.known_fills,
+                stale_after=None,
+            ),
+        )
+    assert progress.failures == []
+    assert lake.count("order_filled") == rows
