@@ -1,8 +1,8 @@
 """The ASGI application: who asks, what for, and on which connection; `statements.py` does the rest.
 
 It promises what a ClickHouse server's HTTP port promises to clients of one user: `/ping`, queries
-by GET and POST, parameters, settings, sessions, compression and ClickHouse's own errors. One
-application opens one data folder, from start-up to shutdown.
+by GET and POST, parameters, settings, sessions, compression and ClickHouse's own errors. Listening,
+and who may own the data, is left to `server.py`.
 """
 
 import asyncio

@@ -8,20 +8,26 @@ statements a moment, cancels the rest and closes the engine.
 import asyncio
 import errno
 import os
+import resource
 import socket
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 
-from embedded_clickhouse.app import Front
-from embedded_clickhouse.engine import Engine
 from embedded_clickhouse.ownership import EmbeddedError, OwnerLock, UnusedLock, make_folder
+
+if TYPE_CHECKING:
+    from embedded_clickhouse.app import Front
 
 DEFAULT_PORT = 18123
 _CHECK_S = 0.1  # how often the server looks whether it has to stop
 _FINISH_S = 2  # what a statement that runs at the stop has to finish
 _CANCEL_S = 3  # what it has to end once it is cancelled
 _KEEP_ALIVE_S = 3600
+_OPEN_FILES = 65_536  # connections, pipes, parts; a shell often allows 1024
 _MAX_URL_BYTES = 1024 * 1024  # ClickHouse's http_max_uri_size
 
 
@@ -39,6 +45,7 @@ def serve(
     password: str = "",
     max_memory: int | None = None,
     until_unused: bool = False,
+    on_ready: Callable[[str, int], None] | None = None,
 ) -> None:
     """Serve the data folder until a signal ends the process, or nobody uses it.
 
@@ -50,6 +57,7 @@ def serve(
         password: their password; needed to listen on anything but loopback.
         max_memory: bytes the engine may use altogether; by default half of the machine's.
         until_unused: stop once no process holds the folder's users.lock.
+        on_ready: called with address and port once clients may connect.
 
     Raises:
         EmbeddedError: the folder is served by another process or cannot be used, the port is taken,
@@ -64,8 +72,11 @@ def serve(
     make_folder(path)
     lock = OwnerLock(path)
     listener = _listen(host, port)
-    front = Front(_open_engine(path, max_memory or default_max_memory()), user, password)
+    _prepare_process()
+    front = _open(path, max_memory or default_max_memory(), user, password)
     lock.publish(host, listener.getsockname()[1])
+    if on_ready is not None:
+        on_ready(host, listener.getsockname()[1])
     config = uvicorn.Config(
         front.app,
         http="h11",
@@ -82,23 +93,38 @@ def serve(
     asyncio.run(_serve(uvicorn.Server(config), listener, front, unused))
 
 
-def _open_engine(path: Path, max_memory: int) -> Engine:
+def _prepare_process() -> None:
+    """Give the engine the time zone of ClickHouse's own image, and enough files to open."""
+    os.environ["TZ"] = "UTC"
+    time.tzset()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _open(path: Path, max_memory: int, user: str, password: str) -> "Front":
+    # Loaded this late because the engine takes the time zone while it is loaded, and because
+    # those who only start a server need none of it.
+    from embedded_clickhouse.app import Front
+    from embedded_clickhouse.engine import Engine
+
     try:
-        return Engine(path / "engine", max_memory)
+        return Front(Engine(path / "engine", max_memory), user, password)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise EmbeddedError(f"Cannot open the ClickHouse data in {path}: {reason}") from None
 
 
 async def _serve(
-    server: uvicorn.Server, listener: socket.socket, front: Front, unused: UnusedLock | None
+    server: uvicorn.Server, listener: socket.socket, front: "Front", unused: UnusedLock | None
 ) -> None:
     supervising = asyncio.create_task(_supervise(server, front, unused))
     await server.serve(sockets=[listener])
     supervising.cancel()
 
 
-async def _supervise(server: uvicorn.Server, front: Front, unused: UnusedLock | None) -> None:
+async def _supervise(server: uvicorn.Server, front: "Front", unused: UnusedLock | None) -> None:
     """Stop the server when it is unused, and its statements some time after it was told to stop."""
     while not server.should_exit:
         await asyncio.sleep(_CHECK_S)

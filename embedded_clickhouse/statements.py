@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import os
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 
 from chdb.state.sqlitelike import Connection
@@ -157,13 +157,9 @@ async def _forward(
             spool.append(piece)
             if spool.size > HELD_BACK_BYTES and not call.options.wait_end_of_query:
                 break
-        if not piece:
-            outcome: Outcome = await query_end
-            headers["X-ClickHouse-Summary"] = summary_header(vars(outcome), outcome.elapsed)
-            await call.reply.begin(headers, encoding)
-        else:
-            headers["X-ClickHouse-Summary"] = summary_header({}, 0)
-            await call.reply.begin(headers, encoding)
+        outcome = Outcome() if piece else await query_end  # not known yet, if more is to come
+        headers["X-ClickHouse-Summary"] = summary_header(vars(outcome), outcome.elapsed)
+        await call.reply.begin(headers, encoding)
         for held in spool.pieces():
             await call.reply.piece(held)
     while piece := await reader.read(_PIPE_BYTES):
@@ -183,7 +179,7 @@ def _result_headers(output_format: str) -> dict[str, str]:
     return {"Content-Type": content_type(output_format), "X-ClickHouse-Format": output_format}
 
 
-async def _unless_disconnected(work, receive: Receive) -> None:
+async def _unless_disconnected(work: Awaitable[None], receive: Receive) -> None:
     """Do the work, and cancel it when the client goes away. The request's body has been read."""
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_disconnected(receive))

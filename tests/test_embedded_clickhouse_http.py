@@ -186,6 +186,7 @@ def test_headers_describe_the_result(clickhouse, output_format, kind):
     assert answer.headers["Content-Type"] == kind
     assert answer.headers["X-ClickHouse-Format"] == output_format
     assert answer.headers["X-ClickHouse-Query-Id"] == "mine"
+    assert answer.headers["X-ClickHouse-Timezone"] == "UTC"
     assert answer.summary["read_rows"] == answer.summary["result_rows"] == 10
 
 

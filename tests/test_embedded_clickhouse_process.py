@@ -60,6 +60,32 @@ def serve_in_foreground(path, *arguments):
     )
 
 
+def test_a_server_in_the_foreground_says_when_it_is_ready(tmp_path):
+    program = (
+        "import sys; from pathlib import Path; from embedded_clickhouse import serve; "
+        "serve(Path(sys.argv[1]), 0, on_ready=lambda *address: print(*address, flush=True))"
+    )
+    server = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    host, port = server.stdout.readline().split()
+    with running(tmp_path, 0) as endpoint:  # a verb uses what is up, and leaves it up
+        assert (endpoint.host, endpoint.port, endpoint.pid) == (host, int(port), server.pid)
+    time.sleep(0.4)
+    assert connect(endpoint).command("select 1") == 1
+    server.terminate()
+
+    assert server.wait(timeout=5) == -signal.SIGTERM
+    assert not (tmp_path / "server.log").exists()
+
+
+def test_who_only_uses_a_server_does_not_load_the_engine():
+    subprocess.run(
+        [sys.executable, "-c", "import embedded_clickhouse, sys; assert 'chdb' not in sys.modules"],
+        check=True,
+    )
+
+
 def test_users_share_one_server_that_ends_with_the_last_of_them(tmp_path):
     with running(tmp_path, 0) as first:
         with running(tmp_path, 0) as second:
