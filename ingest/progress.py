@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from ingest.errors import IngestError
+from ingest.errors import IngestError, RateLimited, Unreachable
 
 
 class Progress:
@@ -49,6 +49,11 @@ class Progress:
         if self._stop is not None and self._stop.is_set():
             return False
         return self._budget is None or self._clock() - self._started < self._budget * share
+
+    @property
+    def upstream_is_down(self) -> bool:
+        """Whether a failure says that asking the upstream for something else is of no use now."""
+        return any(isinstance(failure, Unreachable | RateLimited) for failure in self.failures)
 
     @contextmanager
     def recording_failures(self) -> Iterator[None]:

@@ -68,7 +68,7 @@ def gamma(
         overlap: seconds by which `new` and `just_closed` go back before what they have seen.
 
     Failures recorded in `progress`: RepeatedCursor, RepeatedPage, WrongShape, and what `HttpClient`
-    raises. A failure of one resource does not stop the other.
+    raises. A failure of one pass or resource does not stop the others, unless Gamma is down.
     """
     client = client or HttpClient(SOURCE, limits=LIMITS)
     passes = (
@@ -84,24 +84,27 @@ def gamma(
             sink = _Sink(entity, known_hashes)
             state = dlt.current.resource_state()
             states = [state.setdefault(each.name, {}) for each in passes]
-            state["caught_up"] = False
+            failed_before = len(progress.failures)
             with progress.recording_failures():
                 for records in _markets_by_token(keyset, lookups):
                     yield from sink.add(records)
-                for a_pass, its_state in zip(passes, states, strict=True):
-                    if a_pass.is_due(its_state, now()):
-                        pages = run_pass(
-                            keyset,
-                            a_pass,
-                            its_state,
-                            has_time=lambda: progress.has_time(share),
-                            now=now,
-                            overlap=overlap,
-                        )
-                        for records in pages:
-                            yield from sink.add(records)
-                state["caught_up"] = not any("cursor" in its_state for its_state in states)
+            for a_pass, its_state in zip(passes, states, strict=True):
+                if progress.upstream_is_down or not a_pass.is_due(its_state, now()):
+                    continue
+                # A pass that fails, over an order that is refused say, must not stop the others.
+                with progress.recording_failures():
+                    for records in run_pass(
+                        keyset,
+                        a_pass,
+                        its_state,
+                        has_time=lambda: progress.has_time(share),
+                        now=now,
+                        overlap=overlap,
+                    ):
+                        yield from sink.add(records)
             yield from sink.landing.flush()
+            under_way = any("cursor" in its_state for its_state in states)
+            state["caught_up"] = not under_way and len(progress.failures) == failed_before
             progress.caught_up[entity.table] = state["caught_up"]
             progress.watermark[entity.table] = int(states[0].get("watermark", 0))
 
