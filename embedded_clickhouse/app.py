@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import hmac
 import secrets
-import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -26,6 +25,7 @@ from embedded_clickhouse.engine import Engine
 from embedded_clickhouse.protocol import (
     Code,
     credentials,
+    query_id,
     read_options,
     refusal,
 )
@@ -86,10 +86,9 @@ class Front:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        query_id = request.query_params.get("query_id") or str(uuid.uuid4())
         headers = {
             "X-ClickHouse-Server-Display-Name": "embedded",
-            "X-ClickHouse-Query-Id": query_id,
+            "X-ClickHouse-Query-Id": query_id(request.query_params),
             "X-ClickHouse-Timezone": self._engine.timezone,
         }
         reply = Reply(send, headers, tag=secrets.token_hex(8))

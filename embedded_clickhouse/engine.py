@@ -45,17 +45,21 @@ class Engine:
 
     Args:
         path: chDB's folder, made if missing.
-        max_memory: bytes the engine may use altogether; statements beyond it fail with code 241.
+        max_memory: bytes the engine may use altogether; statements beyond it fail with code 241. By
+            default half of the memory of the machine or the container.
 
     Raises:
         RuntimeError: the folder is in use by another process or cannot be read.
     """
 
-    def __init__(self, path: Path, max_memory: int) -> None:
+    def __init__(self, path: Path, max_memory: int | None) -> None:
         self._path = str(path)
         # The engine lives as long as any connection does: this one is its anchor. Limits of the
         # whole server count only on the connection that starts it.
-        self._anchor = Connection(f"{self._path}?max_server_memory_usage={max_memory}")
+        limit = "max_server_memory_usage_to_ram_ratio=0.5"
+        if max_memory is not None:
+            limit = f"max_server_memory_usage={max_memory}"
+        self._anchor = Connection(f"{self._path}?{limit}")
         self._anchor_lock = threading.Lock()
         self.version, self.timezone = (
             self._anchor.query("select version(), timezone()", "TSV").bytes().decode().split()
@@ -91,6 +95,11 @@ class Engine:
 def quoted(value: str) -> str:
     """A ClickHouse string literal."""
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def identifier(name: str) -> str:
+    """A quoted ClickHouse identifier."""
+    return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"
 
 
 def run(
@@ -140,6 +149,7 @@ def settings_now(connection: Connection, names: list[str]) -> dict[str, str]:
 
 def is_read_only(connection: Connection, sql: bytes) -> bool | None:
     """Whether a statement only reads; None if it does not parse. The statement is not run."""
+    # chDB offers this only below its Python class.
     name = connection._conn.classify_query(sql)["query_class"].name
     return None if name == "UNKNOWN" else name == "READ_ONLY"
 

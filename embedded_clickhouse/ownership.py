@@ -34,8 +34,13 @@ def make_folder(path: Path) -> None:
     """Make the data folder unless it is there.
 
     Raises:
-        EmbeddedError: it cannot be made.
+        EmbeddedError: it cannot be made, or chDB would misread its name.
     """
+    if "?" in str(path):
+        raise EmbeddedError(
+            f"The folder {path} has a question mark in its name: set CLICKHOUSE_LOCAL_PATH to one "
+            "without."
+        )
     try:
         path.mkdir(parents=True, exist_ok=True)
         (path / "owner.lock").touch()

@@ -9,6 +9,7 @@ import base64
 import binascii
 import json
 import re
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -20,6 +21,7 @@ class Code(IntEnum):
     BAD_ARGUMENTS = 36
     NOT_IMPLEMENTED = 48
     SYNTAX_ERROR = 62
+    UNKNOWN_FORMAT = 73
     UNKNOWN_COMPRESSION_METHOD = 89
     UNKNOWN_SETTING = 115
     READONLY = 164
@@ -62,7 +64,7 @@ _RESERVED = frozenset(
     }
 )
 _RESERVED_PREFIXES = ("param_", "http_")
-_SETTING_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*\Z")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*\Z")
 
 _CONTENT_TYPES = (
     (re.compile(r"(Tab|TS)", re.I), "text/tab-separated-values; charset=UTF-8"),
@@ -106,7 +108,6 @@ class Options:
     query: str = ""
     database: str = ""
     default_format: str = "TabSeparated"
-    query_id: str = ""
     session_id: str = ""
     session_timeout: int = 60  # seconds
     session_check: bool = False
@@ -124,6 +125,11 @@ def read_options(params: Mapping[str, str], headers: Mapping[str, str]) -> Optio
     Raises:
         ClickHouseError: a malformed session timeout or setting name, or a feature that is not here.
     """
+    output_format = (
+        params.get("default_format") or headers.get("x-clickhouse-format") or "TabSeparated"
+    )
+    if not _NAME.match(output_format):
+        raise refusal(Code.UNKNOWN_FORMAT, f"Unknown format {output_format}")
     if _is_set(params, "compress") or _is_set(params, "decompress"):
         raise refusal(
             Code.NOT_IMPLEMENTED,
@@ -133,10 +139,7 @@ def read_options(params: Mapping[str, str], headers: Mapping[str, str]) -> Optio
     return Options(
         query=params.get("query", ""),
         database=params.get("database") or headers.get("x-clickhouse-database", ""),
-        default_format=params.get("default_format")
-        or headers.get("x-clickhouse-format")
-        or "TabSeparated",
-        query_id=params.get("query_id", ""),
+        default_format=output_format,
         session_id=params.get("session_id", ""),
         session_timeout=_session_timeout(params.get("session_timeout", "60")),
         session_check=_is_set(params, "session_check"),
@@ -178,7 +181,7 @@ def _settings(params: Mapping[str, str]) -> dict[str, str]:
         if name not in _RESERVED and not name.startswith(_RESERVED_PREFIXES)
     }
     for name in settings:
-        if not _SETTING_NAME.match(name):
+        if not _NAME.match(name):
             raise refusal(Code.UNKNOWN_SETTING, f"Unknown setting '{name}'.")
     return settings
 
@@ -195,6 +198,12 @@ def credentials(params: Mapping[str, str], headers: Mapping[str, str]) -> tuple[
             return "", ""
         return user, password
     return params.get("user", "default"), params.get("password", "")
+
+
+def query_id(params: Mapping[str, str]) -> str:
+    """The id a client gave its query, if a header can carry it, or else a new one."""
+    given = params.get("query_id", "")
+    return given if given.isascii() and given.isprintable() and given else str(uuid.uuid4())
 
 
 def content_type(output_format: str) -> str:

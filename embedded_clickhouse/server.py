@@ -10,6 +10,7 @@ import errno
 import os
 import resource
 import socket
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,11 +30,6 @@ _CANCEL_S = 3  # what it has to end once it is cancelled
 _KEEP_ALIVE_S = 3600
 _OPEN_FILES = 65_536  # connections, pipes, parts; a shell often allows 1024
 _MAX_URL_BYTES = 1024 * 1024  # ClickHouse's http_max_uri_size
-
-
-def default_max_memory() -> int:
-    """Half of the machine's memory, in bytes: the engine must leave room for its clients."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def serve(
@@ -72,8 +68,8 @@ def serve(
     make_folder(path)
     lock = OwnerLock(path)
     listener = _listen(host, port)
-    _prepare_process()
-    front = _open(path, max_memory or default_max_memory(), user, password)
+    _prepare_process(path)
+    front = _open(path, max_memory, user, password)
     lock.publish(host, listener.getsockname()[1])
     if on_ready is not None:
         on_ready(host, listener.getsockname()[1])
@@ -93,8 +89,10 @@ def serve(
     asyncio.run(_serve(uvicorn.Server(config), listener, front, unused))
 
 
-def _prepare_process() -> None:
-    """Give the engine the time zone of ClickHouse's own image, and enough files to open."""
+def _prepare_process(path: Path) -> None:
+    """Set the time zone of ClickHouse's own image, room for large results, and enough files."""
+    # Results that are held back go to the data's disk: the system's folder may be in memory.
+    tempfile.tempdir = str(path)
     os.environ["TZ"] = "UTC"
     time.tzset()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -103,7 +101,7 @@ def _prepare_process() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _open(path: Path, max_memory: int, user: str, password: str) -> "Front":
+def _open(path: Path, max_memory: int | None, user: str, password: str) -> "Front":
     # Loaded this late because the engine takes the time zone while it is loaded, and because
     # those who only start a server need none of it.
     from embedded_clickhouse.app import Front

@@ -12,7 +12,7 @@ from typing import Any
 
 from chdb.state.sqlitelike import Connection
 
-from embedded_clickhouse.engine import Engine, apply_settings, run, settings_now
+from embedded_clickhouse.engine import Engine, apply_settings, identifier, run, settings_now
 from embedded_clickhouse.protocol import (
     Code,
     Options,
@@ -64,7 +64,7 @@ class _Session:
 
     def _use(self, database: str) -> None:
         if database != self._database:
-            run(self.connection, f"USE `{database.replace('`', '``')}`")
+            run(self.connection, f"USE {identifier(database)}")
             self._database = database
 
 

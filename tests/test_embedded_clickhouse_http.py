@@ -125,6 +125,8 @@ def test_parameters_reach_every_kind_of_statement(clickhouse, table):
         ("select 1", {"database": "nope"}, 404, 81, "Database nope does not exist"),
         ("select 1", {"nope": "1"}, 404, 115, "Unknown setting 'nope'"),
         ("select 1 format Nope", {}, 404, 73, "Unknown format Nope"),
+        ("select 1", {"default_format": "CSV select"}, 404, 73, "Unknown format CSV select"),
+        ("select 1", {"database": "a`b\\"}, 404, 81, "does not exist"),
         ("insert into nope format CSV\n1", {}, 404, 60, "nope"),
         ("select {x:String}", {}, 500, 456, "Substitution `x` is not set"),
         ("select 1 into outfile '/dev/null'", {}, 500, 358, "INTO OUTFILE is not allowed"),
@@ -151,7 +153,7 @@ def test_errors_have_clickhouses_status_code_and_text(
     assert (answer.status, answer.code) == (status, code), answer.text
     assert answer.text.startswith(f"Code: {code}. DB::Exception: ")
     assert message in answer.text
-    assert answer.text.rstrip().endswith("(version 26.9.2.1)") or "(version " in answer.text
+    assert "(version 26." in answer.text
 
 
 def test_get_only_reads(clickhouse, table):
@@ -188,6 +190,14 @@ def test_headers_describe_the_result(clickhouse, output_format, kind):
     assert answer.headers["X-ClickHouse-Query-Id"] == "mine"
     assert answer.headers["X-ClickHouse-Timezone"] == "UTC"
     assert answer.summary["read_rows"] == answer.summary["result_rows"] == 10
+
+
+@pytest.mark.parametrize("given", ["", "two\nlines", "ünïcode"])
+def test_a_query_id_that_no_header_can_carry_is_replaced(clickhouse, given):
+    answer = ask(clickhouse, b"select 1", query_id=given)
+
+    assert answer.text == "1\n"
+    assert len(answer.headers["X-ClickHouse-Query-Id"]) == 36
 
 
 def test_a_statement_without_a_result_has_no_format(clickhouse):

@@ -177,6 +177,8 @@ def test_a_folder_that_is_no_folder_is_one_line(tmp_path):
 
     with pytest.raises(EmbeddedError, match="set CLICKHOUSE_LOCAL_PATH"):
         serve(tmp_path / "file", 0)
+    with pytest.raises(EmbeddedError, match="question mark"), running(tmp_path / "?", 0):
+        pass
     with pytest.raises(EmbeddedError, match="File exists"), running(tmp_path / "file", 0):
         pass
 
