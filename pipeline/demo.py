@@ -167,8 +167,13 @@ def _print_top_markets(run: Run) -> None:
         order by usd desc
     """).result_rows
     table = simple_table(
-        ("market", "left"), ("outcome", "left"), ("price", "right"), ("by hour", "left"), ("volume $", "right"), ("trades", "right")
-    )  # fmt: skip
+        ("market", "left"),
+        ("outcome", "left"),
+        ("price", "right"),
+        ("by hour", "left"),
+        ("volume $", "right"),
+        ("trades", "right"),
+    )
     for question, outcome, price, closes, usd, trades in rows:
         table.add_row(
             shorten(question, 28),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from clickhouse_connect.driver.client import Client
 
@@ -16,6 +17,9 @@ from pipeline.models import ensure_models
 from pipeline.settings import Settings
 from pipeline.settle import Statement
 
+if TYPE_CHECKING:
+    from ingest.http import HttpClient
+
 
 @dataclass
 class Run:
@@ -26,12 +30,14 @@ class Run:
         server: the ClickHouse in use.
         client: a client of it; threads may share it.
         statements: settling statements of the models, once prepared.
+        http_clients: one per upstream, kept between cycles because rate limits span them.
     """
 
     settings: Settings
     server: Server
     client: Client
     statements: list[Statement] = field(default_factory=list)
+    http_clients: dict[str, HttpClient] = field(default_factory=dict)
 
     @property
     def ledger(self) -> Ledger:

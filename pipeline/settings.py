@@ -115,9 +115,6 @@ class Settings(BaseSettings):
     polygon_confirmations: int = Field(
         5, ge=0, description="Blocks behind the head that are left for later"
     )
-    polygon_block_range: int = Field(
-        500, ge=1, description="Blocks per eth_getLogs at the start; adapts"
-    )
     polygon_versions: str = Field(
         "v2", pattern=r"^(v2|v1,v2)$", description="Exchange generations read from the chain"
     )
@@ -128,6 +125,11 @@ class Settings(BaseSettings):
         1800, gt=0, description="Pause between full passes over open markets and events"
     )
     gamma_closed_every_s: float = Field(7 * 86400, gt=0, description="The same for closed ones")
+
+    http_timeout_s: float = Field(60, gt=0, description="Longest wait for one answer")
+    http_give_up_s: float = Field(
+        120, ge=0, description="Longest time that one request's retries may wait in total"
+    )
 
     # Upkeep
     dlt_pipelines_dir: Path = Field(

@@ -9,12 +9,13 @@ import pyarrow as pa
 from dlt.extract import DltSource
 
 from ingest.destination import ClickHouseHttp, clickhouse_destination
+from ingest.http import HttpClient, RetryPolicy
 from ingest.progress import Progress
-from ingest.sources.gamma import gamma
-from ingest.sources.goldsky import goldsky
-from ingest.sources.polygon import polygon
+from ingest.sources import gamma, goldsky, polygon
 from pipeline.run import Run
 
+CONNECT_TIMEOUT_S = 10.0
+RATE_LIMITS = {"gamma": gamma.LIMITS, "goldsky": goldsky.LIMITS, "polygon": ()}
 ID_COLUMNS = {"markets": "market_id", "events": "event_id"}
 
 
@@ -22,31 +23,47 @@ def make_source(name: str, run: Run, progress: Progress) -> DltSource:
     """The source of a cycle: `gamma`, `goldsky` or `polygon`."""
     settings = run.settings
     if name == "gamma":
-        return gamma(
+        return gamma.gamma(
             settings.polymarket_gamma_url,
             progress=progress,
+            client=http_client(run, name),
             known_hashes=KnownHashes(run),
             tokens=unknown_tokens(run),
             open_cadence=settings.gamma_open_every_s,
             closed_cadence=settings.gamma_closed_every_s,
         )
     if name == "goldsky":
-        return goldsky(
+        return goldsky.goldsky(
             settings.goldsky_url,
             progress=progress,
+            client=http_client(run, name),
             start=int(settings.goldsky_start.timestamp()),
             horizon=int(settings.goldsky_horizon.timestamp()),
             page_size=settings.goldsky_page_size,
         )
-    return polygon(
+    return polygon.polygon(
         settings.polygon_rpc_url,
         progress=progress,
+        client=http_client(run, name),
         known_fills=KnownFills(run),
         versions=tuple(settings.polygon_versions.split(",")),
         lookback=settings.fills_lookback_s,
         confirmations=settings.polygon_confirmations,
         stale_after=settings.polygon_stale_after_s,
     )
+
+
+def http_client(run: Run, name: str) -> HttpClient:
+    """The HTTP client of a source, the same one in every cycle."""
+    settings = run.settings
+    if name not in run.http_clients:
+        run.http_clients[name] = HttpClient(
+            name,
+            limits=RATE_LIMITS[name],
+            timeout=(CONNECT_TIMEOUT_S, settings.http_timeout_s),
+            retry=RetryPolicy(max_wait=settings.http_give_up_s),
+        )
+    return run.http_clients[name]
 
 
 def destination(run: Run) -> ClickHouseHttp:

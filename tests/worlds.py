@@ -14,12 +14,12 @@ from typing import Any
 from embedded_clickhouse import Endpoint
 from pipeline import models
 from pipeline.run import Run, open_run
-from pipeline.settings import Settings
+from pipeline.settings import ARCHIVE_END, Settings
 from sandbox.server import SandboxServer
 from sandbox.world import World
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
-HISTORY = timedelta(days=40)  # from the start of V1 fills to NOW, with room
+HISTORY = timedelta(days=0.3)  # of fills of each generation, with room
 
 
 def make_settings(endpoint: Endpoint, prefix: str, folder: Path, **overrides: Any) -> Settings:
@@ -45,7 +45,7 @@ def sandbox_settings(
         "polymarket_gamma_url": upstream.urls.gamma_url,
         "goldsky_url": upstream.urls.goldsky_url,
         "polygon_rpc_url": upstream.urls.polygon_url,
-        "goldsky_start": NOW - HISTORY,
+        "goldsky_start": ARCHIVE_END - HISTORY,
         "fills_lookback_s": int(HISTORY.total_seconds()),
         "polygon_confirmations": 0,
         "polygon_stale_after_s": 10**9,  # the simulated clock stands at NOW
@@ -53,11 +53,9 @@ def sandbox_settings(
     return make_settings(endpoint, prefix, folder, **(values | overrides))
 
 
-def small_world(seed: int = 1, matches: int = 400, **options: Any) -> World:
-    """A world that loads in about a second."""
-    return World.generate(
-        seed, now=NOW, markets=40, matches=matches, v1_days=1, v2_days=1, **options
-    )
+def small_world(seed: int = 1, matches: int = 400, days: float = 0.25) -> World:
+    """A world that loads in about a second: `matches` over `days` of each generation."""
+    return World.generate(seed, now=NOW, markets=40, matches=matches, v1_days=days, v2_days=days)
 
 
 @contextmanager
