@@ -156,23 +156,15 @@ class ClickHouseHttpSqlClient(SqlClientBase[Client], DBTransaction):
                 settings=_INSERT_SETTINGS,
             )
 
-    def has_dataset(self) -> bool:
-        """Whether dlt has written here. False makes dlt forget cursors that it kept on disk."""
-        name = "_dlt_pipeline_state"
-        query = "select count() from system.tables where database = %s and name = %s"
-        return self.execute_sql(query, self.dataset_name, name)[0][0] > 0
-
     def create_dataset(self) -> None:
-        """Nothing to create: the database belongs to the migrations.
+        """Called when the database is not there; it belongs to the migrations.
 
         Raises:
-            DestinationTerminalException: it is not there.
+            DestinationTerminalException: always.
         """
-        query = "select count() from system.databases where name = %s"
-        if not self.execute_sql(query, self.dataset_name)[0][0]:
-            raise DestinationTerminalException(
-                f"database {self.dataset_name} does not exist: run the migrations first"
-            )
+        raise DestinationTerminalException(
+            f"database {self.dataset_name} does not exist: run the migrations first"
+        )
 
     def drop_dataset(self) -> None:
         raise DestinationTerminalException(

@@ -17,7 +17,7 @@ from typing import Any
 import dlt
 import pyarrow.parquet as pq
 from clickhouse_connect.driver.exceptions import ClickHouseError
-from dlt.common.destination.exceptions import DestinationException
+from dlt.common.destination.exceptions import DestinationException, DestinationUndefinedEntity
 from dlt.extract import DltSource
 from dlt.pipeline.exceptions import PipelineStepFailed
 
@@ -95,21 +95,27 @@ def resource_states(pipeline: dlt.Pipeline) -> dict[str, dict[str, Any]]:
 
 
 def _take_over_state_of_destination(pipeline: dlt.Pipeline) -> None:
-    """Make the cursors those that ClickHouse has, unless packages that follow them are pending.
+    """Make the cursors those that ClickHouse has, but for those that a pending package brings.
 
     dlt alone keeps a local state that ClickHouse does not have (tables dropped, an older backup
     restored), and would never read again what is missing there.
     """
     _step(pipeline, pipeline.sync_destination)
-    if pipeline.has_pending_data:
-        return
-    with pipeline.destination_client() as client:
-        known = client.is_storage_initialized()
-        stored = client.get_stored_state(pipeline.pipeline_name) if known else None
-    local = pipeline.state["_state_version"] if resource_states(pipeline) else 0
-    if local != (stored.version if stored else 0):
+    ahead = pipeline.state["_state_version"] - _stored_version(pipeline)
+    # A pending package brings one version of the state, or none if nothing in it changed.
+    if ahead not in ((0, 1) if pipeline.has_pending_data else (0,)):
         pipeline.drop()
         _step(pipeline, pipeline.sync_destination)
+
+
+def _stored_version(pipeline: dlt.Pipeline) -> int:
+    """Version of the pipeline's state in ClickHouse; 0 if there is none."""
+    with pipeline.destination_client() as client:
+        try:
+            stored = client.get_stored_state(pipeline.pipeline_name)
+        except DestinationUndefinedEntity:
+            return 0
+    return stored.version if stored else 0
 
 
 def _finish(
