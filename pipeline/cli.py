@@ -31,6 +31,8 @@ def verb(context: click.Context) -> Iterator[Settings]:
     except PipelineError as error:
         console.err.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except Stopped as stop:
         console.err.print(f"stopped by {stop.name}; the next run goes on where this one stopped")
         sys.exit(stop.exit_code)
@@ -159,6 +161,9 @@ def clickhouse(context: click.Context, host: str) -> None:
                 host=host,
                 password=settings.clickhouse_password.get_secret_value(),
                 max_memory=settings.clickhouse_local_memory_bytes,
+                on_ready=lambda host, port: click.echo(
+                    f"ClickHouse {settings.clickhouse_local_path} is up at http://{host}:{port}/ until Ctrl-C"
+                ),
             )
         except EmbeddedError as error:
             raise ClickHouseUnavailable(str(error)) from error

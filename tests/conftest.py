@@ -6,11 +6,11 @@ from pathlib import Path
 
 import clickhouse_connect
 import pytest
+from worlds import make_settings, prepared
 
 from embedded_clickhouse import Endpoint, running
 from pipeline.run import Run, open_run
 from pipeline.settings import Settings
-from worlds import make_settings, prepared
 
 
 @pytest.fixture(scope="session")

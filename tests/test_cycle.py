@@ -7,18 +7,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
-from worlds import prepared, sandbox_settings, small_world
+from worlds import assert_equals_truth, prepared, sandbox_settings, small_world
 
 from embedded_clickhouse import Endpoint
 from pipeline.cycle import CycleReport, run_cycle
 from pipeline.errors import LoadFailed
 from pipeline.run import Run
 from pipeline.settings import Settings
-from sandbox.reconcile import reconcile
 from sandbox.server import AppServer, SandboxServer, Urls, build_app
-from sandbox.truth import Truth
 from sandbox.world import World
 
 PROMISED = (
@@ -99,12 +97,6 @@ def stored_rows(run: Run) -> dict[str, int]:
     )
 
 
-def assert_equals_truth(run: Run, world: World) -> None:
-    checks = reconcile(run.client, run.settings.clickhouse_database, Truth(world))
-    wrong = {c.name: c.differences or (c.expected, c.actual) for c in checks if not c.equal}
-    assert not wrong
-
-
 def test_cycles_load_exactly_what_is_new(loading: Run, polymarket: SandboxServer) -> None:
     world = polymarket.world
     fills = sum(len(match.legs) for match in world.matches)
@@ -175,20 +167,26 @@ def test_a_small_budget_gets_there_in_several_cycles(
             assert_equals_truth(run, world)
 
 
-FAULTS = {
-    "html": ("gamma", "/gamma", lambda: Response("<html>busy</html>", media_type="text/html"), "HTML"),
-    "graphql": ("goldsky", "/goldsky", lambda: JSONResponse({"errors": [{"message": "store error"}]}), "store error"),
-    "rpc": (
-        "polygon",
-        "/polygon",
-        lambda: JSONResponse({"jsonrpc": "2.0", "id": 1, "error": {"code": -32000, "message": "no state"}}),
-        "no state",
+def rpc_error() -> Response:
+    return JSONResponse(
+        {"jsonrpc": "2.0", "id": 1, "error": {"code": -32000, "message": "no state"}}
+    )
+
+
+FAULTS = {  # what happens: which source, its path, the answer, a word of the failure
+    "html": ("gamma", "/gamma", lambda: HTMLResponse("<html>busy</html>"), "HTML"),
+    "graphql": (
+        "goldsky",
+        "/goldsky",
+        lambda: JSONResponse({"errors": [{"message": "lost"}]}),
+        "lost",
     ),
+    "rpc": ("polygon", "/polygon", rpc_error, "no state"),
     "429": ("polygon", "/polygon", lambda: PlainTextResponse("slow down", 429), "429"),
     "503": ("gamma", "/gamma", lambda: PlainTextResponse("down", 503), "503"),
     "wrong shape": ("gamma", "/gamma", lambda: JSONResponse({"data": []}), "gamma"),
-    "half a body": ("goldsky", "/goldsky", lambda: Response(b'{"data": {"orderFil', media_type="application/json"), "goldsky"),
-}  # fmt: skip
+    "half a body": ("goldsky", "/goldsky", lambda: Response(b'{"data": {"order'), "goldsky"),
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -3,47 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import random
 from collections import Counter
-from collections.abc import Iterable
-from datetime import UTC, datetime
 
 import pytest
-from worlds import small_world
+from worlds import (
+    all_fills,
+    assert_equals_truth,
+    land,
+    land_gamma,
+    rows_of,
+    settle_all,
+    small_world,
+)
 
 from pipeline.errors import ModelsError
-from pipeline.ledger import now_us
 from pipeline.run import Run
-from pipeline.settle import settle
-from sandbox.contracts import Fill
 from sandbox.matches import Match
 from sandbox.reconcile import reconcile
-from sandbox.truth import Truth
 from sandbox.world import World
 
-COLUMNS = [
-    "timestamp",
-    "block_number",
-    "log_index",
-    "tx_hash",
-    "order_hash",
-    "contract_version",
-    "exchange",
-    "maker",
-    "taker",
-    "maker_asset_id",
-    "taker_asset_id",
-    "side",
-    "token_id",
-    "maker_amount",
-    "taker_amount",
-    "fee",
-    "builder",
-    "source",
-    "is_deleted",
-    "load_id",
-]
 FILLS_TABLES = (
     "order_fills",
     "trades",
@@ -55,95 +34,13 @@ FILLS_TABLES = (
 )
 
 
-def landing_row(fill: Fill, load_id: int, *, is_deleted: int = 0) -> list:
-    """A fill as its source lands it: V1 from the archive, V2 from the chain."""
-    buys = fill.side == "BUY"
-    given_amount, received = (fill.usd, fill.shares) if buys else (fill.shares, fill.usd)
-    v1 = fill.version == "v1"
-    return [
-        datetime.fromtimestamp(fill.timestamp, UTC),
-        0 if v1 else fill.block_number,
-        0 if v1 else fill.log_index,
-        fill.tx_hash,
-        fill.order_hash,
-        fill.version,
-        (fill.exchange if not v1 or fill.taker == fill.exchange else ""),
-        fill.maker,
-        fill.taker,
-        ("0" if buys else fill.token_id) if v1 else "",
-        (fill.token_id if buys else "0") if v1 else "",
-        "" if v1 else fill.side,
-        "" if v1 else fill.token_id,
-        given_amount,
-        received,
-        fill.fee,
-        "",
-        "goldsky" if v1 else "polygon",
-        is_deleted,
-        load_id,
-    ]
-
-
-def land(run: Run, fills: Iterable[Fill], *, is_deleted: int = 0) -> int:
-    """Land fills as one load, as a cycle would, without settling; return its id."""
-    load_id = now_us()
-    run.ledger.open(load_id, ["order_filled"])
-    rows = [landing_row(fill, load_id, is_deleted=is_deleted) for fill in fills]
-    if rows:
-        run.client.insert(
-            "order_filled", rows, column_names=COLUMNS, database=run.settings.raw_database
-        )
-    run.ledger.close_loading()
-    return load_id
-
-
-def settle_all(run: Run, max_rows: int = 1_000_000) -> int:
-    return settle(run.client, run.ledger, run.statements, max_rows=max_rows)
-
-
-def land_gamma(run: Run, truth: Truth) -> None:
-    """Land the markets and events of a world as they stand, and settle them."""
-    for table, key, payloads in (
-        ("markets", "market_id", truth.markets),
-        ("events", "event_id", truth.events),
-    ):
-        load_id = now_us()
-        run.ledger.open(load_id, [table])
-        rows = [
-            [
-                row["id"],
-                number,
-                datetime.now(UTC),
-                bool(row.get("closed")),
-                json.dumps(row),
-                load_id,
-            ]
-            for number, row in enumerate(payloads)
-        ]
-        columns = [key, "content_hash", "fetched_at", "closed", "payload", "load_id"]
-        run.client.insert(table, rows, column_names=columns, database=run.settings.raw_database)
-        run.ledger.close_loading()
-    settle_all(run)
-
-
-def assert_equals_truth(run: Run, truth: Truth) -> None:
-    checks = reconcile(run.client, run.settings.clickhouse_database, truth)
-    wrong = {c.name: c.differences or (c.expected, c.actual) for c in checks if not c.equal}
-    assert not wrong
-
-
-def rows_of(run: Run, table: str) -> int:
-    database = run.settings.clickhouse_database
-    return run.client.query(f"select count() from {database}.{table}").result_rows[0][0]
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_any_order_of_loads_gives_the_truth(run: Run, seed: int) -> None:
     """Legs of one match in different loads, loads that overlap or repeat, settled now or later."""
     world, rng = small_world(seed), random.Random(seed)
     fills = all_fills(world)
     rng.shuffle(fills)
-    land_gamma(run, Truth(world))
+    land_gamma(run, world)
     size = max(1, len(fills) // 6)
     loads = [fills[at : at + size] for at in range(0, len(fills), size)]
     loads += [rng.sample(fills, size), loads[0]]
@@ -153,7 +50,7 @@ def test_any_order_of_loads_gives_the_truth(run: Run, seed: int) -> None:
             settle_all(run, max_rows=rng.choice([1, 10_000]))
     settle_all(run)
     assert run.ledger.unsettled() == []
-    assert_equals_truth(run, Truth(world))
+    assert_equals_truth(run, world)
 
 
 def test_markets_may_come_after_their_fills(run: Run) -> None:
@@ -163,8 +60,8 @@ def test_markets_may_come_after_their_fills(run: Run) -> None:
     trades = f"{run.settings.clickhouse_database}.trades"
     known = f"select countIf(market_id != ''), countIf(outcome_index is not null) from {trades}"
     assert run.client.query(known).result_rows == [(0, 0)]
-    land_gamma(run, Truth(world))
-    assert_equals_truth(run, Truth(world))
+    land_gamma(run, world)
+    assert_equals_truth(run, world)
 
 
 @pytest.mark.parametrize(
@@ -174,11 +71,11 @@ def test_rows_lost_before_a_settle_are_written_again(run: Run, lost: str) -> Non
     """A crash between two writes: the landing table has the rows, a derived table lacks some."""
     world = small_world()
     raw, models = run.settings.raw_database, run.settings.clickhouse_database
-    land_gamma(run, Truth(world))
+    land_gamma(run, world)
     land(run, all_fills(world))
     settle_all(run)
     run.client.command(f"delete from {models}.{lost} where cityHash64(token_id) % 2 = 0")
-    assert not all(c.equal for c in reconcile(run.client, models, Truth(world)))
+    assert not all(c.equal for c in reconcile(run.client, models, world))
     run.client.command(f"""
         insert into {raw}.loads
         select * replace('settling' as state, now64(6) as updated_at)
@@ -186,7 +83,7 @@ def test_rows_lost_before_a_settle_are_written_again(run: Run, lost: str) -> Non
         where table_name = 'order_filled'
     """)
     settle_all(run)
-    assert_equals_truth(run, Truth(world))
+    assert_equals_truth(run, world)
 
 
 def test_a_fill_is_direct_only_until_its_taker_leg_comes(run: Run) -> None:
@@ -246,10 +143,6 @@ def test_a_statement_that_fails_leaves_its_loads_for_the_next_run(run: Run) -> N
     settle_all(run)
     assert rows_of(run, "ohlcv_1m") > 0
     assert run.ledger.unsettled() == []
-
-
-def all_fills(world: World) -> list[Fill]:
-    return [leg for match in world.matches for leg in match.legs]
 
 
 def a_lone_match(world: World, kind: str) -> Match:

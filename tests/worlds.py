@@ -6,6 +6,7 @@ dbt takes seconds to build the models, so one template is built per session and 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,12 +14,39 @@ from typing import Any
 
 from embedded_clickhouse import Endpoint
 from pipeline import models
+from pipeline.ledger import now_us
 from pipeline.run import Run, open_run
 from pipeline.settings import ARCHIVE_END, Settings
+from pipeline.settle import settle
+from sandbox.contracts import Fill
+from sandbox.reconcile import reconcile
 from sandbox.server import SandboxServer
+from sandbox.truth import Truth
 from sandbox.world import World
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
+COLUMNS = [
+    "timestamp",
+    "block_number",
+    "log_index",
+    "tx_hash",
+    "order_hash",
+    "contract_version",
+    "exchange",
+    "maker",
+    "taker",
+    "maker_asset_id",
+    "taker_asset_id",
+    "side",
+    "token_id",
+    "maker_amount",
+    "taker_amount",
+    "fee",
+    "builder",
+    "source",
+    "is_deleted",
+    "load_id",
+]
 HISTORY = timedelta(days=0.3)  # of fills of each generation, with room
 
 
@@ -110,3 +138,90 @@ def _created(run: Run, query: str) -> bool:
     except Exception:  # what it reads is not there yet
         return False
     return True
+
+
+def landing_row(fill: Fill, load_id: int, *, is_deleted: int = 0) -> list:
+    """A fill as its source lands it: V1 from the archive, V2 from the chain."""
+    buys = fill.side == "BUY"
+    given_amount, received = (fill.usd, fill.shares) if buys else (fill.shares, fill.usd)
+    v1 = fill.version == "v1"
+    return [
+        datetime.fromtimestamp(fill.timestamp, UTC),
+        0 if v1 else fill.block_number,
+        0 if v1 else fill.log_index,
+        fill.tx_hash,
+        fill.order_hash,
+        fill.version,
+        (fill.exchange if not v1 or fill.taker == fill.exchange else ""),
+        fill.maker,
+        fill.taker,
+        ("0" if buys else fill.token_id) if v1 else "",
+        (fill.token_id if buys else "0") if v1 else "",
+        "" if v1 else fill.side,
+        "" if v1 else fill.token_id,
+        given_amount,
+        received,
+        fill.fee,
+        "",
+        "goldsky" if v1 else "polygon",
+        is_deleted,
+        load_id,
+    ]
+
+
+def land(run: Run, fills: Iterable[Fill], *, is_deleted: int = 0) -> int:
+    """Land fills as one load, as a cycle would, without settling; return its id."""
+    load_id = now_us()
+    run.ledger.open(load_id, ["order_filled"])
+    rows = [landing_row(fill, load_id, is_deleted=is_deleted) for fill in fills]
+    if rows:
+        run.client.insert(
+            "order_filled", rows, column_names=COLUMNS, database=run.settings.raw_database
+        )
+    run.ledger.close_loading()
+    return load_id
+
+
+def settle_all(run: Run, max_rows: int = 1_000_000) -> int:
+    return settle(run.client, run.ledger, run.statements, max_rows=max_rows)
+
+
+def land_gamma(run: Run, world: World) -> None:
+    """Land the markets and events of a world as they stand, and settle them."""
+    truth = Truth(world)
+    for table, key, payloads in (
+        ("markets", "market_id", truth.markets),
+        ("events", "event_id", truth.events),
+    ):
+        load_id = now_us()
+        run.ledger.open(load_id, [table])
+        rows = [
+            [
+                row["id"],
+                number,
+                datetime.now(UTC),
+                bool(row.get("closed")),
+                json.dumps(row),
+                load_id,
+            ]
+            for number, row in enumerate(payloads)
+        ]
+        columns = [key, "content_hash", "fetched_at", "closed", "payload", "load_id"]
+        run.client.insert(table, rows, column_names=columns, database=run.settings.raw_database)
+        run.ledger.close_loading()
+    settle_all(run)
+
+
+def assert_equals_truth(run: Run, world: World) -> None:
+    checks = reconcile(run.client, run.settings.clickhouse_database, Truth(world))
+    wrong = {c.name: c.differences or (c.expected, c.actual) for c in checks if not c.equal}
+    assert not wrong
+
+
+def rows_of(run: Run, table: str) -> int:
+    database = run.settings.clickhouse_database
+    return run.client.query(f"select count() from {database}.{table}").result_rows[0][0]
+
+
+def all_fills(world: World) -> list[Fill]:
+    return [leg for match in world.matches for leg in match.legs]
