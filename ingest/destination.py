@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, AnyStr, ClassVar
 
 import clickhouse_connect
+import pyarrow.parquet as pq
 from clickhouse_connect.dbapi.cursor import Cursor
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, Error
@@ -23,7 +24,6 @@ from dlt.common.destination import DestinationCapabilitiesContext
 from dlt.common.destination.client import HasFollowupJobs, LoadJob, RunnableLoadJob
 from dlt.common.destination.exceptions import DestinationTerminalException
 from dlt.common.schema import Schema
-from dlt.common.schema.typing import TTableSchemaColumns
 from dlt.destinations.exceptions import (
     DatabaseTerminalException,
     DatabaseTransientException,
@@ -76,8 +76,9 @@ _TERMINAL = {
     636: "CANNOT_EXTRACT_TABLE_STRUCTURE",
 }
 
-# A statement returns when its rows are in the table, not when they are in a server-side buffer.
-_SETTINGS = {"async_insert": 0, "wait_end_of_query": 1}
+# A statement returns when its rows are in the table, not when they are in a server-side buffer, and
+# sees what other replicas have (no effect on a single server).
+_SETTINGS = {"async_insert": 0, "wait_end_of_query": 1, "select_sequential_consistency": 1}
 _INSERT_SETTINGS = _SETTINGS | {"input_format_null_as_default": 0}
 
 
@@ -147,10 +148,14 @@ class ClickHouseHttpSqlClient(SqlClientBase[Client], DBTransaction):
 
     @raise_database_error
     def insert_file(self, path: str, table_name: str) -> None:
-        """Insert a Parquet file, column by column name."""
+        """Insert a Parquet file, column by column name.
+
+        The columns are named, because ClickHouse skips those of a file that a table does not have.
+        """
         with Path(path).open("rb") as file:
             self._client.raw_insert(
                 self.make_qualified_table_name(table_name),
+                column_names=pq.read_schema(path).names,
                 insert_block=file,
                 fmt="Parquet",
                 settings=_INSERT_SETTINGS,
@@ -243,9 +248,6 @@ class ClickHouseHttpClient(ClickHouseClient):
     def _from_db_type(self, ch_t: str, precision: int | None, scale: int | None) -> Any:
         """Column type in dlt's terms; one it has no word for is text: nothing is ever altered."""
         return super()._from_db_type(ch_t, precision, scale) or {"data_type": "text"}
-
-    def get_storage_tables(self, table_names: Any) -> Iterator[tuple[str, TTableSchemaColumns]]:
-        yield from super().get_storage_tables(table_names)
 
 
 class ClickHouseHttp(clickhouse):

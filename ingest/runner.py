@@ -2,7 +2,8 @@
 
 Promises that a cursor never gets ahead of ClickHouse. dlt writes the state that holds it into the
 load package of the rows it follows; here the working folder is only believed as far as ClickHouse
-confirms it, and given up (state is then restored from ClickHouse) when a package cannot be loaded.
+confirms it or a pending package will bring it, and given up otherwise (state is then restored from
+ClickHouse). A package that could not be loaded stays pending and goes first in the next run.
 The caller's ledger is told about every package before its first row is inserted and after its last.
 """
 
@@ -166,9 +167,6 @@ def _step(pipeline: dlt.Pipeline, step: Callable[[], Any]) -> None:
         for cause in causes:
             if isinstance(cause, IngestError | KeyboardInterrupt):
                 raise cause from failure
-        if failure.step == "load" and not pipeline.has_pending_data:
-            # The package was given up, so the cursor in the folder is ahead of ClickHouse.
-            pipeline.drop()
         raise LoadError(
             f"{pipeline.pipeline_name}: {failure.step} failed: {_reason(causes)}; run again when"
             " that is fixed, nothing was lost"

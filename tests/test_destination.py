@@ -197,6 +197,23 @@ def test_a_landing_table_without_a_column_is_an_error_and_the_cursor_stays(lake:
     assert stored(lake)[0] == stored(lake)[1] == cursor(lake) - 1
 
 
+def test_a_load_that_is_refused_is_tried_again_when_that_is_fixed(lake: Lake) -> None:
+    lake.load("counter", counter)
+    alter = f"alter table {lake.database}.order_filled"
+
+    def drop_column(package) -> None:
+        lake.client.command(f"{alter} drop column fee")
+
+    progress, pipeline = Progress(), lake.pipeline("counter")
+    with pytest.raises(LoadError, match="fee"):
+        run(pipeline, counter(progress), progress, before_load=drop_column)
+    assert stored(lake) == (10, 10)
+    lake.client.command(f"{alter} add column fee UInt64 after taker")
+    lake.load("counter", counter)
+    assert stored(lake) == (30, 30), "the package that was pending, and one more"
+    assert cursor(lake) == 31
+
+
 def test_a_column_that_dlt_did_not_see_before_is_refused(lake: Lake) -> None:
     lake.load("counter", counter)
 

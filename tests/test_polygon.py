@@ -210,7 +210,7 @@ def read_blocks(url: str, first: int, last: int, *, versions=(V2,), block_range:
     return sorted(found)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     blocks=st.lists(st.integers(START, START + 60), min_size=1, max_size=40, unique=True),
     result_cap=st.integers(4, 30),  # a block has up to four logs

@@ -160,7 +160,7 @@ class Archive:
             try:
                 data = self._ask(_PAGE_QUERY, variables, f"fills after {timestamp} {last_id}")
             except Timeout:
-                if not self._size.shrink():
+                if not self._size.shrink(self._size.value):
                     raise
             else:
                 self._size.succeeded()

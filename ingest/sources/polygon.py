@@ -174,7 +174,7 @@ class RangeReader:
             try:
                 logs, block = self.node.logs(first, until, self._versions)
             except (RangeTooLarge, Timeout):
-                if until == first or not self._size.shrink():
+                if not self._size.shrink(until - first + 1):
                     raise
             else:
                 break
