@@ -1,41 +1,63 @@
 """The writer lock: one run loads and settles at a time, wherever it runs.
 
-`create table` without `if not exists` succeeds for exactly one of any number of callers, and `rename table` likewise, so
-the lock is a table in the landing database. Its one row names the holder; the holder's heartbeat renews it. A lock
-whose heartbeat is older than its time to live, or whose process is gone from this very machine, is taken over.
+To take the lock a run creates the table `writer_lock_<n>` of the next number, which succeeds for exactly one of any
+number of runs; the highest number holds the lock. It is free again when its run wrote that it released it, was silent
+for longer than the time to live, or is a process that is gone from this very machine. A run writes to its own table
+only and removes lower numbers only, so whatever comes late can neither free nor renew the lock of another run.
+
+The tables are not replicated: on a cluster every run must be pointed at the same node.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
 
+from pipeline.clickhouse import first_line
 from pipeline.errors import LockHeld
 
-TABLE = "writer_lock"
-TABLE_ALREADY_EXISTS = "Code: 57."
-UNKNOWN_TABLE = "Code: 60."
+PREFIX = "writer_lock_"
+ATTEMPTS = 5
+JOIN_TIMEOUT_S = 5.0
+TABLE_ALREADY_EXISTS = 57
+UNKNOWN_TABLE = 60
+# Tells this process from an earlier one of the same pid: a restarted container counts from 1 again.
+PROCESS_ID = uuid.uuid4().hex
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds the lock: a run on a machine, the verb it runs, and since when and how recently it was heard of."""
+    """The run that holds the lock.
 
-    token: str
-    host: str
-    pid: int
+    Attributes:
+        number: number of its lock table.
+        verb: what it runs.
+        host, boot_id: name of its machine, and the identity of that machine's kernel since it started ("" where there
+            is none to read), because names repeat.
+        pid, process_id: its process, and an identity that no other process has.
+        acquired_at: when it took the lock, by ClickHouse's clock.
+        age_s: seconds since it was last heard of, by the same clock.
+    """
+
+    number: int
     verb: str
+    host: str
+    boot_id: str
+    pid: int
+    process_id: str
     acquired_at: datetime
     age_s: float
 
@@ -44,9 +66,13 @@ class Holder:
 
     def is_dead(self, ttl_s: float) -> bool:
         """True if the holder was not heard of for `ttl_s` seconds, or its process is gone from this machine."""
-        here = self.host == socket.gethostname()
-        # Our own pid under another token: this container died and was started again.
-        return self.age_s > ttl_s or (here and (self.pid == os.getpid() or not _alive(self.pid)))
+        if self.age_s > ttl_s:
+            return True
+        if (self.host, self.boot_id) != (socket.gethostname(), _boot_id()):
+            return False
+        if self.pid == os.getpid():
+            return self.process_id != PROCESS_ID
+        return not _alive(self.pid)
 
 
 class WriterLock:
@@ -54,27 +80,13 @@ class WriterLock:
 
     def __init__(self, client: Client, raw_database: str, ttl_s: float):
         self._client = client
-        self._table = f"{raw_database}.{TABLE}"
+        self._database = raw_database
         self._ttl_s = ttl_s
-        self._token = uuid.uuid4().hex
-        self._lost = threading.Event()
+        self._number = 0
 
     def holder(self) -> Holder | None:
-        """Who holds the lock now, or nobody."""
-        try:
-            rows = self._client.query(f"""
-                select token, host, pid, verb, acquired_at, dateDiff('millisecond', beat_at, now64(6, 'UTC')) / 1000
-                from {self._table}
-                order by beat_at desc
-                limit 1
-            """).result_rows
-        except DatabaseError as error:
-            if UNKNOWN_TABLE in str(error):
-                return None
-            raise
-        if not rows:  # created this very moment, its row still to come
-            return Holder("", "unknown", 0, "starting", datetime.now(UTC), 0.0)
-        return Holder(*rows[0])
+        """Who holds the lock now (it may be dead), or nobody."""
+        return self._newest()[1]
 
     @contextmanager
     def held(self, verb: str) -> Iterator[WriterLock]:
@@ -83,18 +95,20 @@ class WriterLock:
         Raises:
             LockHeld: another run holds it; the message says which.
         """
-        self._client.command(f"create database if not exists {self._table.split('.')[0]}")
+        self._client.command(f"create database if not exists {self._database}")
         self._acquire(verb)
         stop = threading.Event()
-        beat = threading.Thread(
-            target=self._beat, args=(verb, stop), name="lock-heartbeat", daemon=True
+        heart = threading.Thread(
+            target=self._beat, args=(stop,), name="lock-heartbeat", daemon=True
         )
-        beat.start()
         try:
+            heart.start()
             yield self
         finally:
             stop.set()
-            beat.join()
+            if heart.ident is not None:
+                # Not for ever: ClickHouse may have stopped answering. A beat that comes after the release is harmless.
+                heart.join(JOIN_TIMEOUT_S)
             self._release()
 
     def check(self) -> None:
@@ -103,88 +117,123 @@ class WriterLock:
         Raises:
             LockHeld: it was taken over, because our heartbeat had not come through.
         """
-        if self._lost.is_set():
-            raise LockHeld(
-                f"this run lost the writer lock to {self.holder() or 'nobody'}; start it again"
-            )
+        number, holder = self._newest()
+        if number != self._number:
+            raise LockHeld(f"this run lost the writer lock to {holder or 'nobody'}; start it again")
 
     def _acquire(self, verb: str) -> None:
-        for _ in range(3):
-            if self._create(verb):
-                return
-            holder = self.holder()
-            if holder is None:
-                continue
-            if not holder.is_dead(self._ttl_s):
+        for _ in range(ATTEMPTS):
+            number, holder = self._newest()
+            if holder is not None and not holder.is_dead(self._ttl_s):
                 raise LockHeld(f"{holder} is writing; wait for it to end, or stop it")
-            log.warning("lock: taking over from %s, not heard of for %.0f s", holder, holder.age_s)
-            self._bury(holder)
+            if self._create(number + 1, verb):
+                if holder is not None:
+                    log.warning(
+                        "lock: taken over from %s, not heard of for %.0f s", holder, holder.age_s
+                    )
+                return
         raise LockHeld("the writer lock is changing hands; try again")
 
-    def _create(self, verb: str) -> bool:
+    def _create(self, number: int, verb: str) -> bool:
+        """Try to take the lock under this number; False if another run was first."""
+        identity = {
+            "verb": verb,
+            "host": socket.gethostname(),
+            "boot_id": _boot_id(),
+            "pid": os.getpid(),
+            "process_id": PROCESS_ID,
+            "acquired_at": self._now().isoformat(),
+        }
+        # The comment appears together with the table, so a lock always says whose it is.
         try:
-            self._client.command(f"""
-                create table {self._table}
+            self._client.command(
+                f"""
+                create table {self._table(number)}
                 (
-                    token String comment 'identity of the run',
-                    host String comment 'machine',
-                    pid UInt32 comment 'process on that machine',
-                    verb String comment 'what it runs',
-                    acquired_at DateTime64(6, 'UTC') comment 'when it took the lock',
-                    beat_at DateTime64(6, 'UTC') default now64(6, 'UTC') comment 'when it was last heard of'
+                    beat_at DateTime64(6, 'UTC') default now64(6, 'UTC') comment 'sign of life of the run',
+                    released UInt8 default 0 comment '1: the run has ended'
                 )
                 engine = MergeTree order by beat_at
-                comment 'Writer lock: exists while a run holds it'
-            """)
+                comment %(comment)s
+                """,
+                parameters={"comment": f"Writer lock, taken by {json.dumps(identity)}"},
+            )
         except DatabaseError as error:
-            if TABLE_ALREADY_EXISTS in str(error):
+            if error.code == TABLE_ALREADY_EXISTS:
                 return False
             raise
-        self._acquired_at = datetime.now(UTC)
-        self._write_beat(verb)
+        if self._newest()[0] != number:  # chosen long ago, when lower numbers were still in use
+            self._client.command(f"drop table if exists {self._table(number)}")
+            return False
+        self._number = number
         return True
 
-    def _write_beat(self, verb: str) -> None:
-        self._client.insert(
-            self._table.split(".")[1],
-            [[self._token, socket.gethostname(), os.getpid(), verb, self._acquired_at]],
-            column_names=["token", "host", "pid", "verb", "acquired_at"],
-            database=self._table.split(".")[0],
-        )
+    def _newest(self) -> tuple[int, Holder | None]:
+        """The highest number in use (0: none), and its holder unless it was released."""
+        while tables := self._tables():
+            number = max(tables)
+            try:
+                beat_at, released, now = self._client.query(
+                    f"select max(beat_at), max(released), now64(6, 'UTC') from {self._table(number)}"
+                ).result_rows[0]
+            except DatabaseError as error:
+                if error.code == UNKNOWN_TABLE:  # removed meanwhile, because there is a higher one
+                    continue
+                raise
+            if released:
+                return number, None
+            identity = json.loads(tables[number][tables[number].index("{") :])
+            acquired_at = datetime.fromisoformat(identity.pop("acquired_at"))
+            last_heard_at = max(acquired_at, beat_at.replace(tzinfo=UTC))
+            age_s = (now.replace(tzinfo=UTC) - last_heard_at).total_seconds()
+            return number, Holder(number, **identity, acquired_at=acquired_at, age_s=age_s)
+        return 0, None
 
-    def _beat(self, verb: str, stop: threading.Event) -> None:
+    def _beat(self, stop: threading.Event) -> None:
         while not stop.wait(self._ttl_s / 4):
             try:
-                holder = self.holder()
-                if holder is None or holder.token != self._token:
-                    self._lost.set()
+                if self._newest()[0] != self._number:
+                    log.error("lock: lost to another run, because heartbeats had not come through")
                     return
-                self._write_beat(verb)
-            except ClickHouseError as error:
-                log.warning("lock: heartbeat failed, trying again: %s", str(error).splitlines()[0])
-
-    def _bury(self, holder: Holder) -> None:
-        """Move a dead holder's lock away; of several runs that try, one can, because the grave has the holder's name."""
-        with suppress(DatabaseError):
-            self._client.command(f"rename table {self._table} to {self._table}_of_{holder.token}")
+                self._client.command(
+                    f"insert into {self._table(self._number)} (released) values (0)"
+                )
+            except Exception as error:  # whatever it is: a heart that stops gives the lock away
+                log.warning("lock: heartbeat failed, trying again: %s", first_line(error))
 
     def _release(self) -> None:
         try:
-            holder = self.holder()
-            if holder is not None and holder.token == self._token:
-                self._client.command(f"drop table {self._table}")
-            self._drop_graves()
+            tables = self._tables()
+            if self._number in tables:
+                self._client.command(
+                    f"insert into {self._table(self._number)} (released) values (1)"
+                )
+            for number in tables:
+                if number < self._number:
+                    self._client.command(f"drop table if exists {self._table(number)}")
         except ClickHouseError as error:
-            log.warning("lock: not released, it expires by itself: %s", str(error).splitlines()[0])
+            log.warning("lock: not released, it expires by itself: %s", first_line(error))
 
-    def _drop_graves(self) -> None:
-        database, table = self._table.split(".")
-        graves = self._client.query(
-            "select name from system.tables where database = {database:String} and startsWith(name, {prefix:String})",
-            parameters={"database": database, "prefix": f"{table}_of_"},
-        ).result_columns
-        for name in graves[0] if graves else ():
-            self._client.command(f"drop table if exists {database}.{name}")
+    def _tables(self) -> dict[int, str]:
+        """Comments of the lock tables by number."""
+        rows = self._client.query(
+            "select toUInt32(substring(name, length({prefix:String}) + 1)), comment from system.tables"
+            " where database = {database:String} and match(name, concat('^', {prefix:String}, '[0-9]+$'))",
+            parameters={"database": self._database, "prefix": PREFIX},
+        ).result_rows
+        return dict(rows)
+
+    def _table(self, number: int) -> str:
+        return f"{self._database}.{PREFIX}{number}"
+
+    def _now(self) -> datetime:
+        now = self._client.query("select now64(6, 'UTC')").result_rows[0][0]
+        return now.replace(tzinfo=UTC)
+
+
+def _boot_id() -> str:
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.exists() else ""
 
 
 def _alive(pid: int) -> bool:
