@@ -10,6 +10,7 @@ import hashlib
 import logging
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from string import Template
 
@@ -22,6 +23,19 @@ from pipeline.settings import PROJECT_DIR, Settings
 
 SCHEMA_DIR = PROJECT_DIR / "schema"
 FILE_NAME = re.compile(r"^(\d{4})_[a-z0-9_]+\.sql$")
+BOOKS = """
+create database if not exists ${raw} ${on_cluster};
+create table if not exists ${raw}.schema_migrations ${on_cluster}
+(
+    number UInt32 comment 'number of the file in schema/',
+    name String comment 'its name',
+    checksum String comment 'SHA-256 of its text',
+    applied_at DateTime64(6, 'UTC') default now64(6) comment 'when it was applied'
+)
+engine = ${replicated}ReplacingMergeTree(applied_at)
+order by number
+comment 'Migrations of schema/ that this database has';
+"""
 log = logging.getLogger(__name__)
 
 
@@ -43,7 +57,7 @@ def read_migrations(folder: Path = SCHEMA_DIR) -> list[Migration]:
     """Read the migrations in order.
 
     Raises:
-        SchemaError: a file name is off, or two files share a number.
+        SchemaError: a file name is off, a number is missing, or two files share one.
     """
     migrations = []
     for path in sorted(folder.glob("*.sql")):
@@ -51,9 +65,13 @@ def read_migrations(folder: Path = SCHEMA_DIR) -> list[Migration]:
         if match is None:
             raise SchemaError(f"schema/{path.name} is not named NNNN_what.sql")
         migrations.append(Migration(int(match[1]), path.stem, path.read_text()))
-    numbers = [migration.number for migration in migrations]
-    if len(set(numbers)) != len(numbers):
-        raise SchemaError(f"two files of schema/ share a number: {numbers}")
+    for number, (before, migration) in enumerate(pairwise([None, *migrations]), start=1):
+        if before is not None and before.number == migration.number:
+            raise SchemaError(f"{before.name} and {migration.name} share a number: renumber one")
+        if migration.number != number:
+            raise SchemaError(
+                f"no file of schema/ has number {number}, but {migration.name} is there"
+            )
     return migrations
 
 
@@ -90,23 +108,9 @@ def migrate(client: Client, settings: Settings, folder: Path = SCHEMA_DIR) -> li
 
 
 def _applied(client: Client, settings: Settings) -> dict[int, tuple[str, str]]:
-    on_cluster, replicated = ("", "")
-    if settings.clickhouse_cluster:
-        on_cluster, replicated = f"on cluster '{settings.clickhouse_cluster}'", "Replicated"
+    """Name and checksum of the applied migrations by number."""
+    _execute(client, "the table of migrations", render(BOOKS, settings))
     raw = settings.raw_database
-    client.command(f"create database if not exists {raw} {on_cluster}")
-    client.command(f"""
-        create table if not exists {raw}.schema_migrations {on_cluster}
-        (
-            number UInt32 comment 'number of the file in schema/',
-            name String comment 'its name',
-            checksum String comment 'SHA-256 of its text',
-            applied_at DateTime64(6, 'UTC') default now64(6) comment 'when it was applied'
-        )
-        engine = {replicated}ReplacingMergeTree(applied_at)
-        order by number
-        comment 'Migrations of schema/ that this database has'
-    """)
     rows = client.query(
         f"select number, name, checksum from {raw}.schema_migrations final"
     ).result_rows
@@ -127,14 +131,22 @@ def _refuse_differences(migrations: list[Migration], applied: dict[int, tuple[st
 
 
 def _apply(client: Client, settings: Settings, migration: Migration) -> None:
-    for statement in render(migration.text, settings):
-        try:
-            client.command(statement)
-        except DatabaseError as error:
-            raise SchemaError(f"schema/{migration.name}.sql failed: {first_line(error)}") from error
+    try:
+        statements = render(migration.text, settings)
+    except (KeyError, ValueError) as error:  # of string.Template
+        raise SchemaError(f"schema/{migration.name}.sql has a bad placeholder: {error}") from error
+    _execute(client, f"schema/{migration.name}.sql", statements)
     client.insert(
         "schema_migrations",
         [[migration.number, migration.name, migration.checksum]],
         column_names=["number", "name", "checksum"],
         database=settings.raw_database,
     )
+
+
+def _execute(client: Client, where: str, statements: list[str]) -> None:
+    for statement in statements:
+        try:
+            client.command(statement)
+        except DatabaseError as error:
+            raise SchemaError(f"{where} failed: {first_line(error)}") from error

@@ -1,7 +1,9 @@
 -- The two databases, and the tables in which a run keeps its own books.
 
-create database if not exists ${raw} ${on_cluster}
-comment 'Polymarket ELT: raw records as loaded, dead letters, load ledger and dlt tables';
+-- The landing database was made for the writer lock and the table of migrations, before any file of this folder.
+create database if not exists ${raw} ${on_cluster};
+alter database ${raw} ${on_cluster}
+modify comment 'Polymarket ELT: raw records as loaded, dead letters, load ledger and dlt tables';
 
 create database if not exists ${models} ${on_cluster}
 comment 'Polymarket ELT: the models (fills, trades, candles, markets, events)';
@@ -40,7 +42,18 @@ engine = ${replicated}ReplacingMergeTree(seen_at)
 order by (source, reason, payload_hash, load_id)
 comment 'Records that could not be parsed, once per load';
 
-create or replace view ${raw}.dead_letters ${on_cluster} as
+create or replace view ${raw}.dead_letters ${on_cluster}
+(
+    source LowCardinality(String) comment 'resource that read it: gamma_markets, gamma_events, goldsky, polygon',
+    reason LowCardinality(String) comment 'short code of what was wrong',
+    payload_hash UInt64 comment 'first 8 bytes of the BLAKE2b hash of the payload',
+    detail String comment 'what was wrong the last time, in one sentence',
+    payload String comment 'the record as received',
+    first_seen_at DateTime64(6, 'UTC') comment 'when it was first read',
+    last_seen_at DateTime64(6, 'UTC') comment 'when it was last read',
+    times_seen UInt64 comment 'number of loads that read it'
+)
+as
 select
     source,
     reason,
