@@ -69,18 +69,26 @@ class Ledger:
     def __init__(self, client: Client, raw_database: str):
         self._client = client
         self._raw = raw_database
+        self._opened: list[Load] = []
 
     def open(self, load_id: int, tables: Iterable[str]) -> None:
         """Write down a load before its first row is inserted; opening it again is harmless."""
-        self._write([Load(load_id, table) for table in tables if table in TIME_COLUMNS])
+        loads = [Load(load_id, table) for table in tables if table in TIME_COLUMNS]
+        self._write(loads)
+        self._opened += loads
 
     def close_loading(self) -> list[Load]:
         """Mark every load that is being loaded as loaded, with the rows it really has, and return them.
 
         Only call this when nothing is being inserted: after a load, or at the start of a run under the lock.
         """
-        loaded = [self._measure(load) for load in self.unsettled() if load.state == "loading"]
+        loading = [load for load in self.unsettled() if load.state == "loading"]
+        # A run that slept past its lock may find its loads settled by its successor, with the rows there were then.
+        keys = {(load.load_id, load.table_name) for load in loading}
+        loading += [load for load in self._opened if (load.load_id, load.table_name) not in keys]
+        loaded = [self._measure(load) for load in loading]
         self._write(loaded)
+        self._opened = []
         return loaded
 
     def unsettled(self) -> list[Load]:
@@ -134,7 +142,11 @@ class Ledger:
     def _write(self, loads: list[Load]) -> None:
         if not loads:
             return
-        updated_at = datetime.now(UTC)
+        # The newest row of a load counts, so it must be the last one written even if clocks disagree or went back.
+        newest = self._client.query(
+            f"select toUnixTimestamp64Micro(max(updated_at)) from {self._raw}.loads"
+        ).result_rows[0][0]
+        updated_at = EPOCH + timedelta(microseconds=max(now_us(), newest + 1))
         rows = [[*(getattr(load, name) for name in COLUMNS), updated_at] for load in loads]
         self._client.insert(
             "loads", rows, column_names=[*COLUMNS, "updated_at"], database=self._raw
