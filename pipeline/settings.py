@@ -1,4 +1,4 @@
-"""Settings of a run: environment variables, or a `.env` file beside `run_pipeline.py`.
+"""Settings of a run: environment variables, or a `.env` file in the folder from which it is started.
 
 One class names every setting with its default, unit and meaning; the README's table is checked against it. Field names
 are the environment variables in lower case.
@@ -6,17 +6,22 @@ are the environment variables in lower case.
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.errors import SettingsError
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 IDENTIFIER = r"^[a-z_][a-z0-9_]{0,59}$"
+# ClickHouse's own; `default` of the embedded one has an engine on which the models cannot be built.
+RESERVED_DATABASES = ("default", "system", "information_schema")
+# Their values may hold a password or a key, so no message repeats them.
+SECRETS = ("password", "url")
 GOLDSKY_PUBLIC_URL = (
     "https://api.goldsky.com/api/public/project_cl6mb8i9h0003e201j6li0diw"
     "/subgraphs/orderbook-subgraph/0.0.1/gn"
@@ -45,25 +50,48 @@ def parse_utc(value: str | datetime | None) -> datetime | None:
     """
     if value is None or value == "":
         return None
-    moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+    try:
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+    except ValueError:
+        raise ValueError(
+            "Input should be a date or time like 2026-04-28 or 2026-04-28T11:00:40"
+        ) from None
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
+def _not_reserved(name: str) -> str:
+    if name in RESERVED_DATABASES:
+        raise ValueError(f"Input should be a name of your own, {name} is ClickHouse's")
+    return name
+
+
+def _http_url(url: str) -> str:
+    if not re.match(r"https?://[^\s/]+\S*$", url):
+        raise ValueError("Input should be a URL that starts with https:// or http://")
+    return url
+
+
 UtcTime = Annotated[datetime, BeforeValidator(parse_utc)]
+DatabaseName = Annotated[str, AfterValidator(_not_reserved)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
 
 
 class Settings(BaseSettings):
     """Every setting of the pipeline. Durations are seconds unless the name says otherwise."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_file=".env", extra="ignore", env_ignore_empty=True, allow_inf_nan=False
+    )
 
     # ClickHouse
     clickhouse_host: str = Field("", description="Server to use; empty: the embedded ClickHouse")
-    clickhouse_port: int = Field(8123, description="HTTP port of that server (8443 with TLS)")
+    clickhouse_port: int = Field(
+        8123, ge=1, le=65535, description="HTTP port of that server (8443 with TLS)"
+    )
     clickhouse_user: str = Field("default", description="User of that server")
     clickhouse_password: SecretStr = Field(SecretStr(""), description="Password, embedded too")
     clickhouse_secure: bool = Field(False, description="TLS (ClickHouse Cloud: true)")
-    clickhouse_database: str = Field(
+    clickhouse_database: DatabaseName = Field(
         "polymarket",
         pattern=IDENTIFIER,
         description="Database of the models; raw data go to `<name>_raw`",
@@ -76,17 +104,19 @@ class Settings(BaseSettings):
     clickhouse_local_path: Path = Field(
         Path("data/clickhouse"), description="Folder of the embedded one"
     )
-    clickhouse_local_port: int = Field(18123, description="Loopback port of the embedded one")
+    clickhouse_local_port: int = Field(
+        18123, ge=0, le=65535, description="Loopback port of the embedded one; 0: any free one"
+    )
     clickhouse_local_memory_gb: float = Field(
         4.0, gt=0, description="Memory cap of the embedded one, GB"
     )
 
     # Upstreams
-    polymarket_gamma_url: str = Field(
+    polymarket_gamma_url: HttpUrl = Field(
         "https://gamma-api.polymarket.com", description="Markets and events"
     )
-    goldsky_url: str = Field(GOLDSKY_PUBLIC_URL, description="V1 fills, the frozen archive")
-    polygon_rpc_url: str = Field(
+    goldsky_url: HttpUrl = Field(GOLDSKY_PUBLIC_URL, description="V1 fills, the frozen archive")
+    polygon_rpc_url: HttpUrl = Field(
         "https://polygon-rpc.com",
         description="V2 fills from the chain; an endpoint of your own is quicker",
     )
@@ -172,6 +202,10 @@ def load_settings(**overrides: object) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         first = error.errors()[0]
-        name = "_".join(str(part) for part in first["loc"]).upper()
-        shown = "" if "password" in name.lower() else f", not {first['input']!r}"
-        raise SettingsError(f"{name}: {first['msg']}{shown}; see .env.example") from None
+        name = str(first["loc"][0])
+        secret = name.endswith(SECRETS)
+        message = first["msg"].removeprefix("Value error, ")
+        shown = "" if secret else f", not {first['input']!r}"
+        raise SettingsError(f"{name.upper()}: {message}{shown}; see .env.example") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f".env cannot be read: {error}; it should be UTF-8 text") from error

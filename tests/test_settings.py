@@ -1,0 +1,158 @@
+"""Settings: every value that makes no sense is one line that names its variable, and secrets stay out of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from pipeline.cli import cli
+from pipeline.errors import SettingsError
+from pipeline.settings import ARCHIVE_END, PROJECT_DIR, Settings, load_settings, parse_utc
+
+SECRET = "hunter2secret"
+BAD_VALUES = [
+    ("CLICKHOUSE_PORT", "http", "valid integer"),
+    ("CLICKHOUSE_PORT", "65536", "65535"),
+    ("CLICKHOUSE_SECURE", "maybe", "valid boolean"),
+    ("CLICKHOUSE_DATABASE", "poly-market", "should match pattern"),
+    ("CLICKHOUSE_DATABASE", "x; drop database y", "should match pattern"),
+    ("CLICKHOUSE_DATABASE", "system", "a name of your own"),
+    ("CLICKHOUSE_CLUSTER", "main' sync", "should match pattern"),
+    ("CLICKHOUSE_LOCAL_PORT", "-1", "greater than or equal to 0"),
+    ("CLICKHOUSE_LOCAL_MEMORY_GB", "0", "greater than 0"),
+    ("POLYMARKET_GAMMA_URL", "gamma-api.polymarket.com", "starts with https://"),
+    ("GOLDSKY_URL", "ftp://example.com", "starts with https://"),
+    ("POLYGON_RPC_URL", "https://", "starts with https://"),
+    ("SOURCES", "gamma,binance", "should match pattern"),
+    ("CYCLE_BUDGET_S", "inf", "finite"),
+    ("POLL_INTERVAL_S", "-1", "greater than 0"),
+    ("FILLS_LOOKBACK_S", "1.5", "valid integer"),
+    ("GOLDSKY_START", "yesterday", "date or time like"),
+    ("GOLDSKY_HORIZON", "2026-13-01", "date or time like"),
+    ("GOLDSKY_PAGE_SIZE", "1001", "less than or equal to 1000"),
+    ("POLYGON_VERSIONS", "v1", "should match pattern"),
+    ("LOCK_TTL_S", "1", "greater than or equal to 5"),
+    ("LOG_JSON", "2", "valid boolean"),
+]
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No variable and no .env file but those of the test."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "value", "told"), BAD_VALUES)
+def test_a_bad_value_is_one_line_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as failure:
+        load_settings()
+    message = str(failure.value)
+    assert message.startswith(f"{name}: ")
+    assert told in message
+    assert message.endswith("; see .env.example")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("verb", ["once", "loop", "status", "doctor", "clickhouse", "sandbox"])
+def test_a_bad_value_ends_every_verb_with_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    monkeypatch.setenv("LOCK_TTL_S", "soon")
+    answer = CliRunner().invoke(cli, [verb])
+    assert answer.exit_code == 2
+    assert answer.stdout == ""
+
+
+def test_a_user_sees_the_line_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLICKHOUSE_PORT", "http")
+    program = str(PROJECT_DIR / "run_pipeline.py")
+    answer = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=60)
+    assert answer.returncode == 2
+    assert answer.stderr == (
+        "CLICKHOUSE_PORT: Input should be a valid integer, unable to parse string as an integer,"
+        " not 'http'; see .env.example\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("POLYGON_RPC_URL", f"polygon.example.com/v2/{SECRET}"),
+        ("GOLDSKY_URL", f"https://user:{SECRET} @example.com"),
+        ("POLYMARKET_GAMMA_URL", f"//{SECRET}@example.com"),
+    ],
+)
+def test_no_message_repeats_a_value_that_may_hold_a_secret(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CLICKHOUSE_PASSWORD", SECRET)
+    with pytest.raises(SettingsError) as failure:
+        load_settings()
+    assert SECRET not in str(failure.value)
+    with pytest.raises(SettingsError) as failure:
+        load_settings(**{name.lower(): "https://example.com", "clickhouse_password": [SECRET]})
+    assert str(failure.value).startswith("CLICKHOUSE_PASSWORD: ")
+    assert SECRET not in str(failure.value)
+
+
+def test_a_password_is_not_shown_with_the_settings() -> None:
+    settings = load_settings(clickhouse_password=SECRET)
+    assert settings.clickhouse_password.get_secret_value() == SECRET
+    assert SECRET not in repr(settings)
+
+
+def test_a_dotenv_file_is_read_and_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(".env").write_text(
+        "CLICKHOUSE_HOST=clickhouse.example.com\nclickhouse_port=8443\nSOMETHING_ELSE=1\nSOURCES=\n"
+    )
+    monkeypatch.setenv("CLICKHOUSE_PORT", "9443")
+    settings = load_settings()
+    assert (settings.clickhouse_host, settings.clickhouse_port) == ("clickhouse.example.com", 9443)
+    assert settings.sources == "gamma,goldsky,polygon"
+    assert not settings.embedded
+
+
+def test_a_dotenv_file_that_is_no_text_is_one_line() -> None:
+    Path(".env").write_bytes(b"CLICKHOUSE_HOST=\xff\xfe")
+    with pytest.raises(SettingsError, match=r"^\.env cannot be read: .* UTF-8 text$"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2026-04-28", datetime(2026, 4, 28, tzinfo=UTC)),
+        ("2026-04-28T11:00:40", datetime(2026, 4, 28, 11, 0, 40, tzinfo=UTC)),
+        ("2026-04-28T11:00:40Z", datetime(2026, 4, 28, 11, 0, 40, tzinfo=UTC)),
+        ("2026-04-28T13:00:40+02:00", datetime(2026, 4, 28, 11, 0, 40, tzinfo=UTC)),
+        ("", None),
+    ],
+)
+def test_times_without_a_zone_are_utc(
+    monkeypatch: pytest.MonkeyPatch, text: str, moment: datetime | None
+) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    monkeypatch.setenv("GOLDSKY_START", text)
+    assert load_settings().goldsky_start == parse_utc(text) == moment
+
+
+def test_defaults_make_sense() -> None:
+    settings = load_settings()
+    assert settings.embedded
+    assert settings.raw_database == "polymarket_raw"
+    assert settings.goldsky_horizon == ARCHIVE_END
+    assert settings.goldsky_start is None
+    assert settings.clickhouse_local_memory_bytes == 4_000_000_000
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
