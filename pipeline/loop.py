@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 
-from croniter import CroniterBadCronError, croniter
+from clickhouse_connect.driver.exceptions import ClickHouseError
+from croniter import CroniterError, croniter
 
+from pipeline.clickhouse import first_line
 from pipeline.cycle import run_cycle
-from pipeline.errors import LoadFailed, ModelsError, SettingsError
+from pipeline.errors import ClickHouseUnavailable, LoadFailed, ModelsError, SettingsError
 from pipeline.lock import WriterLock
 from pipeline.run import Run, open_run
 from pipeline.settings import Settings
 
 LONGEST_BACKOFF_S = 300.0
+LONGEST_SLEEP_S = 30.0
 log = logging.getLogger(__name__)
 
 
@@ -29,8 +33,9 @@ def run_once(settings: Settings) -> None:
     Raises:
         LoadFailed: a source failed; the others were loaded and settled.
         LockHeld: another run is writing.
+        ClickHouseUnavailable: ClickHouse failed or went away.
     """
-    with open_run(settings) as run, run.lock.held("run") as lock:
+    with _naming_clickhouse(), open_run(settings) as run, run.lock.held("run") as lock:
         run.prepare()
         run_cycle(run, lock)
 
@@ -40,14 +45,17 @@ def run_loop(settings: Settings) -> None:
 
     Raises:
         LockHeld: another run is writing.
+        ClickHouseUnavailable: it failed before the first cycle, or it is the embedded one and went away.
     """
-
-    def pause(caught_up: bool, failures: int) -> float:
-        if failures:
-            return backoff(settings.poll_interval_s, failures)
-        return settings.poll_interval_s if caught_up else 0.0
-
-    _run_forever(settings, "loop", pause)
+    with _naming_clickhouse(), open_run(settings) as run, run.lock.held("loop") as lock:
+        run.prepare()
+        failures = 0
+        while True:
+            caught_up, failures = _try_cycle(run, lock, failures)
+            if failures:
+                time.sleep(backoff(settings.poll_interval_s, failures))
+            elif caught_up:
+                time.sleep(settings.poll_interval_s)
 
 
 def run_cron(settings: Settings, expression: str) -> None:
@@ -58,29 +66,33 @@ def run_cron(settings: Settings, expression: str) -> None:
     Raises:
         SettingsError: the expression makes no sense.
         LockHeld: another run is writing.
+        ClickHouseUnavailable: it failed before the first cycle, or it is the embedded one and went away.
     """
     until_next_tick(expression, datetime.now(UTC))
-    log.info(
-        "cron: %s, first cycle in %.0f s",
-        expression,
-        until_next_tick(expression, datetime.now(UTC)),
-    )
-    time.sleep(until_next_tick(expression, datetime.now(UTC)))
-    _run_forever(
-        settings, "cron", lambda caught_up, failures: until_next_tick(expression, datetime.now(UTC))
-    )
+    with _naming_clickhouse(), open_run(settings) as run, run.lock.held("cron") as lock:
+        run.prepare()
+        tick = datetime.now(UTC)
+        pause = until_next_tick(expression, tick)
+        log.info("cron: %s, first cycle in %.0f s", expression, pause)
+        while True:
+            tick += timedelta(seconds=pause)
+            _sleep_until(tick)
+            _try_cycle(run, lock, 0)
+            # A clock that was put back a little must not give the same time twice.
+            tick = max(tick, datetime.now(UTC))
+            pause = until_next_tick(expression, tick)
 
 
 def until_next_tick(expression: str, now: datetime) -> float:
     """Seconds from `now` to the next time of a cron expression.
 
     Raises:
-        SettingsError: the expression makes no sense.
+        SettingsError: the expression makes no sense, or no time will ever match it.
     """
     try:
         return (croniter(expression, now).get_next(datetime) - now).total_seconds()
-    except (CroniterBadCronError, KeyError, ValueError) as error:
-        raise SettingsError(f'"{expression}" is not a cron expression: {error}') from error
+    except (CroniterError, KeyError, ValueError) as error:
+        raise SettingsError(f"{expression!r} is not a cron expression: {error}") from error
 
 
 def backoff(interval_s: float, failures: int) -> float:
@@ -88,13 +100,10 @@ def backoff(interval_s: float, failures: int) -> float:
     return min(interval_s * 2 ** min(failures - 1, 10), max(LONGEST_BACKOFF_S, interval_s))
 
 
-def _run_forever(settings: Settings, name: str, pause: Callable[[bool, int], float]) -> None:
-    with open_run(settings) as run, run.lock.held(name) as lock:
-        run.prepare()
-        failures = 0
-        while True:
-            caught_up, failures = _try_cycle(run, lock, failures)
-            time.sleep(pause(caught_up, failures))
+def _sleep_until(moment: datetime) -> None:
+    """Sleep in short turns, because the clock that sleep goes by stands still while a laptop is closed."""
+    while (left_s := (moment - datetime.now(UTC)).total_seconds()) > 0:
+        time.sleep(min(left_s, LONGEST_SLEEP_S))
 
 
 def _try_cycle(run: Run, lock: WriterLock, failures: int) -> tuple[bool, int]:
@@ -103,4 +112,18 @@ def _try_cycle(run: Run, lock: WriterLock, failures: int) -> tuple[bool, int]:
         return run_cycle(run, lock).caught_up, 0
     except (LoadFailed, ModelsError) as error:
         log.error("%s", error)
-        return True, failures + 1
+    except ClickHouseError as error:
+        if run.server.embedded:  # nobody starts it again
+            raise
+        log.error("%s failed: %s", run.server, first_line(error))
+    return True, failures + 1
+
+
+@contextmanager
+def _naming_clickhouse() -> Iterator[None]:
+    try:
+        yield
+    except ClickHouseError as error:
+        raise ClickHouseUnavailable(
+            f"ClickHouse failed: {first_line(error)}; run again when that is fixed, nothing was lost"
+        ) from error

@@ -1,0 +1,242 @@
+"""Cycles by the clock and in a loop: real processes with an embedded ClickHouse of their own, stopped, refused, cut off."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+from worlds import HISTORY, small_world
+
+from pipeline.errors import SettingsError
+from pipeline.loop import backoff, until_next_tick
+from pipeline.settings import ARCHIVE_END, PROJECT_DIR, Settings
+from sandbox.server import AppServer, Urls, build_app
+from sandbox.world import World
+
+NOW = datetime(2026, 6, 1, 12, 0, 0, 500_000, tzinfo=UTC)
+
+
+# ---------- when
+
+
+@pytest.mark.parametrize(
+    ("expression", "seconds"),
+    [
+        ("* * * * *", 59.5),
+        ("* * * * * *", 0.5),
+        ("* * * * * */2", 1.5),
+        ("* * * * * */15", 14.5),
+        ("*/10 * * * *", 599.5),
+        ("0 12 * * *", 86_399.5),
+        ("@hourly", 3599.5),
+    ],
+)
+def test_the_next_time_of_an_expression(expression: str, seconds: float) -> None:
+    assert until_next_tick(expression, NOW) == seconds
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["", "soon", "* * * *", "61 * * * *", "*/0 * * * *", "0 0 30 2 *", "H * * * *", "*\n* * *"],
+)
+def test_a_bad_expression_is_one_line(expression: str) -> None:
+    with pytest.raises(SettingsError, match="is not a cron expression") as failure:
+        until_next_tick(expression, NOW)
+    assert "\n" not in str(failure.value)
+
+
+@given(st.text("0123456789*/-,#@LWH ?abcMON\n", max_size=20))
+@example("* * * * * * 2020")
+def test_any_text_is_an_expression_or_refused(expression: str) -> None:
+    try:
+        assert until_next_tick(expression, NOW) > 0
+    except SettingsError as refusal:
+        assert refusal.exit_code == 2
+
+
+def test_pauses_after_failures_double_up_to_five_minutes() -> None:
+    assert [backoff(10, failures) for failures in range(1, 8)] == [10, 20, 40, 80, 160, 300, 300]
+    assert backoff(10, 10_000) == 300
+    assert backoff(900, 3) == 900  # never more often than in good times
+
+
+# ---------- processes
+
+
+class Upstream:
+    """In front of the simulated Polymarket: counts its requests, and can be down or keep them waiting."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self.down = False
+        self.waits = False
+        self.asked: queue.Queue[str] = queue.Queue()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            self.asked.put(scope["path"])
+            while self.waits:
+                await asyncio.sleep(0.02)
+            if self.down:
+                await PlainTextResponse("down for maintenance", 503)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+class Process:
+    """A running `run_pipeline.py` and what it has written to standard error so far."""
+
+    def __init__(self, environment: dict[str, str], *arguments: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(PROJECT_DIR / "run_pipeline.py"), *arguments],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.pid = self._process.pid
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def wait_for(self, pattern: str, times: int = 1, timeout: float = 40) -> None:
+        """Wait until so many lines match."""
+        deadline = time.monotonic() + timeout
+        while sum(bool(re.search(pattern, line)) for line in self.lines) < times:
+            assert self._process.poll() is None, "".join(self.lines)
+            assert time.monotonic() < deadline, f"no {pattern}: {''.join(self.lines)}"
+            time.sleep(0.02)
+
+    def stop(self, number: int, within: float = 5) -> int:
+        """Send a signal and return the exit code."""
+        self._process.send_signal(number)
+        return self.end(within)
+
+    def end(self, within: float) -> int:
+        code = self._process.wait(within)
+        self._reader.join()
+        return code
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _read(self) -> None:
+        for line in self._process.stderr:
+            self.lines.append(line)
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return small_world(matches=150)
+
+
+@pytest.fixture(scope="module")
+def server(world: World) -> Iterator[tuple[Upstream, Urls]]:
+    app = Upstream(build_app(world))
+    with AppServer(app) as server:
+        yield app, Urls.at(server.port)
+
+
+@pytest.fixture
+def upstream(server: tuple[Upstream, Urls]) -> Iterator[Upstream]:
+    app, _ = server
+    app.asked = queue.Queue()
+    yield app
+    app.down = app.waits = False
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data of this file's processes; the first of them builds the models."""
+    return tmp_path_factory.mktemp("loop")
+
+
+@pytest.fixture
+def environment(server: tuple[Upstream, Urls], folder: Path) -> dict[str, str]:
+    """Settings of an embedded ClickHouse on a free port, and of a simulated Polymarket."""
+    unset = {name.upper() for name in Settings.model_fields}
+    return {name: value for name, value in os.environ.items() if name not in unset} | {
+        "CLICKHOUSE_LOCAL_PATH": str(folder / "clickhouse"),
+        "CLICKHOUSE_LOCAL_PORT": "0",
+        "DLT_PIPELINES_DIR": str(folder / "dlt"),
+        "GOLDSKY_START": (ARCHIVE_END - HISTORY).isoformat(),
+        "FILLS_LOOKBACK_S": str(int(HISTORY.total_seconds())),
+        "POLYGON_CONFIRMATIONS": "0",
+        "POLYGON_STALE_AFTER_S": "1000000000",
+        "HTTP_GIVE_UP_S": "0",
+        "POLL_INTERVAL_S": "60",
+        **server[1].environment(),
+    }
+
+
+@contextmanager
+def started(environment: dict[str, str], *arguments: str) -> Iterator[Process]:
+    process = Process(environment, *arguments)
+    try:
+        yield process
+    finally:
+        process.kill()
+
+
+CYCLE_DONE = r"goldsky: .* in [0-9.]+ s"  # the last source of a cycle
+
+
+def test_a_second_run_is_told_who_is_writing(
+    environment: dict[str, str], upstream: Upstream
+) -> None:
+    with started(environment, "loop") as loop:
+        loop.wait_for(CYCLE_DONE)
+        with started(environment) as second:
+            assert second.end(20) == 3
+            assert len(second.lines) == 1
+            assert second.lines[0].startswith(f"`loop` (pid {loop.pid} on ")
+        assert loop.stop(signal.SIGTERM) == 143
+        assert loop.lines[-1] == "stopped by SIGTERM\n"
+        assert "Traceback" not in "".join(loop.lines)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_in_the_middle_of_a_load_ends_it(
+    environment: dict[str, str], upstream: Upstream, number: int, code: int
+) -> None:
+    upstream.waits = True
+    with started(environment, "loop") as loop:
+        upstream.asked.get(timeout=20)
+        assert loop.stop(number) == code
+        assert "Traceback" not in "".join(loop.lines)
+        assert "taken over" not in "".join(loop.lines)  # the one before had released the lock
+
+
+def test_cron_runs_cycles_at_its_times(environment: dict[str, str], upstream: Upstream) -> None:
+    with started(environment, "cron", "* * * * * */2") as cron:
+        cron.wait_for(CYCLE_DONE, times=3)
+        assert cron.stop(signal.SIGINT) == 130
+        assert "cron: * * * * * */2, first cycle in " in cron.lines[0]
+
+
+def test_a_loop_outlasts_an_upstream_that_is_down(
+    environment: dict[str, str], upstream: Upstream, world: World
+) -> None:
+    upstream.down = True
+    with started(environment | {"POLL_INTERVAL_S": "0.4"}, "loop") as loop:
+        loop.wait_for("ERROR .*polygon: .*503", times=3)
+        world.advance(20)
+        upstream.down = False
+        loop.wait_for("polygon: [1-9][0-9]* order_filled in")
+        assert loop.stop(signal.SIGTERM) == 143
