@@ -6,8 +6,16 @@ the lock is released, the embedded ClickHouse stops, and the process exits with 
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+import threading
+import time
 from types import FrameType
+
+PATIENCE_S = 10.0
+AGAIN_AFTER_S = 0.05
+_raised_at = -PATIENCE_S
 
 
 class Stopped(BaseException):
@@ -29,13 +37,29 @@ class Stopped(BaseException):
 
 
 def stop_on_signals() -> None:
-    """Raise `Stopped` in the main thread on the first SIGINT or SIGTERM."""
+    """Raise `Stopped` in the main thread on SIGINT or SIGTERM."""
+    # dlt would put its own handlers in place of ours, and forget a signal that comes while it finishes a package.
+    os.environ["RUNTIME__INTERCEPT_SIGNALS"] = "false"
+    sys.unraisablehook = _raise_again
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    # A second signal while unwinding must not cut the clean-up short.
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_IGN)
+    global _raised_at
+    # A second signal must not cut the clean-up short, unless that takes too long.
+    if time.monotonic() - _raised_at < PATIENCE_S:
+        return
+    _raised_at = time.monotonic()
     raise Stopped(number)
+
+
+def _raise_again(unraisable: sys.UnraisableHookArgs) -> None:
+    """Python drops what is raised in a destructor or weak reference callback; a signal that hit one is sent again."""
+    global _raised_at
+    if not isinstance(unraisable.exc_value, Stopped):
+        sys.__unraisablehook__(unraisable)
+        return
+    _raised_at = -PATIENCE_S
+    main, number = threading.main_thread().ident, unraisable.exc_value.number
+    threading.Timer(AGAIN_AFTER_S, signal.pthread_kill, (main, number)).start()

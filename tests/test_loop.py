@@ -194,6 +194,62 @@ def started(environment: dict[str, str], *arguments: str) -> Iterator[Process]:
         process.kill()
 
 
+# A signal that comes while a destructor runs, where Python drops exceptions; then a second one during the clean-up.
+STOPPED_IN_A_DESTRUCTOR = """
+import os, signal, sys, time
+from pipeline.signals import Stopped, stop_on_signals
+
+class Unlucky:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+
+stop_on_signals()
+try:
+    try:
+        Unlucky()
+        time.sleep(20)
+    finally:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        print("cleaned up")
+except Stopped as stop:
+    sys.exit(stop.exit_code)
+"""
+# A signal that comes while dlt finishes its last package.
+STOPPED_BY_THE_LAST_INSERT = """
+import os, signal, sys, time
+import dlt
+from pipeline.signals import Stopped, stop_on_signals
+
+@dlt.destination(batch_size=10)
+def destination(items, table):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.3)
+
+stop_on_signals()
+pipeline = dlt.pipeline("stopped", destination=destination, pipelines_dir=sys.argv[1])
+try:
+    pipeline.run([{"a": 1}], table_name="a")
+    time.sleep(20)
+except Stopped as stop:
+    print("cleaned up")
+    sys.exit(stop.exit_code)
+"""
+
+
+@pytest.mark.parametrize("program", [STOPPED_IN_A_DESTRUCTOR, STOPPED_BY_THE_LAST_INSERT])
+def test_no_signal_gets_lost(tmp_path: Path, program: str) -> None:
+    answer = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        cwd=PROJECT_DIR,
+        capture_output=True,
+        text=True,
+        timeout=15,
+    )
+    assert (answer.returncode, answer.stdout) == (143, "cleaned up\n"), answer.stderr
+
+
 CYCLE_DONE = r"goldsky: .* in [0-9.]+ s"  # the last source of a cycle
 
 
@@ -239,4 +295,14 @@ def test_a_loop_outlasts_an_upstream_that_is_down(
         world.advance(20)
         upstream.down = False
         loop.wait_for("polygon: [1-9][0-9]* order_filled in")
+        loop.wait_for(CYCLE_DONE)
         assert loop.stop(signal.SIGTERM) == 143
+    program = [sys.executable, str(PROJECT_DIR / "run_pipeline.py")]
+    answer = subprocess.run(
+        [*program, "sql", "select count() from trades format TSV"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert answer.stdout == f"{len(world.matches)}\n"
