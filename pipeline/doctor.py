@@ -96,7 +96,8 @@ def _books(run: Run) -> Finding:
     if not run.has_database(raw):
         return Finding("Schema", "nothing yet; the first run makes it")
     holder = run.lock.holder()
-    return Finding("Schema", f"database {raw}; writer: {holder or 'nobody'}")
+    writing = holder is not None and not holder.is_dead(run.settings.lock_ttl_s)
+    return Finding("Schema", f"database {raw}; writer: {holder if writing else 'nobody'}")
 
 
 def _upstream(name: str, url: str, setting: str, ask: Callable[[str], str]) -> Finding:

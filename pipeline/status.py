@@ -71,7 +71,8 @@ def read_status(run: Run) -> Status:
     settings, client = run.settings, run.client
     raw, models = settings.raw_database, settings.clickhouse_database
     ready = run.has_database(raw) and _exists(run, models, "trades")
-    holder = run.lock.holder() if run.has_database(raw) else None
+    holder = run.lock.holder()
+    writing = holder is not None and not holder.is_dead(settings.lock_ttl_s)
     loads = (0, 0, None)
     unknown, letters = 0, []
     if ready:
@@ -93,7 +94,7 @@ def read_status(run: Run) -> Status:
         version=str(client.server_version),
         database=models,
         ready=ready,
-        writer=str(holder) if holder else None,
+        writer=str(holder) if writing else None,
         tables=[_table(run, name, column) for name, column in TABLES.items()] if ready else [],
         unsettled_loads=loads[0],
         settled_loads=loads[1],

@@ -24,6 +24,9 @@ from embedded_clickhouse import Endpoint, running
 from pipeline import lock as lock_module
 from pipeline.errors import LockHeld
 from pipeline.lock import Holder, WriterLock
+from pipeline.run import open_run
+from pipeline.settings import Settings
+from pipeline.status import read_status
 
 TTL_S = 60.0
 PROJECT = Path(__file__).resolve().parent.parent
@@ -182,6 +185,16 @@ def test_a_run_that_was_killed_here_is_replaced_at_once(
         other.kill()
         other.wait()
         assert len(race(clickhouse, database)) == 7
+
+
+def test_status_names_a_writer_only_while_it_lives(
+    clickhouse: Endpoint, settings: Settings
+) -> None:
+    with open_run(settings) as run:
+        assert read_status(run).writer is None
+        with other_run(clickhouse, settings.raw_database) as other:
+            assert read_status(run).writer.startswith(f"`loop` (pid {other.pid} ")
+        assert read_status(run).writer is None
 
 
 def test_a_run_that_fell_silent_elsewhere_is_replaced_when_its_time_is_up(
