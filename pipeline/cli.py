@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
+from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from pipeline import console
+from pipeline.clickhouse import first_line
 from pipeline.errors import PipelineError
 from pipeline.settings import DEMO_SETTINGS, Settings, load_settings
 from pipeline.signals import Stopped, stop_on_signals
@@ -31,10 +33,13 @@ def verb(context: click.Context) -> Iterator[Settings]:
     except PipelineError as error:
         console.err.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
+    except ClickHouseError as error:
+        console.err.print(f"ClickHouse failed: {first_line(error)}", markup=False, soft_wrap=True)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
     except Stopped as stop:
-        console.err.print(f"stopped by {stop.name}; the next run goes on where this one stopped")
+        console.err.print(f"stopped by {stop.name}")
         sys.exit(stop.exit_code)
 
 
@@ -220,4 +225,8 @@ def dbt(context: click.Context, arguments: tuple[str, ...]) -> None:
 
 def main() -> None:
     """Entry point of `run_pipeline.py`."""
-    cli(prog_name="run_pipeline.py")
+    try:
+        stop_on_signals()
+        cli(prog_name="run_pipeline.py")
+    except Stopped as stop:  # before a verb could take care of it
+        sys.exit(stop.exit_code)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
-from clickhouse_connect.driver.exceptions import ClickHouseError
+from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
 
 from embedded_clickhouse import EmbeddedError, running
 from pipeline.errors import ClickHouseUnavailable
@@ -96,10 +96,25 @@ def connect(target: Server) -> Client:
             send_receive_timeout=600,
             settings={"async_insert": 0},
         )
+    except OperationalError as error:
+        raise ClickHouseUnavailable(
+            f"{target} does not answer ({_reason(error)}); is it up, and are CLICKHOUSE_HOST and"
+            " CLICKHOUSE_PORT right?"
+        ) from error
     except ClickHouseError as error:
         raise ClickHouseUnavailable(
-            f"{target} does not take the connection: {first_line(error)}"
+            f"{target} refuses the connection: {first_line(error)}"
         ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """What the operating system said, wherever in the chain of causes it stands."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return first_line(error)
 
 
 def first_line(error: BaseException) -> str:

@@ -52,7 +52,7 @@ def setup_logging(*, as_json: bool = False) -> None:
         )
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for name in QUIET_LIBRARIES:
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 class Step:

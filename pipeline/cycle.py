@@ -12,8 +12,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from dlt.common.exceptions import SignalReceivedException
-
 from ingest.errors import IngestError
 from ingest.progress import Progress
 from ingest.runner import LoadPackage, open_pipeline
@@ -23,7 +21,6 @@ from pipeline.errors import LoadFailed
 from pipeline.lock import WriterLock
 from pipeline.run import Run
 from pipeline.settle import settle
-from pipeline.signals import Stopped
 from pipeline.sources import destination, make_source
 
 log = logging.getLogger(__name__)
@@ -62,6 +59,7 @@ def run_cycle(run: Run, lock: WriterLock) -> CycleReport:
         lock.check()
         before = time.monotonic()
         rows = _load(run, name, report)
+        lock.check()
         _settle(run)
         report.rows.update(rows)
         loaded = ", ".join(f"{human(count)} {table}" for table, count in rows.items() if count)
@@ -111,8 +109,6 @@ def _load(run: Run, name: str, report: CycleReport) -> Counter[str]:
         except IngestError as error:
             report.failures.append(str(error))
             log.error("%s: %s", name, error)
-        except SignalReceivedException as stop:
-            raise Stopped(stop.signal_code) from stop
     ledger.close_loading()
     report.caught_up &= all(progress.caught_up.values())
     return rows

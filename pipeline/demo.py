@@ -7,7 +7,6 @@ time, so that what it prints can be compared with the simulation's own truth.
 from __future__ import annotations
 
 import shutil
-import signal
 import sys
 import threading
 import time
@@ -16,8 +15,8 @@ from pathlib import Path
 
 from pipeline.console import human, out, shorten, simple_table
 from pipeline.cycle import CycleReport, run_cycle
-from pipeline.errors import LockHeld, PipelineError
-from pipeline.lock import WriterLock
+from pipeline.errors import PipelineError
+from pipeline.lock import PREFIX, WriterLock
 from pipeline.run import Run, open_run
 from pipeline.settings import DEMO_DIR, Settings
 from sandbox.reconcile import Check, reconcile
@@ -53,9 +52,9 @@ def run_demo(settings: Settings, *, seed: int, matches: int) -> None:
         v2_days=V2_DAYS,
     )
     with SandboxServer(world) as upstream, open_run(_pointed_at(settings, upstream)) as run:
-        _clear(run)
         out.print(f"  served on 127.0.0.1:{upstream.port}; loading into {run.server}")
         with run.lock.held("demo") as lock:
+            _clear(run)
             run.prepare()
             _cycle("First cycle", run, lock)
             world.advance(NEW_BLOCKS)
@@ -82,9 +81,6 @@ def serve_sandbox(
     Raises:
         PipelineError: the port is taken.
     """
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     world = World.generate(
         seed,
         now=datetime.now(UTC),
@@ -95,7 +91,7 @@ def serve_sandbox(
         matches_per_block=matches_per_block,
     )
     try:
-        serve(world, port, stop=stop, block_time=block_time)
+        serve(world, port, stop=threading.Event(), block_time=block_time)
     except OSError as error:
         raise PipelineError(
             f"the sandbox cannot listen: {error.strerror}; choose another --port"
@@ -103,16 +99,15 @@ def serve_sandbox(
 
 
 def _clear(run: Run) -> None:
-    """Remove what an earlier demo loaded.
-
-    Raises:
-        LockHeld: another demo is running.
-    """
-    holder = run.lock.holder() if run.has_database(run.settings.raw_database) else None
-    if holder is not None and not holder.is_dead(run.settings.lock_ttl_s):
-        raise LockHeld(f"{holder} is running; wait for it to end, or stop it")
-    for database in (run.settings.raw_database, run.settings.clickhouse_database):
-        run.client.command(f"drop database if exists {database}")
+    """Remove what an earlier demo loaded, everything but the writer lock that this one holds."""
+    run.client.command(f"drop database if exists {run.settings.clickhouse_database}")
+    raw = run.settings.raw_database
+    tables = run.client.query(
+        "select name from system.tables where database = {raw:String} and not startsWith(name, {lock:String})",
+        parameters={"raw": raw, "lock": PREFIX},
+    ).result_rows
+    for (table,) in tables:
+        run.client.command(f"drop table {raw}.{table}")
     shutil.rmtree(run.settings.dlt_pipelines_dir, ignore_errors=True)
 
 
@@ -127,6 +122,7 @@ def _pointed_at(settings: Settings, upstream: SandboxServer) -> Settings:
             "goldsky_start": settings.goldsky_horizon - history,
             "fills_lookback_s": int(history.total_seconds()),
             "polygon_confirmations": 0,
+            "gamma_open_every_s": 0.001,
         }
     )
 

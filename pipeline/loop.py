@@ -22,7 +22,7 @@ from pipeline.lock import WriterLock
 from pipeline.run import Run, open_run
 from pipeline.settings import Settings
 
-LONGEST_BACKOFF_S = 300.0
+LONGEST_BACKOFF_S = 60.0  # one dead upstream must not hold up the others for longer
 LONGEST_SLEEP_S = 30.0
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def until_next_tick(expression: str, now: datetime) -> float:
 
 
 def backoff(interval_s: float, failures: int) -> float:
-    """Pause after `failures` failed cycles in a row: doubles from the poll interval up to five minutes."""
+    """Pause after `failures` failed cycles in a row: doubles from the poll interval up to a minute."""
     return min(interval_s * 2 ** min(failures - 1, 10), max(LONGEST_BACKOFF_S, interval_s))
 
 

@@ -23,6 +23,7 @@ from pipeline.clickhouse import Server
 from pipeline.errors import ModelsError
 from pipeline.settings import PROJECT_DIR, Settings
 from pipeline.settle import Statement
+from pipeline.signals import Stopped
 
 DBT_DIR = PROJECT_DIR / "dbt_project"
 SETTLE_TAG = "settle_"
@@ -73,6 +74,7 @@ def run_dbt(arguments: list[str]) -> Any:
             "none",
         ]
     )
+    _pass_on_signal(outcome)
     if outcome.success:
         return outcome.result
     if outcome.exception is not None:
@@ -92,9 +94,16 @@ def dbt_command(target: Server, settings: Settings, arguments: list[str]) -> int
         outcome = dbtRunner().invoke(
             [*arguments, "--project-dir", str(DBT_DIR), "--profiles-dir", str(PROJECT_DIR)]
         )
+    _pass_on_signal(outcome)
     if outcome.success:
         return 0
     return 2 if outcome.exception is not None else 1
+
+
+def _pass_on_signal(outcome: Any) -> None:
+    """dbt turns every exception into an outcome, that of a signal included."""
+    if isinstance(outcome.exception, Stopped):
+        raise outcome.exception
 
 
 def _compile_statements(client: Client) -> list[Statement]:

@@ -21,6 +21,7 @@ from pipeline.errors import ModelsError
 from pipeline.run import Run
 from sandbox.matches import Match
 from sandbox.reconcile import reconcile
+from sandbox.truth import Truth
 from sandbox.world import World
 
 FILLS_TABLES = (
@@ -75,7 +76,7 @@ def test_rows_lost_before_a_settle_are_written_again(run: Run, lost: str) -> Non
     land(run, all_fills(world))
     settle_all(run)
     run.client.command(f"delete from {models}.{lost} where cityHash64(token_id) % 2 = 0")
-    assert not all(c.equal for c in reconcile(run.client, models, world))
+    assert not all(c.equal for c in reconcile(run.client, models, Truth(world)))
     run.client.command(f"""
         insert into {raw}.loads
         select * replace('settling' as state, now64(6) as updated_at)

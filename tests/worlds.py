@@ -76,6 +76,7 @@ def sandbox_settings(
         "goldsky_start": ARCHIVE_END - HISTORY,
         "fills_lookback_s": int(HISTORY.total_seconds()),
         "polygon_confirmations": 0,
+        "gamma_open_every_s": 0.001,
         "polygon_stale_after_s": 10**9,  # the simulated clock stands at NOW
     }
     return make_settings(endpoint, prefix, folder, **(values | overrides))

@@ -1,0 +1,231 @@
+"""The command line as its users meet it: a process, its output and its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from worlds import HISTORY, small_world
+
+from embedded_clickhouse import Endpoint
+from pipeline.cli import cli
+from pipeline.settings import ARCHIVE_END, PROJECT_DIR
+from sandbox.server import SandboxServer
+
+NOWHERE = "http://127.0.0.1:9"
+
+
+@pytest.fixture
+def environment(clickhouse: Endpoint, database_prefix: str, tmp_path: Path) -> dict[str, str]:
+    """Environment of a process on this test's own databases, upstreams nowhere, nothing from a .env file."""
+    return os.environ | {
+        "CLICKHOUSE_HOST": clickhouse.host,
+        "CLICKHOUSE_PORT": str(clickhouse.port),
+        "CLICKHOUSE_DATABASE": database_prefix,
+        "DLT_PIPELINES_DIR": str(tmp_path / "dlt"),
+        "POLYMARKET_GAMMA_URL": NOWHERE,
+        "GOLDSKY_URL": NOWHERE,
+        "POLYGON_RPC_URL": NOWHERE,
+        "HTTP_GIVE_UP_S": "0",
+    }
+
+
+@pytest.fixture
+def upstream_environment(environment: dict[str, str]) -> Iterator[dict[str, str]]:
+    """The same with a simulated Polymarket behind it."""
+    with SandboxServer(small_world()) as upstream:
+        yield (
+            environment
+            | upstream.urls.environment()
+            | {
+                "GOLDSKY_START": (ARCHIVE_END - HISTORY).isoformat(),
+                "FILLS_LOOKBACK_S": str(int(HISTORY.total_seconds())),
+                "POLYGON_CONFIRMATIONS": "0",
+                "POLYGON_STALE_AFTER_S": "1000000000",
+            }
+        )
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, str(PROJECT_DIR / "run_pipeline.py"), *arguments]
+
+
+def call(
+    env: dict[str, str], folder: Path, *arguments: str, given: str = ""
+) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command(*arguments),
+        env=env,
+        cwd=folder,
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@contextmanager
+def started(
+    env: dict[str, str], folder: Path, *arguments: str, until: str
+) -> Iterator[subprocess.Popen]:
+    """A process of a verb that keeps running, once it has printed `until`."""
+    with subprocess.Popen(
+        command(*arguments),
+        env=env,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            lines = []
+            for line in process.stdout:
+                lines.append(line)
+                if until in line:
+                    break
+            else:
+                raise AssertionError(f"{arguments} ended: {''.join(lines)}")
+            process.first_lines = "".join(lines)
+            yield process
+        finally:
+            process.kill()
+
+
+def test_help_names_every_verb(tmp_path: Path) -> None:
+    answer = call(dict(os.environ), tmp_path, "--help")
+    assert answer.returncode == 0
+    for name, verb in cli.commands.items():
+        assert verb.hidden or name in answer.stdout
+        assert verb.help, f"{name} has no help text"
+
+
+def test_sql_prints_what_clickhouse_returns(environment: dict[str, str], tmp_path: Path) -> None:
+    plain = call(environment, tmp_path, "sql", "select 1 as one, 'a\tb' as text")
+    assert (plain.returncode, plain.stdout) == (0, "one\ttext\n1\ta\\tb\n")
+    named = call(environment, tmp_path, "sql", "select 1 as one format JSONEachRow")
+    assert json.loads(named.stdout) == {"one": 1}
+    piped = call(environment, tmp_path, "sql", given="select 2 format CSV")
+    assert piped.stdout == "2\n"
+
+
+def test_sql_passes_on_clickhouses_own_message(environment: dict[str, str], tmp_path: Path) -> None:
+    answer = call(environment, tmp_path, "sql", "select no_such_column")
+    assert answer.returncode == 1
+    assert answer.stdout == ""
+    assert answer.stderr.startswith("Code: 47. DB::Exception: Unknown expression identifier")
+    assert call(environment, tmp_path, "sql", given=" ").returncode == 2
+
+
+def test_status_of_an_empty_server_says_what_to_do(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    answer = call(environment, tmp_path, "status")
+    assert answer.returncode == 0
+    assert "Nothing is loaded yet. Run `python run_pipeline.py`" in answer.stdout
+    assert json.loads(call(environment, tmp_path, "status", "--json").stdout)["ready"] is False
+
+
+def test_one_cycle_and_its_status(upstream_environment: dict[str, str], tmp_path: Path) -> None:
+    env = upstream_environment
+    answer = call(env, tmp_path, "doctor")
+    assert answer.returncode == 0, answer.stdout
+    assert answer.stdout.endswith("Everything is in order.\n")
+
+    answer = call(env, tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    assert "polygon: " in answer.stderr and "order_filled in" in answer.stderr
+
+    status = json.loads(call(env, tmp_path, "status", "--json").stdout)
+    assert status["ready"] and status["unsettled_loads"] == 0 and status["writer"] is None
+    rows = {table["name"]: table["rows"] for table in status["tables"]}
+    assert rows["trades"] == 400
+    assert "trades" in call(env, tmp_path, "status").stdout
+
+    info = subprocess.run(
+        [Path(sys.executable).parent / "dlt", "pipeline", "--pipelines-dir", tmp_path / "dlt", "polymarket_polygon", "info"],
+        capture_output=True, text=True, cwd=tmp_path, timeout=60,
+    )  # fmt: skip
+    assert info.returncode == 0 and "order_filled_chain" in info.stdout, info.stdout + info.stderr
+
+
+def test_dead_upstreams_are_one_line_and_exit_code_1(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    answer = call(environment, tmp_path)
+    assert answer.returncode == 1
+    assert "Traceback" not in answer.stderr
+    last = answer.stderr.strip().splitlines()[-1]
+    assert "gamma" in last and "polygon" in last and "127.0.0.1:9" in last
+
+    answer = call(environment, tmp_path, "doctor")
+    assert answer.returncode == 1
+    assert "check POLYGON_RPC_URL and the network" in answer.stdout
+
+
+def test_clickhouse_that_does_not_answer_is_one_line(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    answer = call(environment | {"CLICKHOUSE_PORT": "9"}, tmp_path)
+    assert answer.returncode == 1
+    assert answer.stderr.startswith(
+        "ClickHouse at 127.0.0.1:9 does not answer (Connection refused); is it up"
+    )
+    assert answer.stderr.count("\n") == 1
+
+
+def test_a_database_name_that_is_none_is_refused(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    answer = call(environment | {"CLICKHOUSE_DATABASE": "x; drop database y"}, tmp_path, "status")
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("CLICKHOUSE_DATABASE: ")
+
+
+def test_demo_data_are_for_reading(tmp_path: Path) -> None:
+    answer = call(dict(os.environ), tmp_path, "--demo", "loop")
+    assert answer.returncode == 2
+    assert "real data must not mix with the demo's" in answer.stderr
+
+
+def test_clickhouse_stays_up_until_stopped(environment: dict[str, str], tmp_path: Path) -> None:
+    env = environment | {"CLICKHOUSE_HOST": "", "CLICKHOUSE_LOCAL_PORT": "0"}
+    with started(env, tmp_path, "clickhouse", until="until Ctrl-C") as server:
+        url = server.first_lines.split("at ")[1].split(" ")[0]
+        assert urllib.request.urlopen(f"{url}ping", timeout=5).read() == b"Ok.\n"
+        second = call(env, tmp_path, "clickhouse")
+        assert second.returncode == 1
+        assert f"in use by process {server.pid}" in second.stderr
+        assert call(env, tmp_path, "sql", "select 1").stdout == "1\n1\n"  # shares it
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=20) == 130
+
+
+def test_the_sandbox_says_how_to_use_it(environment: dict[str, str], tmp_path: Path) -> None:
+    with started(
+        environment, tmp_path, "sandbox", "--port", "0", "--matches", "50", "--block-time", "0.2", until="POLYGON_RPC_URL"
+    ) as server:  # fmt: skip
+        exports = [line.split() for line in server.first_lines.splitlines() if "export" in line]
+        urls = dict(words[1].split("=", 1) for words in exports)
+        assert set(urls) == {"POLYMARKET_GAMMA_URL", "GOLDSKY_URL", "POLYGON_RPC_URL"}
+        heads = []
+        for _ in range(2):
+            ask = json.dumps(
+                {"jsonrpc": "2.0", "id": 1, "method": "eth_blockNumber", "params": []}
+            ).encode()
+            request = urllib.request.Request(
+                urls["POLYGON_RPC_URL"], ask, {"Content-Type": "application/json"}
+            )
+            heads.append(int(json.load(urllib.request.urlopen(request, timeout=5))["result"], 16))
+            time.sleep(1)
+        assert heads[1] > heads[0]  # it is alive
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=20) == 143

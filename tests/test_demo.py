@@ -1,0 +1,77 @@
+"""`demo` as the README promises it: everything equal, and the commands that it prints work as printed."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.demo import sparkline
+from pipeline.settings import PROJECT_DIR
+
+CHECKED = (
+    "order_fills", "trades", "ohlcv_1m", "ohlcv_1h", "ohlcv_1d", "volume_daily", "market_latest_price",
+    "outcome_tokens", "markets", "events", "markets_events",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the project's commands work, but whose data are its own."""
+    folder = tmp_path_factory.mktemp("checkout")
+    (folder / "run_pipeline.py").symlink_to(PROJECT_DIR / "run_pipeline.py")
+    (folder / ".venv").symlink_to(sys.prefix)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def demo(folder: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [folder / ".venv/bin/python", "run_pipeline.py", "demo", "--matches", "1500"],
+        cwd=folder, capture_output=True, text=True, timeout=180,
+    )  # fmt: skip
+
+
+def test_everything_equals_the_truth(demo: subprocess.CompletedProcess) -> None:
+    assert demo.returncode == 0, demo.stdout + demo.stderr
+    lines = [line.split() for line in demo.stdout.splitlines()]
+    verdicts = {
+        words[0]: words[1:] for words in lines if words and words[-1] in ("equal", "DIFFERENT")
+    }
+    assert set(verdicts) == set(CHECKED)
+    for table, (truth, loaded, verdict) in verdicts.items():
+        assert (truth, verdict) == (loaded, "equal"), table
+    assert "Third cycle, nothing new: nothing new" in demo.stdout
+    assert "Top markets by volume" in demo.stdout
+
+
+def test_the_commands_it_prints_work_as_printed(
+    demo: subprocess.CompletedProcess, folder: Path
+) -> None:
+    commands = [line.strip() for line in demo.stdout.splitlines() if " --demo " in line]
+    assert len(commands) >= 4
+    for text in commands:
+        answer = subprocess.run(
+            shlex.split(text), cwd=folder, capture_output=True, text=True, timeout=120
+        )
+        assert answer.returncode == 0, f"{text}\n{answer.stdout}{answer.stderr}"
+        assert answer.stdout.strip(), text
+
+
+def test_a_second_demo_starts_from_nothing(demo: subprocess.CompletedProcess, folder: Path) -> None:
+    again = subprocess.run(
+        [folder / ".venv/bin/python", "run_pipeline.py", "demo", "--matches", "300", "--seed", "8"],
+        cwd=folder, capture_output=True, text=True, timeout=180,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "300 matches, seed 8" in again.stdout
+
+
+def test_sparklines() -> None:
+    assert sparkline([]) == ""
+    assert sparkline([0.5]) == "▁"
+    assert sparkline([0.0, 0.5, 1.0]) == "▁▅█"
+    assert sparkline([1.0] * 40, width=3) == "▁▁▁"
