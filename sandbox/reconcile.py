@@ -129,6 +129,7 @@ def _market(payload: dict) -> dict:
         "condition_id": (payload.get("conditionId") or "").lower(),
         "slug": payload.get("slug") or "",
         "question": payload.get("question") or "",
+        "event_slug": next((event["slug"] for event in payload["events"]), ""),
         "active": bool(payload.get("active")),
         "closed": bool(payload.get("closed")),
         "neg_risk": bool(payload.get("negRisk")),

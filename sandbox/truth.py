@@ -117,7 +117,7 @@ class Truth:
         gamma = self._world.gamma
         traded = {str(match.market_id) for match in self._matches}
         return [
-            row
+            gamma.full_market(row, with_tags=False)
             for row in gamma.listing("markets")
             if row["id"] not in gamma.unlisted or row["id"] in traded
         ]

@@ -7,7 +7,7 @@ create table if not exists ${raw}.markets ${on_cluster}
     content_hash UInt64 comment 'first 8 bytes of the BLAKE2b hash of the payload',
     fetched_at DateTime64(6, 'UTC') comment 'when this content was read; the latest is the current one',
     closed UInt8 comment '1: closed, as the payload says',
-    payload String comment 'the market as JSON; nested events are cut down to their ids' codec(ZSTD(3)),
+    payload String comment 'the market as JSON; nested events are cut down to id and slug' codec(ZSTD(3)),
     load_id UInt64 comment 'load that brought it' codec(Delta(8), ZSTD(1)),
     index ix_load load_id type minmax granularity 1
 )
@@ -21,7 +21,7 @@ create table if not exists ${raw}.events ${on_cluster}
     content_hash UInt64 comment 'first 8 bytes of the BLAKE2b hash of the payload',
     fetched_at DateTime64(6, 'UTC') comment 'when this content was read; the latest is the current one',
     closed UInt8 comment '1: closed, as the payload says',
-    payload String comment 'the event as JSON; nested markets are cut down to their ids' codec(ZSTD(3)),
+    payload String comment 'the event as JSON; nested markets are cut down to id and slug' codec(ZSTD(3)),
     load_id UInt64 comment 'load that brought it' codec(Delta(8), ZSTD(1)),
     index ix_load load_id type minmax granularity 1
 )

@@ -4,7 +4,7 @@ Loads `markets` and `events`: key columns and the whole record as JSON, one row 
 has no change feed, so each resource makes passes: `new` and `just_closed` read the newest records
 until they meet what is known, every run; `open` and `closed` read everything on their own cadence,
 over several runs if need be. A record whose content did not change since it was last stored is not
-stored again. Of a market's events and an event's markets only the ids are kept: they are records of
+stored again. Of a market's events and an event's markets only id and slug are kept: they are records of
 their own, and would be stored again with every tick of each other.
 """
 

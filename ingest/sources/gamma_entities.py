@@ -60,17 +60,20 @@ def entities_table(
 
 
 def _cut(record: Any, nested: str) -> dict[str, Any]:
-    """The record with its nested records cut down to their ids."""
+    """The record with its nested records cut down to what names them."""
     if not isinstance(record, dict):
         raise BadRecord("not_an_object", f"a {type(record).__name__}, not an object")
     others = record.get(nested)
     if not isinstance(others, list):
         return record
-    return record | {nested: [_only_id(other) for other in others]}
+    return record | {nested: [_name_of(other) for other in others]}
 
 
-def _only_id(record: Any) -> Any:
-    return {"id": record["id"]} if isinstance(record, dict) and "id" in record else record
+def _name_of(record: Any) -> Any:
+    """Id and slug of a nested record: they never change, so the record around it does not either."""
+    if not isinstance(record, dict) or "id" not in record:
+        return record
+    return {key: record[key] for key in ("id", "slug") if key in record}
 
 
 def _id(record: dict[str, Any]) -> str:
