@@ -43,7 +43,10 @@ def verb(context: click.Context) -> Iterator[Settings]:
         sys.exit(stop.exit_code)
 
 
-@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
 @click.option(
     "--demo", "use_demo", is_flag=True, help="Use what `demo` loaded instead of the real data."
 )

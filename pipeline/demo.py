@@ -59,7 +59,7 @@ def run_demo(settings: Settings, *, seed: int, matches: int) -> None:
             _cycle("First cycle", run, lock)
             world.advance(NEW_BLOCKS)
             _cycle(f"Second cycle, {NEW_BLOCKS} blocks later", run, lock)
-            _cycle("Third cycle, nothing new", run, lock)
+            _cycle("Third cycle", run, lock)
         _print_top_markets(run)
         checks = reconcile(run.client, settings.clickhouse_database, Truth(world))
         _print_checks(checks)

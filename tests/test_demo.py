@@ -44,7 +44,7 @@ def test_everything_equals_the_truth(demo: subprocess.CompletedProcess) -> None:
     assert set(verdicts) == set(CHECKED)
     for table, (truth, loaded, verdict) in verdicts.items():
         assert (truth, verdict) == (loaded, "equal"), table
-    assert "Third cycle, nothing new: nothing new" in demo.stdout
+    assert "Third cycle: nothing new" in demo.stdout
     assert "Top markets by volume" in demo.stdout
 
 
