@@ -62,12 +62,16 @@ def run_cycle(run: Run, lock: WriterLock) -> CycleReport:
         lock.check()
         _settle(run)
         report.rows.update(rows)
-        loaded = ", ".join(f"{human(count)} {table}" for table, count in rows.items() if count)
-        log.info("%s: %s in %.1f s", name, loaded or "nothing new", time.monotonic() - before)
+        seconds = time.monotonic() - before
+        log.info("%s: %s in %.1f s", name, _counts(rows) or "no new rows", seconds)
     report.seconds = time.monotonic() - started
     if report.failures:
         raise LoadFailed("; ".join(report.failures))
     return report
+
+
+def _counts(rows: Counter[str]) -> str:
+    return ", ".join(f"{human(count)} {table}" for table, count in rows.items() if count)
 
 
 def _sources(run: Run) -> list[str]:
@@ -108,7 +112,7 @@ def _load(run: Run, name: str, report: CycleReport) -> Counter[str]:
             )
         except IngestError as error:
             report.failures.append(str(error))
-            log.error("%s: %s", name, error)
+            log.error("%s", error)
     ledger.close_loading()
     report.caught_up &= all(progress.caught_up.values())
     return rows
