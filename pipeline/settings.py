@@ -199,7 +199,7 @@ def load_settings(**overrides: object) -> Settings:
         SettingsError: one line naming the first variable that makes no sense.
     """
     try:
-        return Settings(**overrides)
+        settings = Settings(**overrides)
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
@@ -209,3 +209,9 @@ def load_settings(**overrides: object) -> Settings:
         raise SettingsError(f"{name.upper()}: {message}{shown}; see .env.example") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f".env cannot be read: {error}; it should be UTF-8 text") from error
+    if settings.goldsky_start is not None and "v1" in settings.polygon_versions:
+        raise SettingsError(
+            "POLYGON_VERSIONS: v1 comes from the archive when GOLDSKY_START is set, and reading it from the"
+            " chain too would count each fill twice; unset one of them"
+        )
+    return settings

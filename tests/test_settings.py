@@ -156,3 +156,11 @@ def test_defaults_make_sense() -> None:
     assert settings.clickhouse_local_memory_bytes == 4_000_000_000
     for name, field in Settings.model_fields.items():
         assert field.description, name
+
+
+def test_v1_is_read_from_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POLYGON_VERSIONS", "v1,v2")
+    assert load_settings().polygon_versions == "v1,v2"
+    monkeypatch.setenv("GOLDSKY_START", "2026-04-01")
+    with pytest.raises(SettingsError, match="would count each fill twice"):
+        load_settings()
