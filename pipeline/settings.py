@@ -7,7 +7,7 @@ are the environment variables in lower case.
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -185,11 +185,6 @@ class Settings(BaseSettings):
     def clickhouse_local_memory_bytes(self) -> int:
         """Memory cap of the embedded one, bytes."""
         return int(self.clickhouse_local_memory_gb * 1e9)
-
-    @property
-    def fills_lookback(self) -> timedelta:
-        """How far back the first cycle reads the chain."""
-        return timedelta(seconds=self.fills_lookback_s)
 
 
 def load_settings(**overrides: object) -> Settings:

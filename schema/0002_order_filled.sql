@@ -1,7 +1,7 @@
 -- OrderFilled as emitted, V1 and V2, from the archive and from the chain.
 --
--- Read by time range (settling, rebuilding, verifying), so the key starts with time; a key that does not was slower in
--- every measurement. Hashes are incompressible, so ZSTD(1) is enough; ids repeat, so they are LowCardinality. The
+-- Read by time range (settling, rebuilding, verifying), so the key starts with time.
+-- Hashes are incompressible, so ZSTD(1) is enough; ids repeat, so they are LowCardinality. The
 -- minmax index finds the rows of the newest load without a range.
 create table if not exists ${raw}.order_filled ${on_cluster}
 (
