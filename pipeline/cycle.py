@@ -1,7 +1,8 @@
 """One cycle: load what is new from each source, and settle it.
 
-Sources are independent: one that fails is reported at the end, after the others were loaded and settled. Each has a
-work budget, so a long catch-up never holds up the rest for longer; a cycle says whether anything is left to catch up on.
+Sources are independent: one that fails stands in the report, and the others are loaded and settled as ever; while it
+stays down it has pauses of its own (`patience.py`). Each has a work budget, so a long catch-up never holds up the rest
+for longer; a cycle says whether anything is left to catch up on.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ingest.runner import run as run_source
 from pipeline.console import human, step
 from pipeline.errors import LoadFailed
 from pipeline.lock import WriterLock
+from pipeline.patience import Patience
 from pipeline.run import Run
 from pipeline.settle import settle
 from pipeline.sources import destination, make_source
@@ -32,22 +34,32 @@ class CycleReport:
 
     Attributes:
         rows: rows loaded, by landing table.
-        caught_up: every source has read all there is.
+        caught_up: every source that answers has read all there is.
         seconds: how long it took.
-        failures: one line for each source that failed.
+        failures: one line by source that failed.
     """
 
     rows: Counter[str] = field(default_factory=Counter)
     caught_up: bool = True
     seconds: float = 0.0
-    failures: list[str] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def raise_failures(self) -> None:
+        """Do nothing if every source was read.
+
+        Raises:
+            LoadFailed: a source failed; everything else of the cycle is done.
+        """
+        if self.failures:
+            raise LoadFailed("; ".join(self.failures.values()))
 
 
-def run_cycle(run: Run, lock: WriterLock) -> CycleReport:
-    """Run one cycle under the writer lock, on a prepared run.
+def run_cycle(run: Run, lock: WriterLock, patience: Patience) -> CycleReport:
+    """Run one cycle under the writer lock, on a prepared run, over the sources that `patience` lets it try.
+
+    A source that fails stands in the report, and is logged when it goes down and when it is back.
 
     Raises:
-        LoadFailed: a source failed; everything else of the cycle is done.
         ModelsError: settling failed; the loads stay unsettled and the next cycle takes them up.
         LockHeld: the lock was lost meanwhile.
     """
@@ -55,19 +67,28 @@ def run_cycle(run: Run, lock: WriterLock) -> CycleReport:
     report = CycleReport()
     run.ledger.close_loading()  # what a crash left half way
     _settle(run)
-    for name in _sources(run):
+    for name in filter(patience.may_try, _sources(run)):
         lock.check()
         before = time.monotonic()
         rows = _load(run, name, report)
+        _note(name, report, patience, 0.0 if rows else time.monotonic() - before)
         lock.check()
         _settle(run)
         report.rows.update(rows)
         seconds = time.monotonic() - before
-        log.info("%s: %s in %.1f s", name, _counts(rows) or "no new rows", seconds)
+        if rows or name not in report.failures:
+            log.info("%s: %s in %.1f s", name, _counts(rows) or "no new rows", seconds)
     report.seconds = time.monotonic() - started
-    if report.failures:
-        raise LoadFailed("; ".join(report.failures))
     return report
+
+
+def _note(name: str, report: CycleReport, patience: Patience, wasted_s: float) -> None:
+    """Tell `patience` how a source did, and the log when it went down or came back."""
+    if name in report.failures:
+        if patience.failed(name, wasted_s):
+            log.error("%s", report.failures[name])
+    elif patience.succeeded(name):
+        log.info("%s: back again", name)
 
 
 def _counts(rows: Counter[str]) -> str:
@@ -111,10 +132,10 @@ def _load(run: Run, name: str, report: CycleReport) -> Counter[str]:
                 after_load=after_load,
             )
         except IngestError as error:
-            report.failures.append(str(error))
-            log.error("%s", error)
+            report.failures[name] = str(error)
+        else:
+            report.caught_up &= all(progress.caught_up.values())
     ledger.close_loading()
-    report.caught_up &= all(progress.caught_up.values())
     return rows
 
 

@@ -17,6 +17,7 @@ from pipeline.console import human, out, shorten, simple_table
 from pipeline.cycle import CycleReport, run_cycle
 from pipeline.errors import PipelineError
 from pipeline.lock import PREFIX, WriterLock
+from pipeline.patience import Patience
 from pipeline.run import Run, open_run
 from pipeline.settings import DEMO_DIR, Settings
 from sandbox.reconcile import Check, reconcile
@@ -128,7 +129,8 @@ def _pointed_at(settings: Settings, upstream: SandboxServer) -> Settings:
 
 
 def _cycle(title: str, run: Run, lock: WriterLock) -> CycleReport:
-    report = run_cycle(run, lock)
+    report = run_cycle(run, lock, Patience(run.settings.poll_interval_s))
+    report.raise_failures()
     rows = (
         ", ".join(f"{human(count)} {name}" for name, count in report.rows.items() if count)
         or "nothing new"

@@ -1,7 +1,7 @@
 """When cycles run: once, in a loop with a pause, or at the times of a cron expression.
 
-A cycle that fails is reported and tried again; only `once` ends with it. The writer lock is held for as long as this
-process runs, so that two loops do not take turns by accident.
+What fails is reported and tried again; only `once` ends with it. A source that is down has pauses of its own, in which
+the others go on. The writer lock is held for as long as this process runs, so that two loops do not take turns by accident.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from croniter import CroniterError, croniter
 
 from pipeline.clickhouse import first_line
 from pipeline.cycle import run_cycle
-from pipeline.errors import ClickHouseUnavailable, LoadFailed, ModelsError, SettingsError
+from pipeline.errors import ClickHouseUnavailable, ModelsError, SettingsError
 from pipeline.lock import WriterLock
+from pipeline.patience import Patience, backoff
 from pipeline.run import Run, open_run
 from pipeline.settings import Settings
 
-LONGEST_BACKOFF_S = 60.0  # one dead upstream must not hold up the others for longer
 LONGEST_SLEEP_S = 30.0
 log = logging.getLogger(__name__)
 
@@ -37,11 +37,11 @@ def run_once(settings: Settings) -> None:
     """
     with _naming_clickhouse(), open_run(settings) as run, run.lock.held("run") as lock:
         run.prepare()
-        run_cycle(run, lock)
+        run_cycle(run, lock, Patience(settings.poll_interval_s)).raise_failures()
 
 
 def run_loop(settings: Settings) -> None:
-    """Run cycles until a signal comes; pause only when every source is caught up.
+    """Run cycles until a signal comes; pause only when every source that answers is caught up.
 
     Raises:
         LockHeld: another run is writing.
@@ -49,9 +49,9 @@ def run_loop(settings: Settings) -> None:
     """
     with _naming_clickhouse(), open_run(settings) as run, run.lock.held("loop") as lock:
         run.prepare()
-        failures = 0
+        patience, failures = Patience(settings.poll_interval_s), 0
         while True:
-            caught_up, failures = _try_cycle(run, lock, failures)
+            caught_up, failures = _try_cycle(run, lock, patience, failures)
             if failures:
                 time.sleep(backoff(settings.poll_interval_s, failures))
             elif caught_up:
@@ -61,7 +61,7 @@ def run_loop(settings: Settings) -> None:
 def run_cron(settings: Settings, expression: str) -> None:
     """Run a cycle at each time of a cron expression (UTC, seconds as an optional sixth field) until a signal comes.
 
-    A time that passes while a cycle runs is skipped.
+    A time that passes while a cycle runs is skipped; so is a source that is down, until its pause is over.
 
     Raises:
         SettingsError: the expression makes no sense.
@@ -71,13 +71,14 @@ def run_cron(settings: Settings, expression: str) -> None:
     until_next_tick(expression, datetime.now(UTC))
     with _naming_clickhouse(), open_run(settings) as run, run.lock.held("cron") as lock:
         run.prepare()
+        patience = Patience(settings.poll_interval_s)
         tick = datetime.now(UTC)
         pause = until_next_tick(expression, tick)
         log.info("cron: %s, first cycle in %.0f s", expression, pause)
         while True:
             tick += timedelta(seconds=pause)
             _sleep_until(tick)
-            _try_cycle(run, lock, 0)
+            _try_cycle(run, lock, patience, 0)
             # A clock that was put back a little must not give the same time twice.
             tick = max(tick, datetime.now(UTC))
             pause = until_next_tick(expression, tick)
@@ -95,22 +96,17 @@ def until_next_tick(expression: str, now: datetime) -> float:
         raise SettingsError(f"{expression!r} is not a cron expression: {error}") from error
 
 
-def backoff(interval_s: float, failures: int) -> float:
-    """Pause after `failures` failed cycles in a row: doubles from the poll interval up to a minute."""
-    return min(interval_s * 2 ** min(failures - 1, 10), max(LONGEST_BACKOFF_S, interval_s))
-
-
 def _sleep_until(moment: datetime) -> None:
     """Sleep in short turns, because the clock that sleep goes by stands still while a laptop is closed."""
     while (left_s := (moment - datetime.now(UTC)).total_seconds()) > 0:
         time.sleep(min(left_s, LONGEST_SLEEP_S))
 
 
-def _try_cycle(run: Run, lock: WriterLock, failures: int) -> tuple[bool, int]:
-    """Run a cycle and return whether all is caught up, and the number of failed cycles in a row."""
+def _try_cycle(run: Run, lock: WriterLock, patience: Patience, failures: int) -> tuple[bool, int]:
+    """Run a cycle and return whether all is caught up, and the number of cycles in a row that could not be finished."""
     try:
-        return run_cycle(run, lock).caught_up, 0
-    except (LoadFailed, ModelsError) as error:
+        return run_cycle(run, lock, patience).caught_up, 0
+    except ModelsError as error:
         log.error("%s", error)
     except ClickHouseError as error:
         if run.server.embedded:  # nobody starts it again

@@ -14,6 +14,7 @@ from worlds import assert_equals_truth, prepared, sandbox_settings, small_world
 from embedded_clickhouse import Endpoint
 from pipeline.cycle import CycleReport, run_cycle
 from pipeline.errors import LoadFailed
+from pipeline.patience import Patience
 from pipeline.run import Run
 from pipeline.settings import Settings
 from sandbox.server import AppServer, SandboxServer, Urls, build_app
@@ -68,7 +69,9 @@ def loading(
 
 def cycle(run: Run) -> CycleReport:
     with run.lock.held("test") as lock:
-        return run_cycle(run, lock)
+        report = run_cycle(run, lock, Patience(run.settings.poll_interval_s))
+    report.raise_failures()
+    return report
 
 
 def contents(run: Run) -> dict[str, tuple[int, int]]:

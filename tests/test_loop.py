@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from worlds import HISTORY, small_world
 
 from pipeline.errors import SettingsError
-from pipeline.loop import backoff, until_next_tick
+from pipeline.loop import until_next_tick
 from pipeline.settings import ARCHIVE_END, PROJECT_DIR, Settings
 from sandbox.server import AppServer, Urls, build_app
 from sandbox.world import World
@@ -70,17 +70,11 @@ def test_any_text_is_an_expression_or_refused(expression: str) -> None:
         assert refusal.exit_code == 2
 
 
-def test_pauses_after_failures_double_up_to_five_minutes() -> None:
-    assert [backoff(10, failures) for failures in range(1, 8)] == [10, 20, 40, 60, 60, 60, 60]
-    assert backoff(10, 10_000) == 60
-    assert backoff(900, 3) == 900  # never more often than in good times
-
-
 # ---------- processes
 
 
 class Upstream:
-    """In front of the simulated Polymarket: counts its requests, and can be down or keep them waiting."""
+    """In front of the simulated Polymarket: notes its requests, and can be down or keep them waiting."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -117,10 +111,14 @@ class Process:
     def wait_for(self, pattern: str, times: int = 1, timeout: float = 40) -> None:
         """Wait until so many lines match."""
         deadline = time.monotonic() + timeout
-        while sum(bool(re.search(pattern, line)) for line in self.lines) < times:
+        while self.count(pattern) < times:
             assert self._process.poll() is None, "".join(self.lines)
             assert time.monotonic() < deadline, f"no {pattern}: {''.join(self.lines)}"
             time.sleep(0.02)
+
+    def count(self, pattern: str) -> int:
+        """Number of lines so far that match."""
+        return sum(bool(re.search(pattern, line)) for line in self.lines)
 
     def stop(self, number: int, within: float = 5) -> int:
         """Send a signal and return the exit code."""
@@ -286,17 +284,23 @@ def test_cron_runs_cycles_at_its_times(environment: dict[str, str], upstream: Up
         assert "cron: * * * * * */2, first cycle in " in cron.lines[0]
 
 
-def test_a_loop_outlasts_an_upstream_that_is_down(
+def test_a_loop_outlasts_upstreams_that_are_down(
     environment: dict[str, str], upstream: Upstream, world: World
 ) -> None:
     upstream.down = True
-    with started(environment | {"POLL_INTERVAL_S": "0.4"}, "loop") as loop:
-        loop.wait_for("ERROR .*polygon: .*503", times=3)
+    with started(environment | {"POLL_INTERVAL_S": "0.2"}, "loop") as loop:
+        for _ in range(3):  # tries, each of them one request
+            wait_until_asked(upstream, "/polygon")
         world.advance(20)
         upstream.down = False
+        for source in ("gamma", "polygon"):
+            loop.wait_for(f"{source}: back again")
         loop.wait_for("polygon: [1-9][0-9]* order_filled in")
         loop.wait_for(CYCLE_DONE)
         assert loop.stop(signal.SIGTERM) == 143
+        for source in ("gamma", "polygon"):
+            assert loop.count(f"ERROR .*{source}: .*503") == 1, source
+            assert loop.count(f"{source}: back again") == 1, source
     program = [sys.executable, str(PROJECT_DIR / "run_pipeline.py")]
     answer = subprocess.run(
         [*program, "sql", "select count() from trades format TSV"],
@@ -306,3 +310,23 @@ def test_a_loop_outlasts_an_upstream_that_is_down(
         timeout=30,
     )
     assert answer.stdout == f"{len(world.matches)}\n"
+
+
+def test_a_dead_upstream_slows_no_other(
+    environment: dict[str, str], upstream: Upstream, world: World
+) -> None:
+    """The loop goes on at its usual pace: were the pauses after failures everybody's, this would take minutes."""
+    dead = {"POLYMARKET_GAMMA_URL": "http://127.0.0.1:9", "POLL_INTERVAL_S": "0.2"}
+    with started(environment | dead, "loop") as loop:
+        loop.wait_for("ERROR .*gamma: cannot connect")
+        loop.wait_for(CYCLE_DONE, times=10)
+        world.advance(20)
+        loop.wait_for("polygon: [1-9][0-9]* order_filled in")
+        assert loop.stop(signal.SIGTERM) == 143
+        assert loop.count("gamma: ") == 1
+        assert loop.count("ERROR") == 1
+
+
+def wait_until_asked(upstream: Upstream, path: str) -> None:
+    while not upstream.asked.get(timeout=20).startswith(path):
+        pass
