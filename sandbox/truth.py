@@ -1,55 +1,32 @@
 """What a correct pipeline must arrive at, computed from the matches in plain Python.
 
 It never uses the project's SQL and never floats: amounts are integers in 1e-6 units, prices
-Decimals cut to 18 digits, times unix seconds. Columns have the promised names; ids the project
-makes up (`fill_id`, `trade_id`) are left out.
+Decimals cut to 18 digits, times unix seconds. Columns have the promised names. How the rows
+are computed is in `truth_fills`, `truth_wallets`, `truth_candles`, `truth_volumes` and
+`truth_gamma`; here stands what each of them is made from.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from decimal import Decimal
+from collections.abc import Collection, Iterator
 from functools import cached_property
+from itertools import groupby, islice
 
-from sandbox.catalog import Market
+from sandbox import truth_candles, truth_fills, truth_gamma, truth_volumes, truth_wallets
+from sandbox.amounts import exact_price, is_dust
 from sandbox.clock import iso_date
-from sandbox.contracts import BUY, EXCHANGES, V1, Fill
-from sandbox.matches import COMPLEMENTARY, DIRECT, MERGE, MINT, MIXED, Match
+from sandbox.contracts import V1, Fill
+from sandbox.matches import DIRECT
+from sandbox.truth_candles import BUCKETS, Print
 from sandbox.world import World
-
-BUCKETS = {"1m": 60, "1h": 3600, "1d": 86_400}  # seconds
-_EXCHANGE_ADDRESSES = frozenset(EXCHANGES.values())
-
-
-def exact_price(usd: int, shares: int) -> Decimal:
-    """`usd` per share, cut to 18 digits; 0 without shares."""
-    return Decimal(f"{usd * 10**18 // shares}e-18") if shares else Decimal(0)
-
-
-def is_dust(usd: int, shares: int) -> bool:
-    """Whether a trade has no usable price: zero shares, or a price above one."""
-    return shares == 0 or usd > shares
-
-
-def match_type_of(match: Match) -> str:
-    """How a taker order was matched, from its legs alone."""
-    if match.kind == DIRECT:
-        return DIRECT
-    taker = match.taker_leg
-    same_token = [leg.token_id == taker.token_id for leg in match.maker_legs]
-    same_side = [leg.side == taker.side for leg in match.maker_legs]
-    if all(same_token) and not any(same_side):
-        return COMPLEMENTARY
-    if not any(same_token) and all(same_side):
-        return MINT if taker.side == BUY else MERGE
-    return MIXED
 
 
 class Truth:
-    """The promised tables for a world as it stands; each is a list of dicts, made when first asked
-    for.
+    """The promised tables for a world as it stands, each as dicts, made when first asked for.
 
-    `v1_from_chain` False: V1 fills come from the archive, which knows no block, log index or
+    Tables that are as large as the fills and follow from another one are iterators, made anew each
+    time. `v1_from_chain` False: V1 fills come from the archive, which knows no block, log index or
     exchange, so these are 0, 0 and empty, and trades within a second are ordered by id. True: they
     come from the chain.
     """
@@ -59,54 +36,143 @@ class Truth:
         self._v1_from_chain = v1_from_chain
         self._matches = list(world.matches)
 
+    # -- fills and trades --------------------------------------------------------------------------
+
     @cached_property
     def order_fills(self) -> list[dict]:
         """One row per leg."""
-        return [self._fill_row(leg) for match in self._matches for leg in match.legs]
+        direct = {m.taker_leg.tx_hash for m in self._matches if m.kind == DIRECT}
+        return [
+            truth_fills.order_fill(leg, leg.tx_hash in direct, self._is_from_archive(leg))
+            for match in self._matches
+            for leg in match.legs
+        ]
 
     @cached_property
     def trades(self) -> list[dict]:
         """One row per taker order executed, and per direct fill."""
-        owners = {row["token_id"]: row for row in self.outcome_tokens}
-        return [self._trade_row(match, owners) for match in self._matches]
+        return [
+            truth_fills.trade(
+                match,
+                self._tokens.get(match.taker_leg.token_id, {}),
+                self._is_from_archive(match.taker_leg),
+            )
+            for match in self._matches
+        ]
+
+    def trade_legs(self) -> Iterator[dict]:
+        """Every fill with the trade it belongs to."""
+        fills = iter(self.order_fills)
+        for match in self._matches:
+            leg = match.taker_leg
+            trade_id = truth_fills.key_of(leg, self._is_from_archive(leg))
+            for fill in islice(fills, len(match.legs)):
+                yield truth_fills.trade_leg(fill, trade_id)
+
+    def wallet_fills(self) -> Iterator[dict]:
+        """Every fill from the side of each wallet with an order or inventory in it."""
+        return truth_wallets.wallet_fills(self.order_fills)
 
     @cached_property
-    def volume_daily(self) -> list[dict]:
-        """Volume per UTC day and token, without dust."""
-        keys = ("token_id", "volume_usd", "volume_shares", "trades")
-        return [
-            {"day": iso_date(candle["bucket_at"])} | {key: candle[key] for key in keys}
-            for candle in self.candles("1d")
-        ]
+    def wallet_daily(self) -> list[dict]:
+        """Volume and cash flow per UTC day and wallet."""
+        return truth_wallets.wallet_daily(self.wallet_fills())
+
+    # -- candles -----------------------------------------------------------------------------------
+
+    def candles(self, interval: str) -> list[dict]:
+        """Candles of every token, by token and time; `interval` is 1m, 1h or 1d."""
+        return truth_candles.candles(self._prints, BUCKETS[interval])
+
+    @cached_property
+    def market_ohlcv_1h(self) -> list[dict]:
+        """Hourly candles of every known market, at the price of its outcome 0."""
+        prints = truth_candles.market_prints(self._prints, self._tokens)
+        candles = truth_candles.candles(prints, BUCKETS["1h"], key="market_id")
+        conditions = {row["market_id"]: row["condition_id"] for row in self.outcome_tokens}
+        return [row | {"condition_id": conditions[row["market_id"]]} for row in candles]
+
+    def filled_candles(
+        self, interval: str, tokens: Collection[str] | None = None
+    ) -> Iterator[dict]:
+        """Candles without gaps, of every token or of `tokens`."""
+        for of_token, buckets in self._filled_spans(interval):
+            if tokens is None or of_token[0]["token_id"] in tokens:
+                yield from truth_candles.filled(of_token, buckets)
+
+    def filled_sample(self, interval: str, most_rows: int) -> set[str]:
+        """Tokens whose gap-filled candles make at most `most_rows`: as many as there can be."""
+        sizes = sorted(
+            (len(buckets), of_token[0]["token_id"])
+            for of_token, buckets in self._filled_spans(interval)
+        )
+        sample, rows = set(), 0
+        for size, token_id in sizes:
+            rows += size
+            if rows > most_rows:
+                break
+            sample.add(token_id)
+        return sample
 
     @cached_property
     def market_latest_price(self) -> list[dict]:
         """Price of the last trade of each token that is not dust."""
-        latest = {leg.token_id: leg for leg in self._priced_legs}
+        latest = {each.key: each for each in self._prints}
         return [
-            {
-                "token_id": token_id,
-                "price": exact_price(leg.usd, leg.shares),
-                "priced_at": leg.timestamp,
-            }
-            for token_id, leg in latest.items()
+            {"token_id": token_id, "price": each.price, "priced_at": each.at}
+            for token_id, each in latest.items()
         ]
 
+    # -- volumes -----------------------------------------------------------------------------------
+
     @cached_property
-    def outcome_tokens(self) -> list[dict]:
-        """Tokens of every market in `markets`."""
-        return [
-            {
-                "token_id": token_id,
-                "market_id": str(market.id),
-                "condition_id": market.condition_id,
-                "outcome_index": index,
-                "outcome": market.outcomes[index],
-            }
-            for market in self._known_markets
-            if not market.lacks_token_ids
-            for index, token_id in enumerate(market.token_ids)
-        ]
+    def volume_daily(self) -> list[dict]:
+        """Volume per UTC day and token, without dust."""
+        return truth_volumes.volume_daily(self.candles("1d"))
+
+    @cached_property
+    def market_volume_daily(self) -> list[dict]:
+        """Volume per UTC day and market."""
+        groups = {token_id: {row["market_id"]} for token_id, row in self._tokens.items()}
+        return truth_volumes.grouped_daily(self.volume_daily, groups, "market_id")
+
+    @cached_property
+    def event_volume_daily(self) -> list[dict]:
+        """Volume per UTC day and event; a market in several counts in each."""
+        return truth_volumes.grouped_daily(self.volume_daily, self._events_of_token, "event_id")
+
+    @cached_property
+    def tag_volume_daily(self) -> list[dict]:
+        """Volume per UTC day and tag; a market counts once, in however many events it has it."""
+        tags: dict[str, set[str]] = defaultdict(set)
+        for row in self.event_tags:
+            tags[row["event_id"]].add(row["tag_slug"])
+        groups = {
+            token_id: set().union(*(tags[event_id] for event_id in event_ids))
+            for token_id, event_ids in self._events_of_token.items()
+        }
+        return truth_volumes.grouped_daily(self.volume_daily, groups, "tag_slug")
+
+    @cached_property
+    def event_volume(self) -> list[dict]:
+        """Volume of every event, those that never traded included."""
+        return truth_volumes.event_volume(
+            self.event_rows, self.markets_events, self._priced_trades, self._newest_at
+        )
+
+    @cached_property
+    def trending_markets(self) -> list[dict]:
+        """Markets that traded in the last 24 hourly buckets."""
+        return truth_volumes.trending_markets(
+            self.market_rows, self._priced_trades, self.market_ohlcv_1h, self._newest_at
+        )
+
+    @cached_property
+    def unknown_tokens(self) -> list[dict]:
+        """Tokens that were traded and have no known market."""
+        return truth_volumes.unknown_tokens(self.trades)
+
+    # -- Gamma -------------------------------------------------------------------------------------
 
     @cached_property
     def markets(self) -> list[dict]:
@@ -129,6 +195,21 @@ class Truth:
         return [gamma.full_event(row) for row in gamma.listing("events")]
 
     @cached_property
+    def market_rows(self) -> list[dict]:
+        """The rows of `markets`."""
+        return [truth_gamma.market_row(payload) for payload in self.markets]
+
+    @cached_property
+    def event_rows(self) -> list[dict]:
+        """The rows of `events`."""
+        return [truth_gamma.event_row(payload) for payload in self.events]
+
+    @cached_property
+    def outcome_tokens(self) -> list[dict]:
+        """Tokens of every market in `markets`."""
+        return [row for payload in self.markets for row in truth_gamma.token_rows(payload)]
+
+    @cached_property
     def markets_events(self) -> list[dict]:
         """Pairs of listed markets and events."""
         return [
@@ -137,124 +218,106 @@ class Truth:
             for market_id in market_ids
         ]
 
-    def candles(self, interval: str) -> list[dict]:
-        """Candles of every token, by token and time; `interval` is 1m, 1h or 1d."""
-        seconds = BUCKETS[interval]
-        buckets: dict[tuple[str, int], list[Fill]] = defaultdict(list)
-        for leg in self._priced_legs:
-            buckets[leg.token_id, leg.timestamp - leg.timestamp % seconds].append(leg)
-        return [
-            _candle(token_id, bucket_at, legs)
-            for (token_id, bucket_at), legs in sorted(buckets.items())
-        ]
+    @cached_property
+    def event_tags(self) -> list[dict]:
+        """Tags of every event."""
+        return truth_gamma.event_tags(self.events)
+
+    @cached_property
+    def event_series(self) -> list[dict]:
+        """Series of every event that recurs."""
+        return truth_gamma.event_series(self.events)
+
+    @cached_property
+    def neg_risk_groups(self) -> list[dict]:
+        """Groups of markets of which at most one ends with Yes."""
+        return truth_gamma.neg_risk_groups(self.markets, self.events)
+
+    # -- in all ------------------------------------------------------------------------------------
 
     def totals(self) -> dict:
         """Figures to compare a whole load with; amounts are integers in 1e-6 units."""
-        traded = self._priced_legs
         by_day: dict[str, int] = defaultdict(int)
-        for leg in traded:
-            by_day[iso_date(leg.timestamp)] += leg.usd
+        for each in self._prints:
+            by_day[iso_date(each.at)] += each.usd
         return {
             "head": self._world.chain.head,
             "now": self._world.now,
             "order_fills": sum(len(match.legs) for match in self._matches),
             "trades": len(self._matches),
-            "dust_trades": len(self._matches) - len(traded),
-            "volume_usd": sum(leg.usd for leg in traded),
-            "volume_shares": sum(leg.shares for leg in traded),
+            "dust_trades": len(self._matches) - len(self._prints),
+            "volume_usd": sum(each.usd for each in self._prints),
+            "volume_shares": sum(each.shares for each in self._prints),
             "volume_usd_by_day": dict(sorted(by_day.items())),
             "markets": len(self.markets),
             "events": len(self.events),
             "markets_events": len(self.markets_events),
         }
 
-    @property
-    def _known_markets(self) -> list[Market]:
-        catalog = self._world.catalog.markets
-        return [catalog[int(row["id"])] for row in self.markets]
+    # -- what several tables need ------------------------------------------------------------------
 
     @cached_property
-    def _priced_legs(self) -> list[Fill]:
+    def _tokens(self) -> dict[str, dict]:
+        """Rows of `outcome_tokens` by token."""
+        return {row["token_id"]: row for row in self.outcome_tokens}
+
+    @cached_property
+    def _events_of_token(self) -> dict[str, set[str]]:
+        events_of: dict[str, set[str]] = defaultdict(set)
+        for pair in self.markets_events:
+            events_of[pair["market_id"]].add(pair["event_id"])
+        return {token_id: events_of[row["market_id"]] for token_id, row in self._tokens.items()}
+
+    @cached_property
+    def _priced_trades(self) -> list[dict]:
+        return [trade for trade in self.trades if not trade["is_dust"]]
+
+    @cached_property
+    def _prints(self) -> list[Print]:
         """Taker legs and direct fills that are not dust, in order of execution."""
-        legs = [match.taker_leg for match in self._matches]
-        return sorted(
-            (leg for leg in legs if not is_dust(leg.usd, leg.shares)), key=self._execution_order
-        )
+        legs = (match.taker_leg for match in self._matches)
+        priced = [leg for leg in legs if not is_dust(leg.usd, leg.shares)]
+        return [
+            Print(
+                leg.token_id,
+                leg.timestamp,
+                exact_price(leg.usd, leg.shares),
+                leg.usd,
+                leg.shares,
+                leg.usd,
+            )
+            for leg in sorted(priced, key=self._execution_order)
+        ]
+
+    @property
+    def _newest_at(self) -> int:
+        """Time of the newest trade that is not dust."""
+        return self._prints[-1].at
+
+    def _filled_spans(self, interval: str) -> Iterator[tuple[list[dict], range]]:
+        """The candles of each token, and the buckets that they have once filled."""
+        closings = {
+            token_id: self._closed_at[row["market_id"]]
+            for token_id, row in self._tokens.items()
+            if row["market_id"] in self._closed_at
+        }
+        seconds = BUCKETS[interval]
+        for _, of_token in groupby(self.candles(interval), key=lambda row: row["token_id"]):
+            candles = list(of_token)
+            yield (
+                candles,
+                truth_candles.filled_buckets(candles, seconds, self._newest_at, closings),
+            )
+
+    @cached_property
+    def _closed_at(self) -> dict[str, int | None]:
+        """When each closed market did, as far as Gamma says."""
+        return {row["market_id"]: row["closed_at"] for row in self.market_rows if row["closed"]}
 
     def _execution_order(self, leg: Fill) -> tuple:
-        if leg.version == V1 and not self._v1_from_chain:
+        if self._is_from_archive(leg):
             return (leg.timestamp, 0, 0, leg.archive_id)
         return (leg.timestamp, leg.block_number, leg.log_index, "")
 
-    def _fill_row(self, leg: Fill) -> dict:
-        from_archive = leg.version == V1 and not self._v1_from_chain
-        if leg.taker in _EXCHANGE_ADDRESSES:
-            role = "taker"
-        else:
-            role = "direct" if leg.tx_hash in self._direct_transactions else "maker"
-        return {
-            "contract_version": leg.version,
-            # The archive names the exchange only where it is the counterparty.
-            "exchange": leg.exchange if not from_archive or role == "taker" else "",
-            "block_number": 0 if from_archive else leg.block_number,
-            "log_index": 0 if from_archive else leg.log_index,
-            "tx_hash": leg.tx_hash,
-            "filled_at": leg.timestamp,
-            "order_hash": leg.order_hash,
-            "maker": leg.maker,
-            "taker": leg.taker,
-            "leg": role,
-            "side": leg.side,
-            "token_id": leg.token_id,
-            "shares": leg.shares,
-            "usd": leg.usd,
-            "price": exact_price(leg.usd, leg.shares),
-            "fee": leg.fee,
-            "fee_asset": "shares" if leg.version == V1 and leg.side == BUY else "usd",
-        }
-
-    @cached_property
-    def _direct_transactions(self) -> frozenset[str]:
-        return frozenset(m.taker_leg.tx_hash for m in self._matches if m.kind == DIRECT)
-
-    def _trade_row(self, match: Match, owners: dict[str, dict]) -> dict:
-        leg = match.taker_leg
-        owner = owners.get(leg.token_id, {})
-        return {
-            "contract_version": leg.version,
-            "filled_at": leg.timestamp,
-            "tx_hash": leg.tx_hash,
-            "order_hash": leg.order_hash,
-            "wallet": leg.maker,
-            "side": leg.side,
-            "token_id": leg.token_id,
-            "match_type": match_type_of(match),
-            "maker_legs": len(match.maker_legs),
-            "shares": leg.shares,
-            "usd": leg.usd,
-            "price": exact_price(leg.usd, leg.shares),
-            "fee": leg.fee,
-            "is_dust": is_dust(leg.usd, leg.shares),
-            "market_id": owner.get("market_id", ""),
-            "condition_id": owner.get("condition_id", ""),
-            "outcome": owner.get("outcome", ""),
-            "outcome_index": owner.get("outcome_index"),
-        }
-
-
-def _candle(token_id: str, bucket_at: int, legs: list[Fill]) -> dict:
-    """A candle of legs in order of execution."""
-    prices = [exact_price(leg.usd, leg.shares) for leg in legs]
-    usd, shares = sum(leg.usd for leg in legs), sum(leg.shares for leg in legs)
-    return {
-        "token_id": token_id,
-        "bucket_at": bucket_at,
-        "open": prices[0],
-        "high": max(prices),
-        "low": min(prices),
-        "close": prices[-1],
-        "vwap": exact_price(usd, shares),
-        "volume_usd": usd,
-        "volume_shares": shares,
-        "trades": len(legs),
-    }
+    def _is_from_archive(self, leg: Fill) -> bool:
+        return leg.version == V1 and not self._v1_from_chain

@@ -12,7 +12,8 @@ import pytest
 from sandbox.clock import HORIZON, block_time
 from sandbox.contracts import BUY, EXCHANGES, SELL, V1, V2
 from sandbox.matches import COMPLEMENTARY, DIRECT, MERGE, MINT, MIXED, fee_v1, fee_v2
-from sandbox.truth import Truth, match_type_of
+from sandbox.truth import Truth
+from sandbox.truth_fills import match_type_of
 from sandbox.world import World
 
 NOW = datetime(2026, 7, 1, tzinfo=UTC)

@@ -1,0 +1,158 @@
+"""The truth of markets and events: what follows from Gamma's payloads as they stand.
+
+Pure functions of payloads. Ids are strings, amounts integers in 1e-6 units, times unix seconds;
+what is absent or null has the neutral value of its column.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import datetime
+from decimal import Decimal
+
+WINNER, SPLIT, UNRESOLVED = "winner", "split", "unresolved"
+
+
+def market_row(payload: dict) -> dict:
+    """The columns of `markets`."""
+    resolution = resolution_of(payload)
+    winner = outcome_prices(payload).index(1) if resolution == WINNER else None
+    return {
+        "market_id": payload["id"],
+        "condition_id": (payload.get("conditionId") or "").lower(),
+        "slug": payload.get("slug") or "",
+        "question": payload.get("question") or "",
+        "event_slug": next((event["slug"] for event in payload["events"]), ""),
+        "active": bool(payload.get("active")),
+        "closed": bool(payload.get("closed")),
+        "neg_risk": bool(payload.get("negRisk")),
+        "volume_usd": _micro_usd(payload.get("volume")),
+        "created_at": _seconds(payload.get("createdAt")),
+        "closed_at": _seconds(payload.get("closedTime")),
+        "group_item_title": payload.get("groupItemTitle") or "",
+        "resolution": resolution,
+        "winning_outcome_index": winner,
+        "winning_outcome": "" if winner is None else json.loads(payload["outcomes"])[winner],
+    }
+
+
+def event_row(payload: dict) -> dict:
+    """The columns of `events`."""
+    return {
+        "event_id": payload["id"],
+        "slug": payload.get("slug") or "",
+        "title": payload.get("title") or "",
+        "tags": [tag.get("label") or "" for tag in payload.get("tags") or []],
+        "active": bool(payload.get("active")),
+        "closed": bool(payload.get("closed")),
+        "volume_usd": _micro_usd(payload.get("volume")),
+    }
+
+
+def outcome_prices(payload: dict) -> list[Decimal]:
+    """Price of each outcome as Gamma shows it; after the resolution what a share pays."""
+    return [Decimal(price) for price in json.loads(payload.get("outcomePrices") or "[]")]
+
+
+def resolution_of(payload: dict) -> str:
+    """How a market ended: `winner`, `split` or `unresolved`.
+
+    A closed market whose prices are one 1 and else 0 has a winner, unless the result is only
+    proposed or is disputed. Prices of 1/n each are a split only once UMA says resolved: a market
+    that closed without a result can stand at a half by chance.
+    """
+    prices, status = outcome_prices(payload), payload.get("umaResolutionStatus") or ""
+    if not payload.get("closed"):
+        return UNRESOLVED
+    if sorted(prices, reverse=True) == [1] + [0] * (len(prices) - 1):
+        return UNRESOLVED if status in ("proposed", "disputed") else WINNER
+    is_even = bool(prices) and all(price * len(prices) == 1 for price in prices)
+    return SPLIT if is_even and status == "resolved" else UNRESOLVED
+
+
+def token_rows(payload: dict) -> list[dict]:
+    """The rows of `outcome_tokens`; markets from before the order book may have none.
+
+    `payout` is what a share pays, in dollars; None while the market is unresolved.
+    """
+    outcomes = json.loads(payload.get("outcomes") or "[]")
+    resolved = resolution_of(payload) != UNRESOLVED
+    prices = outcome_prices(payload)
+    return [
+        {
+            "token_id": token_id,
+            "market_id": payload["id"],
+            "condition_id": (payload.get("conditionId") or "").lower(),
+            "outcome_index": index,
+            "outcome": outcomes[index],
+            "payout": prices[index] if resolved else None,
+        }
+        for index, token_id in enumerate(json.loads(payload.get("clobTokenIds") or "[]"))
+    ]
+
+
+def event_tags(payloads: Iterable[dict]) -> list[dict]:
+    """Tags of every event."""
+    return [
+        {
+            "event_id": event["id"],
+            "tag_slug": tag["slug"],
+            "tag": tag.get("label") or "",
+            "tag_id": tag["id"],
+        }
+        for event in payloads
+        for tag in event.get("tags") or []
+    ]
+
+
+def event_series(payloads: Iterable[dict]) -> list[dict]:
+    """Series of every event that recurs."""
+    return [
+        {
+            "event_id": event["id"],
+            "series_id": series["id"],
+            "series_slug": series.get("slug") or "",
+            "series_title": series.get("title") or "",
+            "recurrence": series.get("recurrence") or "",
+        }
+        for event in payloads
+        for series in event.get("series") or []
+    ]
+
+
+def neg_risk_groups(markets: Iterable[dict], events: Iterable[dict]) -> list[dict]:
+    """Groups of markets of which at most one ends with Yes, from payloads of markets and events."""
+    event_of = {event["negRiskMarketID"]: event for event in events if event.get("negRiskMarketID")}
+    groups: dict[str, list[dict]] = defaultdict(list)
+    for market in markets:
+        if market.get("negRiskMarketID"):
+            groups[market["negRiskMarketID"]].append(market)
+    return [
+        {
+            "neg_risk_market_id": group_id,
+            "event_id": event_of.get(group_id, {}).get("id", ""),
+            "title": event_of.get(group_id, {}).get("title", ""),
+            "markets": len(group),
+            "open_markets": sum(not market.get("closed") for market in group),
+            "market_ids": sorted(market["id"] for market in group),
+            "volume_usd": sum(_micro_usd(market.get("volume")) for market in group),
+            "winning_market_id": next((m["id"] for m in group if _ended_yes(m)), ""),
+        }
+        for group_id, group in groups.items()
+    ]
+
+
+def _ended_yes(market: dict) -> bool:
+    return resolution_of(market) == WINNER and outcome_prices(market)[0] == 1
+
+
+def _micro_usd(amount: str | float | None) -> int:
+    """Dollars as Gamma writes them, cut to 1e-6."""
+    return int(Decimal(str(amount or 0)) * 1_000_000)
+
+
+def _seconds(time: str | None) -> int | None:
+    """A time in either of Gamma's formats as unix seconds, cut."""
+    return int(datetime.fromisoformat(time).timestamp()) if time else None
