@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -107,28 +107,32 @@ def _pass_on_signal(outcome: Any) -> None:
 
 
 def _compile_statements(client: Client) -> list[Statement]:
-    """Compile the incremental models against the tables that exist now; dbt returns them in the order of its graph."""
+    """Compile the incremental models against the tables that exist now."""
     result = run_dbt(["compile", "--no-inject-ephemeral-ctes", "--select", f"tag:{SETTLE_TAG}*"])
     nodes = [entry.node for entry in result.results]
     if not nodes:
         raise ModelsError("dbt compile: no model has a settle_ tag")
-    return [_statement(client, node) for node in _in_dependency_order(nodes)]
+    parents = run_dbt(["parse"]).parent_map
+    return [_statement(client, node) for node in _in_dependency_order(nodes, parents)]
 
 
-def _in_dependency_order(nodes: list[Any]) -> list[Any]:
-    """Sort nodes so that each comes after those that it reads, ties by name."""
-    by_id = {node.unique_id: node for node in sorted(nodes, key=lambda node: node.name)}
-    ordered: dict[str, Any] = {}
+def _in_dependency_order(nodes: list[Any], parents: Mapping[str, list[str]]) -> list[Any]:
+    """Sort nodes so that each comes after those that it reads, directly or through a view; ties by name.
 
-    def visit(node: Any) -> None:
-        for parent in node.depends_on.nodes:
-            if parent in by_id and parent not in ordered:
-                visit(by_id[parent])
-        ordered.setdefault(node.unique_id, node)
+    `parents` holds the ids that every node of the project reads.
+    """
+    by_id = {node.unique_id: node for node in nodes}
+    visited: dict[str, None] = {}
 
-    for node in by_id.values():
-        visit(node)
-    return list(ordered.values())
+    def visit(unique_id: str) -> None:
+        if unique_id not in visited:
+            for parent in parents.get(unique_id, []):
+                visit(parent)
+            visited[unique_id] = None
+
+    for node in sorted(nodes, key=lambda node: node.name):
+        visit(node.unique_id)
+    return [by_id[unique_id] for unique_id in visited if unique_id in by_id]
 
 
 def _statement(client: Client, node: Any) -> Statement:

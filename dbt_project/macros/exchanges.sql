@@ -13,3 +13,11 @@
 {% macro exchange_addresses() -%}
     {%- for exchange in exchanges() %}'{{ exchange.address }}'{{ ', ' if not loop.last }}{% endfor -%}
 {%- endmacro %}
+
+{% macro exchange_generations() -%}
+    {%- for exchange in exchanges() %}('{{ exchange.contract_version }}', '{{ exchange.address }}'){{ ', ' if not loop.last }}{% endfor -%}
+{%- endmacro %}
+
+{% macro contract_versions() -%}
+    '{{ exchanges() | map(attribute='contract_version') | unique | join("', '") }}'
+{%- endmacro %}

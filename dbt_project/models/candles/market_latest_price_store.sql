@@ -1,3 +1,4 @@
+-- depends_on: {{ ref('ohlcv_1d_store') }}
 {{
     config(
         materialized='incremental',
@@ -20,9 +21,9 @@ with days as (
         bucket_at,
         close,
         last_trade_at,
-        version,
+        toUInt64(0) as version,
         1 as is_live
-    from {{ ref('ohlcv_1d_store') }} final
+    from {{ ref('ohlcv_1d') }}
     {%- if is_incremental() %}
     where token_id in (
         select token_id

@@ -1,1 +1,7 @@
-{{ candles_view(ref('ohlcv_1d_store')) }}
+with candles as (
+
+    select * from {{ ref('ohlcv_1d_store') }} final
+
+)
+
+{{ candles_view('candles') }}

@@ -1,3 +1,4 @@
+-- depends_on: {{ ref('ohlcv_1h_store') }}
 {{
     config(
         materialized='incremental',
@@ -27,9 +28,9 @@ with hours as (
         volume_shares,
         trades,
         last_trade_at,
-        version,
+        toUInt64(0) as version,
         1 as is_live
-    from {{ ref('ohlcv_1h_store') }} final
+    from {{ ref('int_ohlcv_1h_deduplicated') }}
     {%- if is_incremental() %}
     where
         bucket_at >= toStartOfDay({{ settle_from() }})

@@ -1,1 +1,1 @@
-{{ candles_view(ref('ohlcv_1h_store')) }}
+{{ candles_view(ref('int_ohlcv_1h_deduplicated')) }}

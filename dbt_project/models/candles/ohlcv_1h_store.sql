@@ -1,3 +1,4 @@
+-- depends_on: {{ ref('trades_store') }}
 {{
     config(
         materialized='incremental',
@@ -11,4 +12,4 @@
         indexes=[{'name': 'ix_version', 'definition': 'version type minmax granularity 1'}],
     )
 }}
-{{ candles_from_trades('toStartOfHour') }}
+{{ candles_from_trades('toStartOfHour', positions=true) }}

@@ -1,1 +1,7 @@
-{{ candles_view(ref('ohlcv_1m_store')) }}
+with candles as (
+
+    select * from {{ ref('ohlcv_1m_store') }} final
+
+)
+
+{{ candles_view('candles') }}

@@ -1,3 +1,4 @@
+-- depends_on: {{ ref('trades_store') }}
 {{
     config(
         materialized='incremental',

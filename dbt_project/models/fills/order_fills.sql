@@ -1,6 +1,6 @@
 select
     ---------- ids
-    if(block_number > 0, concat(tx_hash, '_', toString(log_index)), concat(tx_hash, '_', order_hash)) as fill_id,
+    {{ fill_key() }} as fill_id,
     contract_version,
     exchange,
     block_number,
@@ -24,5 +24,6 @@ select
     price,
     fee,
     fee_asset,
+    {{ fee_in_usd() }} as fee_usd,
     is_dust
 from {{ ref('order_fills_store') }} final

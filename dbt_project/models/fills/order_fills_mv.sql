@@ -3,4 +3,4 @@
 select
     * except (load_id),
     load_id as version
-from ({{ order_fills_from_order_filled() }})
+from ({{ order_fills_from_order_filled(source('polymarket_raw', 'order_filled')) }})

@@ -7,7 +7,10 @@
         engine=replacing('version, is_deleted'),
         order_by=['filled_at', 'tx_hash', 'log_index', 'order_hash'],
         partition_by='toYYYYMM(filled_at)',
-        indexes=[{'name': 'ix_version', 'definition': 'version type minmax granularity 1'}],
+        indexes=[
+            {'name': 'ix_version', 'definition': 'version type minmax granularity 1'},
+            {'name': 'ix_maker', 'definition': 'maker type bloom_filter(0.01) granularity 1'},
+        ],
     )
 }}
 {%- set touched = touched_transactions(this) -%}
@@ -19,16 +22,10 @@
 with fills as (
 
     select * except (is_deleted)
-    from (
-        {%- if is_incremental() %}
-        {{ order_fills_from_order_filled(
-            final=true,
-            where='timestamp between ' ~ settle_from() ~ ' and ' ~ settle_to() ~ ' and (timestamp, tx_hash) in ' ~ touched
-        ) }}
-        {%- else %}
-        {{ order_fills_from_order_filled(final=true) }}
-        {%- endif %}
-    )
+    from {{ ref('stg_polymarket__order_filled') }}
+    {%- if is_incremental() %}
+    where {{ range }} and (filled_at, tx_hash) in {{ touched }}
+    {%- endif %}
 
 ),
 

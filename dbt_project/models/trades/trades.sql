@@ -1,6 +1,6 @@
 with trades as (
 
-    select * from {{ ref('trades_store') }} final
+    select * from {{ ref('int_trades_deduplicated') }}
 
 ),
 
@@ -12,7 +12,7 @@ tokens as (
 
 select
     ---------- ids
-    if(block_number > 0, concat(tx_hash, '_', toString(log_index)), concat(tx_hash, '_', order_hash)) as trade_id,
+    {{ fill_key() }} as trade_id,
     contract_version,
     exchange,
     block_number,
@@ -34,7 +34,13 @@ select
     price,
     fee,
     fee_asset,
+    {{ fee_in_usd() }} as fee_usd,
     is_dust,
+
+    ---------- the other side
+    maker_shares,
+    maker_usd,
+    maker_fee_usd,
 
     ---------- market; empty until Gamma lists it
     tokens.market_id as market_id,

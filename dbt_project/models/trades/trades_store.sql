@@ -18,18 +18,17 @@
 {%- set touched = touched_transactions(this) -%}
 {%- set range = 'filled_at between ' ~ settle_from() ~ ' and ' ~ settle_to() -%}
 {%- set columns = 'filled_at, tx_hash, log_index, order_hash, block_number, contract_version, exchange, wallet, side, token_id,'
-    ~ ' match_type, maker_legs, shares, usd, price, fee, fee_asset, is_dust' -%}
+    ~ ' match_type, maker_legs, maker_shares, maker_usd, maker_fee_usd, shares, usd, price, fee, fee_asset, is_dust' -%}
 {%- set leg_columns = 'log_index, order_hash, block_number, contract_version, exchange, maker, side, token_id, shares, usd, price, fee, fee_asset, is_dust' %}
 with transactions as (
 
     select
         filled_at,
         tx_hash,
-        max(version) as fills_version,
         arraySort(groupArrayIf(({{ leg_columns }}), leg = 'taker')) as taker_legs,
-        groupArrayIf((log_index, taker, side, token_id), leg = 'maker') as maker_legs,
+        groupArrayIf((log_index, taker, side, token_id, shares, usd, fee_usd), leg = 'maker') as maker_legs,
         groupArrayIf(({{ leg_columns }}), leg = 'direct') as direct_fills
-    from {{ ref('order_fills_store') }} final
+    from {{ ref('order_fills') }}
     {%- if is_incremental() %}
     where {{ range }} and (filled_at, tx_hash) in {{ touched }}
     {%- endif %}
@@ -43,7 +42,6 @@ orders as (
     select
         filled_at,
         tx_hash,
-        fills_version,
         leg.1 as log_index,
         leg.2 as order_hash,
         leg.3 as block_number,
@@ -94,13 +92,16 @@ trades as (
             'mixed'
         )) as match_type,
         toUInt16(if(is_direct, 1, length(makers))) as maker_legs,
+        if(is_direct, shares, arraySum(m -> m.5, makers)) as maker_shares,
+        if(is_direct, usd, arraySum(m -> m.6, makers)) as maker_usd,
+        arraySum(m -> m.7, makers) as maker_fee_usd,
         shares,
         usd,
         price,
         fee,
         fee_asset,
         is_dust,
-        {{ settle_id() if is_incremental() else 'fills_version' }} as version,
+        {{ settle_id() if is_incremental() else 'toUInt64(0)' }} as version,
         0 as is_deleted
     from orders
 

@@ -1,0 +1,1 @@
+{{ candles_filled(ref('ohlcv_1d'), 'toStartOfDay', 86400) }}

@@ -1,0 +1,1 @@
+{{ candles_filled(ref('ohlcv_1h'), 'toStartOfHour', 3600) }}

@@ -1,0 +1,2 @@
+select *
+from {{ source('polymarket_raw', 'order_filled') }} final

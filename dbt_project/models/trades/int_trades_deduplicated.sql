@@ -1,0 +1,2 @@
+select * except (version, is_deleted)
+from {{ ref('trades_store') }} final
