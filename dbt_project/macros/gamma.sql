@@ -20,52 +20,122 @@
     arrayMap(item -> JSONExtractString(item, '{{ key }}'), JSONExtractArrayRaw(payload, '{{ field }}'))
 {%- endmacro %}
 
+{#-
+    What a share of each outcome pays, in dollars, by outcome index; empty while that is not decided. The one place with
+    the rule, which the description of `markets` states in words:
+    - winner: closed, one price is 1 and all others are 0, and the oracle's answer is not still open (proposed,
+      disputed). `resolved` is not asked for, because Gamma leaves the oracle's state out of many resolved markets.
+    - split: closed and resolved, and every price is 1/n. Here `resolved` is needed: a market that closed without a
+      trade shows equal prices too.
+    - else undecided, as are legacy markets that closed at 0.58 and 0.42 (their last prices) or at 0 and 0.
+    `prices` are cut to the six digits of a payout, so that 1/3 equals 0.3333333333.
+-#}
+{% macro payouts(prices, closed, uma_resolution_status) -%}
+    multiIf(
+        {{ closed }}
+        and countEqual({{ prices }}, 1) = 1
+        and countEqual({{ prices }}, 0) = length({{ prices }}) - 1
+        and {{ uma_resolution_status }} not in ('proposed', 'disputed'), {{ prices }},
+        {{ closed }}
+        and length({{ prices }}) > 1
+        and countEqual({{ prices }}, toDecimal32(1, 6) / greatest(length({{ prices }}), 1)) = length({{ prices }})
+        and {{ uma_resolution_status }} = 'resolved', {{ prices }},
+        []
+    )
+{%- endmacro %}
+
 {% macro markets_from_payload() %}
+with fields as (
+
+    select
+        ---------- ids
+        market_id,
+        lower(JSONExtractString(payload, 'conditionId')) as condition_id,
+        lower(JSONExtractString(payload, 'questionID')) as question_id,
+        lower(JSONExtractString(payload, 'negRiskMarketID')) as neg_risk_market_id,
+        {{ json_each('events', 'id') }} as event_ids,
+
+        ---------- text
+        JSONExtractString(payload, 'slug') as slug,
+        JSONExtractString(payload, 'question') as question,
+        JSONExtractString(payload, 'groupItemTitle') as group_item_title,
+        {{ json_each('events', 'slug') }}[1] as event_slug,
+        JSONExtractString(payload, 'category') as category,
+        JSONExtractString(payload, 'umaResolutionStatus') as uma_resolution_status,
+
+        ---------- outcomes, by outcome index
+        {{ json_text_array('outcomes') }} as outcomes,
+        {{ json_text_array('outcomePrices') }} as outcome_prices,
+        -- Markets of protocol version v2 name their tokens positionIds, as a real array.
+        if(
+            JSONExtractString(payload, 'version') = 'v2',
+            JSONExtract(payload, 'positionIds', 'Array(String)'),
+            {{ json_text_array('clobTokenIds') }}
+        ) as token_ids,
+
+        ---------- numbers
+        {{ json_usd('volume') }} as volume_usd,
+        {{ json_usd('liquidity') }} as liquidity_usd,
+        JSONExtractFloat(payload, 'orderPriceMinTickSize') as tick_size,
+
+        ---------- booleans
+        toBool(JSONExtractBool(payload, 'active')) as active,
+        toBool(JSONExtractBool(payload, 'closed')) as closed,
+        toBool(JSONExtractBool(payload, 'negRisk')) as neg_risk,
+
+        ---------- times
+        {{ json_time('createdAt') }} as created_at,
+        {{ json_time('endDate') }} as end_at,
+        {{ json_time('closedTime') }} as closed_at,
+        {{ json_time('updatedAt') }} as updated_at,
+
+        ---------- bookkeeping
+        fetched_at,
+        load_id
+    from {{ source('polymarket_raw', 'markets') }}
+
+),
+
+priced as (
+
+    -- A text that is no price becomes -1, which fits no rule.
+    select
+        *,
+        arrayMap(price -> toDecimal32OrDefault(price, 6, toDecimal32(-1, 6)), outcome_prices) as prices
+    from fields
+
+),
+
+resolved as (
+
+    select
+        * except (prices),
+        {{ payouts('prices', 'closed', 'uma_resolution_status') }} as payouts,
+        toLowCardinality(multiIf(empty(payouts), 'unresolved', has(payouts, 1), 'winner', 'split')) as resolution,
+        if(resolution = 'winner', toUInt8(indexOf(payouts, 1) - 1), null) as winning_outcome_index,
+        if(resolution = 'winner', outcomes[indexOf(payouts, 1)], '') as winning_outcome
+    from priced
+
+)
+
+select * from resolved
+{% endmacro %}
+
+{#- The fields of a market of which every version is kept. -#}
+{% macro market_versions(markets) %}
 select
-    ---------- ids
     market_id,
-    lower(JSONExtractString(payload, 'conditionId')) as condition_id,
-    lower(JSONExtractString(payload, 'questionID')) as question_id,
-    lower(JSONExtractString(payload, 'negRiskMarketID')) as neg_risk_market_id,
-    {{ json_each('events', 'id') }} as event_ids,
-
-    ---------- text
-    JSONExtractString(payload, 'slug') as slug,
-    JSONExtractString(payload, 'question') as question,
-    {{ json_each('events', 'slug') }}[1] as event_slug,
-    JSONExtractString(payload, 'category') as category,
-    JSONExtractString(payload, 'umaResolutionStatus') as uma_resolution_status,
-
-    ---------- outcomes, by outcome index
-    {{ json_text_array('outcomes') }} as outcomes,
-    {{ json_text_array('outcomePrices') }} as outcome_prices,
-    -- Markets of protocol version v2 name their tokens positionIds, as a real array.
-    if(
-        JSONExtractString(payload, 'version') = 'v2',
-        JSONExtract(payload, 'positionIds', 'Array(String)'),
-        {{ json_text_array('clobTokenIds') }}
-    ) as token_ids,
-
-    ---------- numbers
-    {{ json_usd('volume') }} as volume_usd,
-    {{ json_usd('liquidity') }} as liquidity_usd,
-    JSONExtractFloat(payload, 'orderPriceMinTickSize') as tick_size,
-
-    ---------- booleans
-    toBool(JSONExtractBool(payload, 'active')) as active,
-    toBool(JSONExtractBool(payload, 'closed')) as closed,
-    toBool(JSONExtractBool(payload, 'negRisk')) as neg_risk,
-
-    ---------- times
-    {{ json_time('createdAt') }} as created_at,
-    {{ json_time('endDate') }} as end_at,
-    {{ json_time('closedTime') }} as closed_at,
-    {{ json_time('updatedAt') }} as updated_at,
-
-    ---------- bookkeeping
     fetched_at,
+    question,
+    active,
+    closed,
+    outcome_prices,
+    volume_usd,
+    liquidity_usd,
+    uma_resolution_status,
+    resolution,
     load_id
-from {{ source('polymarket_raw', 'markets') }}
+from {{ markets }}
 {% endmacro %}
 
 {% macro events_from_payload() %}
@@ -79,8 +149,17 @@ select
     JSONExtractString(payload, 'slug') as slug,
     JSONExtractString(payload, 'title') as title,
     JSONExtractString(payload, 'seriesSlug') as series_slug,
+
+    ---------- tags, in one order
     {{ json_each('tags', 'label') }} as tags,
     {{ json_each('tags', 'slug') }} as tag_slugs,
+    {{ json_each('tags', 'id') }} as tag_ids,
+
+    ---------- series, in one order
+    {{ json_each('series', 'id') }} as series_ids,
+    {{ json_each('series', 'slug') }} as series_slugs,
+    {{ json_each('series', 'title') }} as series_titles,
+    {{ json_each('series', 'recurrence') }} as series_recurrences,
 
     ---------- numbers
     {{ json_usd('volume') }} as volume_usd,
@@ -103,13 +182,20 @@ select
 from {{ source('polymarket_raw', 'events') }}
 {% endmacro %}
 
-{#- Rows of the loads being settled that the materialized view has not written; all rows on a first run. -#}
+{#-
+    Rows of the loads being settled that the materialized view has not written; all rows on a first run. A rebuild
+    settles every row of its time range, and looks at no other: fetched_at has fractions, the ends are whole seconds.
+-#}
 {% macro not_yet_stored(from_relation, landing_table, key) %}
 select *
 from {{ from_relation }}
 {%- if is_incremental() %}
+{%- set in_range -%}
+    fetched_at >= {{ settle_from(landing_table) }} and fetched_at < addSeconds({{ settle_to(landing_table) }}, 1)
+{%- endset %}
 where
-    {{ in_settling_load(landing_table) }}
-    and ({{ key }}, fetched_at) not in (select {{ key }}, fetched_at from {{ this }})
+    {{ in_range }}
+    and {{ in_settling_load(landing_table) }}
+    and ({{ key }}, fetched_at) not in (select {{ key }}, fetched_at from {{ this }} where {{ in_range }})
 {%- endif %}
 {% endmacro %}

@@ -6,6 +6,7 @@ select
     condition_id,
     toUInt8(position - 1) as outcome_index,
     outcomes[position] as outcome,
+    if(empty(payouts), null, payouts[position]) as payout,
     fetched_at,
     load_id
 from {{ ref('markets_store') }}

@@ -4,18 +4,25 @@ select
     condition_id,
     question_id,
     neg_risk_market_id,
+    event_ids,
 
     ---------- text
     slug,
     question,
+    group_item_title,
     event_slug,
     category,
-    uma_resolution_status,
 
     ---------- outcomes, by outcome index
     outcomes,
     outcome_prices,
     token_ids,
+
+    ---------- resolution
+    uma_resolution_status,
+    resolution,
+    winning_outcome_index,
+    winning_outcome,
 
     ---------- numbers
     volume_usd,

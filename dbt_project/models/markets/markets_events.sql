@@ -1,19 +1,4 @@
--- Either side may name the other first, so a pair counts as soon as one of them does.
-with pairs as (
-
-    select
-        market_id,
-        arrayJoin(event_ids) as event_id
-    from {{ ref('markets_store') }} final
-    union distinct
-    select
-        arrayJoin(market_ids) as market_id,
-        event_id
-    from {{ ref('events_store') }} final
-
-),
-
-markets as (
+with markets as (
 
     select * from {{ ref('markets') }}
 
@@ -22,6 +7,21 @@ markets as (
 events as (
 
     select * from {{ ref('events') }}
+
+),
+
+-- Either side may name the other first, so a pair counts as soon as one of them does.
+pairs as (
+
+    select
+        market_id,
+        arrayJoin(event_ids) as event_id
+    from markets
+    union distinct
+    select
+        arrayJoin(market_ids) as market_id,
+        event_id
+    from events
 
 )
 
@@ -38,6 +38,7 @@ select
     events.slug as event_slug,
     events.series_slug as series_slug,
     events.tags as tags,
+    events.tag_slugs as tag_slugs,
 
     ---------- booleans
     markets.active as active,
@@ -48,3 +49,4 @@ select
 from pairs
 left any join markets on pairs.market_id = markets.market_id
 left any join events on pairs.event_id = events.event_id
+where pairs.market_id != '' and pairs.event_id != ''

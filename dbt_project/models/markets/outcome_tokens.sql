@@ -3,5 +3,6 @@ select
     market_id,
     condition_id,
     outcome_index,
-    outcome
+    outcome,
+    payout
 from {{ ref('outcome_tokens_store') }} final
