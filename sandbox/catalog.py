@@ -59,7 +59,9 @@ class Market:
     group_threshold: int = 0
     listed: bool = True  # False: never in a list, only found by its ids
     lacks_token_ids: bool = False
-    resolution: tuple[str, str] = ("1", "0")
+    resolution: tuple[str, str] = ("1", "0")  # prices that Gamma shows once it is closed
+    uma_status: str = "resolved"  # and what it says of the oracle; empty: nothing
+    lacks_closed_time: bool = False
     volume: int = 0
     last_trade_at: int | None = None
     closed_at: int | None = None
@@ -130,9 +132,8 @@ class Catalog:
             self._add_market(rng, event, title, outcomes, index, closes)
             for index, (title, outcomes) in enumerate(_outcome_sets(rng, event))
         ]
-        if kind == "group" and closes is not None:  # one outcome of a group wins, the others lose
-            for loser in markets[1:]:
-                loser.resolution = ("0", "1")
+        if kind == "group":
+            _agree_on_one_winner(event, markets)
         self.events[event.id] = event
         for market in markets:
             self.relate(market, event)
@@ -182,12 +183,28 @@ class Catalog:
             group_threshold=index,
             resolution=rng.choice((("1", "0"), ("0", "1"), ("1", "0"), ("0", "1"), ("0.5", "0.5"))),
         )
+        market.uma_status, prices = _ENDINGS[market.id % len(_ENDINGS)]
+        market.resolution = prices or market.resolution
         if event.kind == "legacy":
             market.lacks_token_ids = len(self.markets) % 2 == 0  # every other one
-            market.resolution = ("0", "0")
+            market.resolution = _LEGACY_PRICES[len(self.markets) % len(_LEGACY_PRICES)]
+            market.uma_status = ""
         self.markets[market.id] = market
         return market
 
+
+# What Gamma says of a closed market, by id: the oracle's status, and prices where they are not
+# those of the resolution. Most are resolved; a result may be proposed or disputed still, final
+# without the oracle, or not in the prices yet.
+_ENDINGS = (
+    *[("resolved", None)] * 8,
+    ("proposed", None),
+    ("disputed", None),
+    ("", None),
+    ("proposed", ("0.9995", "0.0005")),
+)
+# Markets from before the order book stand at zero, or where their pool stood at the end.
+_LEGACY_PRICES = (("0.5843311669077693", "0.4156688330922307"), ("0", "0"), ("0", "0"))
 
 _MARKET_KINDS = {
     "single": "standard",
@@ -203,6 +220,15 @@ _TAGS_OF = {
     "sports": ("sports", "esports"),
     "legacy": ("crypto",),
 }
+
+
+def _agree_on_one_winner(event: Event, markets: list[Market]) -> None:
+    """Let one market of a group end with Yes, the others with No; at times one drops out early."""
+    markets[0].resolution = ("1", "0")
+    for loser in markets[1:]:
+        loser.resolution = ("0", "1")
+    if event.id % 3 == 0 and markets[-1].closes_at is None:
+        markets[-1].closes_at = event.created_at + 6 * HOUR
 
 
 def _token_id(rng: Random) -> str:

@@ -45,13 +45,15 @@ def market_payload(market: Market) -> dict:
         }
     if market.closed_at is not None:
         payload |= {
-            "closedTime": postgres_time(market.closed_at),
             "umaEndDate": rfc3339(market.closed_at * 1_000_000),
-            "umaResolutionStatus": "resolved",
             "umaBond": "500",
             "umaReward": "5",
             "automaticallyResolved": market.kind == "crypto",
         }
+        if not market.lacks_closed_time:
+            payload["closedTime"] = postgres_time(market.closed_at)
+        if market.uma_status:
+            payload["umaResolutionStatus"] = market.uma_status
     return payload
 
 

@@ -10,6 +10,7 @@ matches what a correct pipeline must arrive at.
 from __future__ import annotations
 
 import math
+import sys
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import replace
@@ -31,6 +32,8 @@ _EVENT_KINDS = ("single", "group", "series", "sports")
 _EVENT_WEIGHTS = (35, 55, 85, 100)  # cumulative, per cent
 _MARKETS_PER_EVENT = 2.3  # on average, with the weights above
 _SHARED_TRANSACTION = 0.04  # share of transactions that hold two matches
+_RARE = 12  # one in so many closed markets is dated oddly
+_NEVER = sys.maxsize
 _FORMS_AGAIN, _SAME_BLOCK = 0.8, 0.5  # of a replaced transaction: comes back; in the same block
 
 
@@ -151,8 +154,11 @@ class World:
                 lifetime = min(DAY, span // 2)
             for market in self.catalog.add_event(rng, kind, born, lifetime):
                 self._traders.add(market)
-        others = list(self.catalog.events.values())[-max(1, markets // 100) :]
-        for event in others:  # one market in several events
+        # One market in several events: with one of them it shares its tags, with another it does not.
+        others = [e for e in self.catalog.events.values() if evergreen.id not in e.market_ids]
+        shared = [e for e in others if e.kind == "single"][-1:]
+        foreign = [e for e in others if e.kind != "single"][-max(1, markets // 100) :]
+        for event in shared + foreign:
             self.catalog.relate(evergreen, event)
         return evergreen
 
@@ -172,7 +178,8 @@ class World:
     def _set_up_changes(self, rng: Random, evergreen: Market) -> None:
         """Let the newest markets trade before Gamma lists them, a few never be listed, a few close.
 
-        The closes come soon after the start, so that a client meets them while it pages.
+        The closes come soon after the start, so that a client meets them while it pages. One market
+        that trades stays unknown to Gamma for good.
         """
         traded = [
             market
@@ -185,8 +192,15 @@ class World:
         late = math.ceil(len(open_still) / 40)
         for market in open_still[-late:]:
             market.visible_from = self.now + rng.randint(10, 80)
+        for market in open_still[-late - 1 : -late]:
+            market.visible_from = _NEVER
         for market in rng.sample(open_still[:-late], len(open_still) // 15):
             market.ends_at = market.closes_at = self.now + rng.randint(10, 600)
+        closed = [market for market in traded if market.closed_at is not None]
+        for market in closed[::_RARE]:
+            market.lacks_closed_time = True
+        for market in closed[1::_RARE]:  # Gamma may date the close before the last trades
+            market.closed_at = max(market.created_at, market.last_trade_at - 2 * HOUR)
 
     # -- mining ------------------------------------------------------------------------------------
 

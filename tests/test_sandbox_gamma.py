@@ -107,14 +107,19 @@ def test_lists_are_json_inside_strings(markets):
 
 def test_closed_markets_carry_the_other_time_format_and_every_kind_of_resolution(markets):
     closed = [market for market in markets if market["closed"]]
-    for market in closed:
-        assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\+00", market["closedTime"])
+    dated = [market["closedTime"] for market in closed if "closedTime" in market]
+    assert 0 < len(dated) < len(closed), "some lack it"
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\+00", time) for time in dated)
     assert {market["outcomePrices"] for market in closed} == {
         '["1", "0"]',
         '["0", "1"]',
         '["0.5", "0.5"]',
+        '["0.9995", "0.0005"]',
         '["0", "0"]',
+        '["0.5843311669077693", "0.4156688330922307"]',
     }
+    statuses = {market.get("umaResolutionStatus") for market in closed}
+    assert statuses == {"resolved", "proposed", "disputed", None}
     assert not any("closedTime" in market for market in markets if not market["closed"])
 
 

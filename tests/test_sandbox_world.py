@@ -255,10 +255,13 @@ def test_advancing_only_appends_to_the_chain_and_moves_gamma():
 
 def test_markets_trade_before_gamma_lists_them():
     world = small_world()
-    early = {t["token_id"] for t in Truth(world).trades if not t["market_id"]}
+    early = {row["token_id"] for row in Truth(world).unknown_tokens}
     world.advance(60)
-    assert early
-    assert early <= {row["token_id"] for row in Truth(world).outcome_tokens}
+    late = early & {row["token_id"] for row in Truth(world).outcome_tokens}
+    assert late
+    never = [m for m in world.catalog.markets.values() if m.visible_from > 2**40]
+    assert len(never) == 1, "one market stays unknown for good"
+    assert early - late <= set(never[0].token_ids)
 
 
 def test_traded_markets_that_are_never_listed_count_as_known(world, truth):
