@@ -19,7 +19,7 @@ from pipeline.errors import PipelineError
 from pipeline.settings import DEMO_SETTINGS, Settings, load_settings
 from pipeline.signals import Stopped, stop_on_signals
 
-DEMO_VERBS = ("sql", "status", "clickhouse", "dbt")
+DEMO_VERBS = ("sql", "status", "clickhouse", "dbt", "rebuild")
 
 
 @contextmanager
@@ -99,6 +99,34 @@ def cron(context: click.Context, expression: str) -> None:
 
     with verb(context) as settings:
         run_cron(settings, expression)
+
+
+@cli.command()
+@click.option("--from", "from_text", metavar="TIME", help="First moment; else the first raw row.")
+@click.option("--to", "to_text", metavar="TIME", help="First moment after it; else now.")
+@click.option("--dry-run", is_flag=True, help="Only print the slices and the rows they hold.")
+@click.pass_context
+def rebuild(
+    context: click.Context, from_text: str | None, to_text: str | None, dry_run: bool
+) -> None:
+    """Derive every table again from the raw rows of a time range (ISO dates or times, UTC, half-open).
+
+    \b
+    A month:           rebuild --from 2026-05-01 --to 2026-06-01
+    From noon to now:  rebuild --from 2026-05-01T12:00
+    """
+    from pipeline import rebuild as rebuilding
+    from pipeline.report import print_slices
+    from pipeline.run import open_run
+    from pipeline.timerange import parse_range
+
+    with verb(context) as settings:
+        start, end = parse_range(from_text, to_text)
+        with open_run(settings) as run:
+            if dry_run:
+                print_slices(rebuilding.plan(run, start, end))
+            else:
+                rebuilding.rebuild(run, start, end)
 
 
 @cli.command()

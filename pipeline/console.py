@@ -14,8 +14,18 @@ from datetime import UTC, datetime
 
 from rich.console import Console, JustifyMethod
 from rich.logging import RichHandler
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 out = Console()
 err = Console(stderr=True)
@@ -58,31 +68,44 @@ def setup_logging(*, as_json: bool = False) -> None:
 class Step:
     """One step of a run as the user sees it: what is being done and how much of it is."""
 
-    def __init__(self, progress: Progress | None, name: str):
+    def __init__(self, progress: Progress | None, name: str, total: int | None):
         self._progress = progress
-        self._task = progress.add_task(name, total=None, detail="") if progress else None
+        self._task = progress.add_task(name, total=total, detail="") if progress else None
 
-    def update(self, detail: str) -> None:
-        """Show how far the step is."""
+    @property
+    def visible(self) -> bool:
+        """True on a terminal; elsewhere the caller's log lines must say how it goes."""
+        return self._progress is not None
+
+    def update(self, detail: str, done: int | None = None) -> None:
+        """Show how far the step is: in words, and in units of its total where it has one."""
         if self._progress is not None:
-            self._progress.update(self._task, detail=detail)
+            self._progress.update(self._task, detail=detail, completed=done)
+
+
+class _RateColumn(ProgressColumn):
+    """Units of the step's total done per second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{human(task.speed or 0)}/s")
 
 
 @contextmanager
-def step(name: str) -> Iterator[Step]:
-    """Show a step with a moving bar on a terminal; elsewhere its log lines speak for it."""
+def step(name: str, total: int | None = None) -> Iterator[Step]:
+    """Show a step on a terminal, with rate and time left where its `total` is known; elsewhere log lines speak for it."""
     if not err.is_terminal:
-        yield Step(None, name)
+        yield Step(None, name, total)
         return
-    columns = (
+    columns = [
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         TextColumn("{task.fields[detail]}"),
+        *([] if total is None else [_RateColumn(), TimeRemainingColumn()]),
         TimeElapsedColumn(),
-    )
+    ]
     with Progress(*columns, console=err, transient=True) as progress:
-        yield Step(progress, name)
+        yield Step(progress, name, total)
 
 
 def simple_table(*columns: tuple[str, JustifyMethod]) -> Table:

@@ -35,6 +35,10 @@ class QueryFailed(PipelineError):
     """ClickHouse refused a query of the user's; the message is ClickHouse's own."""
 
 
+class NothingLoaded(PipelineError):
+    """There are no raw records to work on."""
+
+
 class LoadFailed(PipelineError):
     """A source could not be read or loaded; what was loaded before is intact."""
 

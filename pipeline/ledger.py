@@ -108,12 +108,22 @@ class Ledger:
             for row in rows
         ]
 
+    def add_rebuild(self, slices: list[Load]) -> list[Load]:
+        """Write down the slices of a rebuild, in one insert and under the next free load ids, and return them.
+
+        From then on they are unsettled loads like any other: whoever settles next does them.
+        """
+        first_id = self._next_id()
+        loads = [
+            replace(each, load_id=first_id + number, state="loaded", is_rebuild=True)
+            for number, each in enumerate(slices)
+        ]
+        self._write(loads)
+        return loads
+
     def start_settling(self, loads: list[Load]) -> list[Load]:
         """Mark loads as being settled under one new settle id, later than every load and settle before it."""
-        newest = self._client.query(
-            f"select max(greatest(load_id, settle_id)) from {self._raw}.loads"
-        ).result_rows[0][0]
-        settle_id = max(now_us(), newest + 1)
+        settle_id = self._next_id()
         settling = [replace(load, state="settling", settle_id=settle_id) for load in loads]
         self._write(settling)
         return settling
@@ -125,6 +135,13 @@ class Ledger:
     def back_to_loaded(self, loads: list[Load]) -> None:
         """Take loads out of `settling`, so that a batch holds exactly what is being settled now."""
         self._write([replace(load, state="loaded") for load in loads])
+
+    def _next_id(self) -> int:
+        """An id later than that of every load and settle, whatever the clock says; microseconds since 1970."""
+        newest = self._client.query(
+            f"select max(greatest(load_id, settle_id)) from {self._raw}.loads"
+        ).result_rows[0][0]
+        return max(now_us(), newest + 1)
 
     def _measure(self, load: Load) -> Load:
         column = TIME_COLUMNS[load.table_name]

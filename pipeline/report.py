@@ -6,7 +6,10 @@ from rich.markup import escape
 
 from pipeline.console import human, out, simple_table
 from pipeline.doctor import Finding
+from pipeline.ledger import Load
+from pipeline.rebuild import span_of
 from pipeline.status import Status
+from pipeline.timerange import show
 
 
 def print_status(status: Status) -> None:
@@ -33,6 +36,17 @@ def print_status(status: Status) -> None:
         out.print(
             f"[red]dead letters[/]: {letter['source']} {letter['reason']}: {human(letter['records'])}"
         )
+
+
+def print_slices(slices: list[Load]) -> None:
+    """Print what a rebuild would do."""
+    table = simple_table(("raw table", "left"), ("from", "left"), ("to", "left"), ("rows", "right"))
+    for load in slices:
+        span = span_of(load)
+        table.add_row(load.table_name, show(span.start), show(span.end), human(load.loaded_rows))
+    out.print(table)
+    rows = sum(load.loaded_rows for load in slices)
+    out.print(f"{len(slices)} slices, {human(rows)} rows; nothing was written")
 
 
 def age(seconds: float | None) -> str:

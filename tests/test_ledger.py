@@ -131,6 +131,27 @@ def test_the_last_word_counts_though_the_clock_went_back(
     assert ledger.unsettled() == []
 
 
+def test_a_rebuild_takes_the_next_free_ids_and_waits_its_turn(landing: Run) -> None:
+    ledger = landing.ledger
+    ahead = now_us() + 10**12  # from a machine whose clock is ahead
+    insert_fills(landing, ahead, NOON)
+    ledger.open(ahead, ["order_filled"])
+    ledger.close_loading()
+    slices = [
+        Load(0, "markets", from_at=NOON, to_at=NOON + HOUR),
+        Load(0, "order_filled", from_at=NOON, to_at=NOON + HOUR, loaded_rows=1),
+        Load(0, "order_filled", from_at=NOON + HOUR, to_at=NOON + 2 * HOUR),
+    ]
+    loads = ledger.add_rebuild(slices)
+    assert [load.load_id - ahead for load in loads] == [1, 2, 3]
+    assert all(load.is_rebuild and load.state == "loaded" for load in loads)
+    unsettled = ledger.unsettled()
+    assert unsettled[1:] == loads
+    assert next_batch(unsettled, 10**6) == unsettled[:1]
+    assert next_batch(unsettled[1:], 10**6) == loads[:1]
+    assert ledger.add_rebuild([]) == []
+
+
 def test_a_ledger_without_loads_has_nothing_to_settle(landing: Run) -> None:
     ledger: Ledger = landing.ledger
     ledger.finish_settling([])
