@@ -82,14 +82,14 @@ def filled_buckets(
 ) -> range:
     """The buckets that the gap-filled candles of one token have; `of_token` are its real ones.
 
-    From its first to that of the newest trade of all tokens (`newest_at`), or to that of the close
-    of its market. `closings` holds the tokens of closed markets, with None where Gamma does not say
-    when; these end with their last real candle.
+    From its first to that of the newest trade of all tokens (`newest_at`), but none after that of
+    the close of its market. `closings` holds the tokens of closed markets, with None where Gamma
+    does not say when; these end with their last real candle.
     """
-    first, token_id = of_token[0]["bucket_at"], of_token[0]["token_id"]
-    last = closings.get(token_id, newest_at)
-    if last is None:
-        last = of_token[-1]["bucket_at"]
+    token_id, first, last = of_token[0]["token_id"], of_token[0]["bucket_at"], newest_at
+    if token_id in closings:
+        closed_at = closings[token_id]
+        last = of_token[-1]["bucket_at"] if closed_at is None else min(newest_at, closed_at)
     return range(first, last - last % seconds + 1, seconds)
 
 

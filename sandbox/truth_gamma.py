@@ -123,8 +123,13 @@ def event_series(payloads: Iterable[dict]) -> list[dict]:
 
 
 def neg_risk_groups(markets: Iterable[dict], events: Iterable[dict]) -> list[dict]:
-    """Groups of markets of which at most one ends with Yes, from payloads of markets and events."""
-    event_of = {event["negRiskMarketID"]: event for event in events if event.get("negRiskMarketID")}
+    """Groups of markets of which at most one ends with Yes, from payloads of markets and events.
+
+    Both come in order of id; the oldest event of a group names it.
+    """
+    event_of: dict[str, dict] = {}
+    for event in events:
+        event_of.setdefault(event.get("negRiskMarketID") or "", event)
     groups: dict[str, list[dict]] = defaultdict(list)
     for market in markets:
         if market.get("negRiskMarketID"):

@@ -41,12 +41,7 @@ def wallet_fills(order_fills: Iterable[dict]) -> Iterator[dict]:
     for fill in order_fills:
         yield _wallet_fill(fill, fill["maker"], fill["leg"])
         if fill["leg"] == "direct":
-            mirrored = {
-                "side": _OTHER_SIDE[fill["side"]],
-                "fee": 0,
-                "fee_asset": "usd",
-                "fee_usd": 0,
-            }
+            mirrored = {"side": _OTHER_SIDE[fill["side"]], "fee": 0, "fee_usd": 0}
             yield _wallet_fill(fill | mirrored, fill["taker"], "operator")
 
 
