@@ -13,8 +13,11 @@ from pipeline.demo import sparkline
 from pipeline.settings import PROJECT_DIR
 
 CHECKED = (
-    "order_fills", "trades", "ohlcv_1m", "ohlcv_1h", "ohlcv_1d", "volume_daily", "market_latest_price",
-    "outcome_tokens", "markets", "events", "markets_events",
+    "order_fills", "trades", "trade_legs", "wallet_fills",
+    "ohlcv_1m", "ohlcv_1h", "ohlcv_1d", "market_ohlcv_1h",
+    "ohlcv_1m_filled", "ohlcv_1h_filled", "ohlcv_1d_filled",
+    "volume_daily", "market_latest_price",
+    "outcome_tokens", "markets", "events", "markets_events", "event_tags", "event_series", "neg_risk_groups",
 )  # fmt: skip
 
 
