@@ -113,13 +113,8 @@ class KnownFills:
 
 def unknown_tokens(run: Run, most: int = 400) -> list[str]:
     """Tokens that were traded but whose market has not landed, busiest first, as decimal strings."""
-    models = run.settings.clickhouse_database
-    result: Any = run.client.query(f"""
-        select token_id
-        from {models}.trades_store
-        where token_id not in (select token_id from {models}.outcome_tokens_store)
-        group by token_id
-        order by count() desc
-        limit {most}
-    """)
+    result: Any = run.client.query(
+        f"select token_id from {run.settings.clickhouse_database}.unknown_tokens"
+        f" order by trades desc, token_id limit {most}"
+    )
     return [row[0] for row in result.result_rows]

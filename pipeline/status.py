@@ -79,10 +79,7 @@ def read_status(run: Run) -> Status:
         loads = client.query(
             f"select countIf(state != 'settled'), countIf(state = 'settled'), max(updated_at) from {raw}.loads final"
         ).result_rows[0]
-        unknown = client.query(
-            f"select uniqExact(token_id) from {models}.trades_store "
-            f"where token_id not in (select token_id from {models}.outcome_tokens_store)"
-        ).result_rows[0][0]
+        unknown = client.query(f"select count() from {models}.unknown_tokens").result_rows[0][0]
         letters = [
             {"source": source, "reason": reason, "records": records}
             for source, reason, records in client.query(

@@ -1,3 +1,3 @@
 {{ config(materialized='materialized_view', catchup=false) }}
 {{ materialization_target_table(ref('market_history_store')) }}
-{{ market_versions('(' ~ markets_from_payload() ~ ')') }}
+{{ market_versions(ref('markets_store')) }}

@@ -1,0 +1,23 @@
+with unknown as (
+
+    select
+        token_id,
+        first_traded_at
+    from {{ ref('traded_tokens_store') }}
+    where not is_deleted and token_id not in (select token_id from {{ ref('outcome_tokens') }})
+
+)
+
+-- From the first trade of the oldest of them on, because trades are sorted by time. Rows of the store that a later one
+-- replaces may still be there: they only make the range longer.
+select
+    token_id,
+    count() as trades,
+    sum(usd) as volume_usd,
+    min(filled_at) as first_traded_at,
+    max(filled_at) as last_traded_at
+from {{ ref('int_trades_deduplicated') }}
+where
+    filled_at >= (select min(first_traded_at) from unknown)
+    and token_id in (select token_id from unknown)
+group by token_id
