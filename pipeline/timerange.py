@@ -66,7 +66,7 @@ def parse_range(from_text: str | None, to_text: str | None) -> tuple[datetime | 
         )
     start, end = parse_moment("--from", from_text), parse_moment("--to", to_text)
     if end is None:
-        end = datetime.now(UTC)
+        end = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=1)
     if start is not None and start >= end:
         bound = (
             f"before --to {to_text}"
