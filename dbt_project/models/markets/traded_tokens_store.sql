@@ -38,7 +38,11 @@ times as (
         first_traded_at as traded_at,
         1 as is_live
     from {{ this }} final
-    where token_id in (select token_id from touched where not has_lost)
+    where token_id in (
+        select token_id
+        from touched
+        where not has_lost
+    )
     {%- endif %}
     union all
     select
@@ -46,7 +50,11 @@ times as (
         filled_at as traded_at,
         1 as is_live
     from {{ ref('int_trades_deduplicated') }}
-    where token_id in (select token_id from touched where has_lost)
+    where token_id in (
+        select token_id
+        from touched
+        where has_lost
+    )
 
 )
 
