@@ -35,6 +35,7 @@ class Truth:
         self._world = world
         self._v1_from_chain = v1_from_chain
         self._matches = list(world.matches)
+        self._candles: dict[str, list[dict]] = {}  # by interval
 
     # -- fills and trades --------------------------------------------------------------------------
 
@@ -82,7 +83,9 @@ class Truth:
 
     def candles(self, interval: str) -> list[dict]:
         """Candles of every token, by token and time; `interval` is 1m, 1h or 1d."""
-        return truth_candles.candles(self._prints, BUCKETS[interval])
+        if interval not in self._candles:
+            self._candles[interval] = truth_candles.candles(self._prints, BUCKETS[interval])
+        return self._candles[interval]
 
     @cached_property
     def market_ohlcv_1h(self) -> list[dict]:

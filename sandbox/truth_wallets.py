@@ -11,6 +11,7 @@ from sandbox.amounts import is_dust
 from sandbox.clock import iso_date
 from sandbox.contracts import BUY, SELL
 
+_DAY = 86_400  # seconds
 _OTHER_SIDE = {BUY: SELL, SELL: BUY}
 _FROM_FILL = (
     "fill_id",
@@ -63,11 +64,12 @@ def wallet_daily(rows: Iterable[dict]) -> list[dict]:
 
     Dust is left out of the volumes, but not of what it cost or of the number of fills.
     """
-    days: dict[tuple[str, str], dict] = {}
+    days: dict[tuple[int, str], dict] = {}
     for row in rows:
-        key = (iso_date(row["filled_at"]), row["wallet"])
+        key = (row["filled_at"] // _DAY, row["wallet"])
         if key not in days:
-            days[key] = dict(zip(("day", "wallet"), key, strict=True)) | dict.fromkeys(_SUMS, 0)
+            names = {"day": iso_date(row["filled_at"]), "wallet": row["wallet"]}
+            days[key] = names | dict.fromkeys(_SUMS, 0)
         sums = days[key]
         if not row["is_dust"]:
             sums["volume_usd"] += row["usd"]

@@ -18,6 +18,7 @@ CHECKED = (
     "ohlcv_1m_filled", "ohlcv_1h_filled", "ohlcv_1d_filled",
     "volume_daily", "market_latest_price",
     "outcome_tokens", "markets", "events", "markets_events", "event_tags", "event_series", "neg_risk_groups",
+    "unknown_tokens",
 )  # fmt: skip
 
 
