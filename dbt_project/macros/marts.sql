@@ -1,0 +1,15 @@
+{#- Start of the 24 hourly buckets that end with the one of the newest trade: what "24h" means in the marts. -#}
+{% macro last_24h_start() -%}
+    (select toStartOfHour(max(priced_at)) - interval 23 hour from {{ ref('market_latest_price') }})
+{%- endmacro %}
+
+{#-
+    True for times of the last `conservation_days` days up to that of the newest fill, which conservation tests are
+    limited to. Asked of raw, which no mistake of a model can touch and whose parts know their newest time.
+-#}
+{% macro in_conservation_days(at) -%}
+    {{ at }} >= (
+        select toStartOfDay(max(timestamp) + interval 1 day) - toIntervalDay({{ var('conservation_days') }})
+        from {{ source('polymarket_raw', 'order_filled') }}
+    )
+{%- endmacro %}
