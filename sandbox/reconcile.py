@@ -88,6 +88,12 @@ def plans(truth: Truth) -> Iterator[Plan]:
     yield _sample_of_filled(truth, "1h")
     yield Plan("ohlcv_1d_filled", truth.filled_candles("1d"), of_candle)
     yield Plan("volume_daily", truth.volume_daily, ("day", "token_id"))
+    yield Plan("market_volume_daily", truth.market_volume_daily, ("day", "market_id"))
+    yield Plan("event_volume_daily", truth.event_volume_daily, ("day", "event_id"))
+    yield Plan("tag_volume_daily", truth.tag_volume_daily, ("day", "tag_slug"))
+    yield Plan("event_volume", truth.event_volume, ("event_id",))
+    yield Plan("trending_markets", truth.trending_markets, ("market_id",))
+    yield Plan("wallet_daily", truth.wallet_daily, ("day", "wallet"))
     yield Plan("market_latest_price", truth.market_latest_price, ("token_id",))
     yield Plan("outcome_tokens", truth.outcome_tokens, ("token_id",))
     yield Plan("markets", truth.market_rows, ("market_id",))
@@ -162,7 +168,7 @@ def _equal(column: str, wanted: Any, found: Any) -> bool:
         return wanted is found
     if column in FLOATS:
         tolerance = VWAP_TOLERANCE if column == "vwap" else FLOAT_TOLERANCE
-        return abs(float(wanted) - float(found)) <= tolerance
+        return abs(float(wanted) - float(found)) <= tolerance * max(1.0, abs(float(wanted)))
     if isinstance(wanted, Decimal) and isinstance(found, float):
         return abs(float(wanted) - found) <= FLOAT_TOLERANCE
     return wanted == found

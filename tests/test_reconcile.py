@@ -45,10 +45,10 @@ def test_what_differs_is_named_and_the_rest_is_equal(run: Run, world: World) -> 
     }.items():
         run.client.command(f"rename table {database}.{table} to {database}.all_{table}")
         run.client.command(f"create view {database}.{table} as {change}")
-    run.client.command(f"drop table {database}.wallet_fills")
+    run.client.command(f"drop table {database}.event_series")
 
     checks = checks_of(run, world)
-    assert checks["wallet_fills"].differences == ["table missing"]
+    assert checks["event_series"].differences == ["table missing"]
     assert checks["trade_legs"].differences == [
         "columns missing: trade_id, wallet, counterparty, fee_usd"
     ]
