@@ -8,16 +8,27 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from worlds import COLUMNS, all_fills, land, land_gamma, settle_all, small_world
+from worlds import (
+    COLUMNS,
+    all_fills,
+    land,
+    land_gamma,
+    make_settings,
+    prepared,
+    settle_all,
+    small_world,
+)
 
+from embedded_clickhouse import Endpoint
 from pipeline.ledger import now_us
-from pipeline.models import dbt_command
+from pipeline.models import DBT_DIR, dbt_command
 from pipeline.run import Run
-from pipeline.settings import PROJECT_DIR
+from pipeline.settings import PROJECT_DIR, Settings
 from sandbox.contracts import EXCHANGES
 from sandbox.truth import Truth
 
@@ -114,6 +125,22 @@ def test_the_page_shows_every_way_to_match() -> None:
     assert set(shown) == {"complementary", "mint", "merge", "mixed", "direct"}
 
 
+@pytest.fixture(scope="module")
+def loaded(
+    clickhouse: Endpoint, template: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Run]:
+    """A run whose databases hold a small world."""
+    settings = make_settings(clickhouse, "t_semantics", tmp_path_factory.mktemp("semantics"))
+    with prepared(settings, template) as run:
+        run.world = small_world()
+        land_gamma(run, run.world)
+        land(run, all_fills(run.world))
+        settle_all(run)
+        yield run
+        for database in (settings.clickhouse_database, settings.raw_database):
+            run.client.command(f"drop database {database}")
+
+
 def comparisons(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> dict[tuple[str, str], dict[str, Any]]:
@@ -127,15 +154,11 @@ def comparisons(
 
 
 def test_the_analysis_finds_what_the_truth_says(
-    run: Run, capsys: pytest.CaptureFixture[str]
+    loaded: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    world = small_world()
-    land_gamma(run, world)
-    land(run, all_fills(world))
-    settle_all(run)
-    found = comparisons(run, capsys)
+    found = comparisons(loaded, capsys)
     ratios = {key: row["ratio"] for key, row in found.items()}
-    truth = Truth(world)
+    truth = Truth(loaded.world)
     fills, trades = truth.order_fills, truth.trades
     official = sum(trade["usd"] for trade in trades if not trade["is_dust"])
 
@@ -185,3 +208,21 @@ def peers_of_the_page() -> list[tuple[str, str]]:
     """Transform and measure of each row of the page's table of peers."""
     header, rows = table_after(PAGE.index("| transform |"))
     return [(row[header.index("transform")], row[header.index("measure")]) for row in rows]
+
+
+def test_a_build_gives_no_warning(loaded: Run) -> None:
+    """Models, data tests and unit tests; a warning of any of them, or of the project itself, fails it."""
+    build = ["build", "--warn-error", "--quiet"]
+    assert dbt_command(loaded.server, loaded.settings, build) == 0
+
+
+def test_every_model_has_a_group_and_every_promised_table_a_reader(loaded: Run) -> None:
+    assert dbt_command(loaded.server, loaded.settings, ["parse", "--quiet"]) == 0
+    manifest = json.loads((DBT_DIR / "target/manifest.json").read_text())
+    nodes = [node for node in manifest["nodes"].values() if node["resource_type"] == "model"]
+    assert [node["name"] for node in nodes if node["group"] != node["fqn"][1]] == []
+    read = {id for each in manifest["exposures"].values() for id in each["depends_on"]["nodes"]}
+    internal = re.compile(r"^(base|stg|int)_|_(store|mv)$")
+    promised = {node["unique_id"] for node in nodes if not internal.search(node["name"])}
+    assert len(promised) > 20
+    assert promised - read == set()
