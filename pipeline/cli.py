@@ -16,7 +16,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from pipeline import console
 from pipeline.clickhouse import first_line
 from pipeline.errors import PipelineError
-from pipeline.settings import DEMO_SETTINGS, Settings, load_settings
+from pipeline.settings import Settings, load_settings
 from pipeline.signals import Stopped, stop_on_signals
 
 DEMO_VERBS = ("sql", "status", "clickhouse", "dbt", "rebuild")
@@ -27,7 +27,7 @@ def verb(context: click.Context) -> Iterator[Settings]:
     """Read the settings for a verb, and turn every failure that a user can cause into one line and its exit code."""
     stop_on_signals()
     try:
-        settings = load_settings(**context.obj)
+        settings = load_settings(demo=context.obj)
         console.setup_logging(as_json=settings.log_json)
         yield settings
     except PipelineError as error:
@@ -60,7 +60,7 @@ def cli(context: click.Context, use_demo: bool) -> None:
         raise click.UsageError(
             f"--demo goes with {', '.join(DEMO_VERBS)}: real data must not mix with the demo's"
         )
-    context.obj = dict(DEMO_SETTINGS) if use_demo else {}
+    context.obj = use_demo
     if context.invoked_subcommand is None:
         context.invoke(once)
 
@@ -238,7 +238,7 @@ def demo(seed: int, matches: int) -> None:
     """Load a simulated Polymarket, derive everything, and hold it against the truth."""
     from pipeline.demo import run_demo
 
-    with verb(click.Context(demo, obj=dict(DEMO_SETTINGS))) as settings:
+    with verb(click.Context(demo, obj=True)) as settings:
         run_demo(settings, seed=seed, matches=matches)
 
 

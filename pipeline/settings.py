@@ -29,7 +29,7 @@ GOLDSKY_PUBLIC_URL = (
 # Newest fill of the archive, which is frozen since (docs/sources.md).
 ARCHIVE_END = datetime(2026, 4, 28, 11, 0, 40, tzinfo=UTC)
 
-# What the demo loads stays apart from real data, whatever is set.
+# What the demo loads stays apart from real data, whatever is set; its embedded server takes the port after the other's.
 DEMO_DIR = Path("data/demo")
 DEMO_SETTINGS = {
     "clickhouse_host": "",
@@ -37,7 +37,6 @@ DEMO_SETTINGS = {
     "clickhouse_cluster": "",
     "clickhouse_database": "polymarket",
     "clickhouse_local_path": DEMO_DIR / "clickhouse",
-    "clickhouse_local_port": 18124,
     "dlt_pipelines_dir": DEMO_DIR / "dlt",
 }
 
@@ -187,14 +186,14 @@ class Settings(BaseSettings):
         return int(self.clickhouse_local_memory_gb * 1e9)
 
 
-def load_settings(**overrides: object) -> Settings:
-    """Read the settings from the environment and `.env`.
+def load_settings(*, demo: bool = False, **overrides: object) -> Settings:
+    """Read the settings from the environment and `.env`; with `demo`, those of the demo's own data.
 
     Raises:
         SettingsError: one line naming the first variable that makes no sense.
     """
     try:
-        settings = Settings(**overrides)
+        settings = Settings(**(DEMO_SETTINGS if demo else {}) | overrides)
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
@@ -208,5 +207,9 @@ def load_settings(**overrides: object) -> Settings:
         raise SettingsError(
             "POLYGON_VERSIONS: v1 comes from the archive when GOLDSKY_START is set, and reading it from the"
             " chain too would count each fill twice; unset one of them"
+        )
+    if demo:
+        settings = settings.model_copy(
+            update={"clickhouse_local_port": settings.clickhouse_local_port + 1}
         )
     return settings

@@ -164,3 +164,12 @@ def test_v1_is_read_from_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOLDSKY_START", "2026-04-01")
     with pytest.raises(SettingsError, match="would count each fill twice"):
         load_settings()
+
+
+def test_the_demo_keeps_to_itself_and_moves_with_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLICKHOUSE_HOST", "production.example.com")
+    monkeypatch.setenv("CLICKHOUSE_LOCAL_PORT", "19000")
+    settings = load_settings(demo=True)
+    assert settings.clickhouse_host == ""
+    assert settings.clickhouse_local_port == 19001
+    assert settings.clickhouse_local_path != load_settings().clickhouse_local_path
