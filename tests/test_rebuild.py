@@ -175,6 +175,24 @@ def test_rows_that_raw_does_not_hold_go(settled: Run, world: World) -> None:
     assert contents(settled) == before
 
 
+def test_rows_made_up_in_a_derived_table_go(settled: Run) -> None:
+    """A token that nobody trades, in every table, and buckets without a trade of one that is."""
+    before = contents(settled)
+    models = settled.settings.clickhouse_database
+    for table, time in stores(settled).items():
+        if time is None:
+            continue
+        for change in ("'1234' as token_id", f"{time} + interval 2 day as {time}"):
+            settled.client.command(
+                f"insert into {models}.{table} select * replace({change}) from {models}.{table} final"
+                f" where {time} >= '2026-04-28' and {time} < '2026-04-29'"
+            )
+    changed = {table for table, found in contents(settled).items() if found != before[table]}
+    assert changed >= {"order_fills", "trades", "ohlcv_1m", "ohlcv_1h", "ohlcv_1d"}
+    rebuild(settled, V1_DAY, in_the_end())
+    assert contents(settled) == before
+
+
 def test_it_finishes_what_earlier_runs_have_left(run: Run, world: World) -> None:
     """A load whose rows are in though its run died before it could say so, and one that was never settled."""
     land_gamma(run, world)

@@ -146,6 +146,29 @@ def test_a_statement_that_fails_leaves_its_loads_for_the_next_run(run: Run) -> N
     assert run.ledger.unsettled() == []
 
 
+def test_a_settle_that_was_cut_off_after_a_trade_was_withdrawn_withdraws_its_candles(
+    run: Run,
+) -> None:
+    mint = a_lone_match(small_world(), "mint")
+    land(run, mint.maker_legs)
+    settle_all(run)
+    land(run, [mint.taker_leg])
+    good = run.statements
+    run.statements = [
+        dataclasses.replace(each, sql="select throwIf(1)") if "ohlcv" in each.model else each
+        for each in good
+    ]
+    with pytest.raises(ModelsError):
+        settle_all(run)
+    run.statements = good
+    settle_all(run)
+    for table in FILLS_TABLES[2:]:
+        tokens = run.client.query(
+            f"select distinct token_id from {run.settings.clickhouse_database}.{table}"
+        ).result_rows
+        assert tokens == [(mint.taker_leg.token_id,)], table
+
+
 def a_lone_match(world: World, kind: str) -> Match:
     """A match of this kind that has its transaction for itself."""
     transactions = Counter(match.taker_leg.tx_hash for match in world.matches)

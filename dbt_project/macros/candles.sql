@@ -6,6 +6,7 @@
     several tokens can be put together in the order of execution.
 -#}
 {% macro candles_from_trades(to_start_of_bucket, positions=false) %}
+{%- set rebuilt = in_rebuilt_range('bucket_at', to_start_of_bucket ~ '(' ~ settle_from() ~ ')') -%}
 with trades as (
 
     select
@@ -29,6 +30,12 @@ with trades as (
                 {{ to_start_of_bucket }}(filled_at)
             from {{ ref('trades_store') }}
             where filled_at between {{ settle_from() }} and {{ settle_to() }} and version = {{ settle_id() }}
+            union distinct
+            select
+                token_id,
+                bucket_at
+            from {{ this }}
+            where {{ rebuilt }}
         )
     {%- endif %}
 
@@ -48,6 +55,19 @@ touched as (
         0 as is_live
     from {{ ref('trades_store') }}
     where filled_at between {{ settle_from() }} and {{ settle_to() }} and version = {{ settle_id() }}
+    union all
+    select
+        token_id,
+        bucket_at,
+        bucket_at as filled_at,
+        toUInt128(0) as position,
+        0. as price,
+        volume_usd as usd,
+        volume_shares as shares,
+        {{ settle_id() }} as version,
+        0 as is_live
+    from {{ this }}
+    where {{ rebuilt }}
 
 ),
 {% endif %}

@@ -32,6 +32,11 @@
     (load_id in {{ settling_loads(table_name, 'load_id') }} or {{ settling_loads(table_name, 'max(is_rebuild)') }})
 {%- endmacro %}
 
+{#- Condition on a store of candles: this range is being rebuilt, so its buckets are touched whoever wrote them. -#}
+{% macro in_rebuilt_range(time, first) -%}
+    {{ time }} between {{ first }} and {{ settle_to() }} and {{ settling_loads('order_filled', 'max(is_rebuild)') }}
+{%- endmacro %}
+
 {#- Transactions with a fill in the loads being settled. A rebuild also touches those that only derived tables know. -#}
 {% macro touched_transactions(derived) -%}
     (

@@ -13,6 +13,7 @@
 {%- set touched_days -%}
     bucket_at between toStartOfDay({{ settle_from() }}) and {{ settle_to() }} and version = {{ settle_id() }}
 {%- endset %}
+{%- set rebuilt = in_rebuilt_range('priced_at', settle_from()) %}
 -- The latest daily candle of a token closes at its last price; a token left without any candle loses its price.
 with days as (
 
@@ -29,6 +30,10 @@ with days as (
         select token_id
         from {{ ref('ohlcv_1d_store') }}
         where {{ touched_days }}
+        union distinct
+        select token_id
+        from {{ this }}
+        where {{ rebuilt }}
     )
     union all
     select
@@ -40,6 +45,16 @@ with days as (
         0 as is_live
     from {{ ref('ohlcv_1d_store') }}
     where {{ touched_days }}
+    union all
+    select
+        token_id,
+        toDateTime(priced_at, 'UTC') as bucket_at,
+        price as close,
+        priced_at as last_trade_at,
+        {{ settle_id() }} as version,
+        0 as is_live
+    from {{ this }}
+    where {{ rebuilt }}
     {%- endif %}
 
 )

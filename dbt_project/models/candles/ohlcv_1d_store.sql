@@ -15,6 +15,7 @@
 {%- set touched_hours -%}
     bucket_at between toStartOfHour({{ settle_from() }}) and {{ settle_to() }} and version = {{ settle_id() }}
 {%- endset %}
+{%- set rebuilt = in_rebuilt_range('bucket_at', 'toStartOfDay(' ~ settle_from() ~ ')') %}
 with hours as (
 
     select
@@ -41,6 +42,12 @@ with hours as (
                 token_id
             from {{ ref('ohlcv_1h_store') }}
             where {{ touched_hours }}
+            union distinct
+            select
+                bucket_at as day_at,
+                token_id
+            from {{ this }}
+            where {{ rebuilt }}
         )
     {%- endif %}
 
@@ -64,6 +71,22 @@ touched as (
         0 as is_live
     from {{ ref('ohlcv_1h_store') }}
     where {{ touched_hours }}
+    union all
+    select
+        token_id,
+        bucket_at as hour_at,
+        open,
+        high,
+        low,
+        close,
+        volume_usd,
+        volume_shares,
+        trades,
+        last_trade_at,
+        {{ settle_id() }} as version,
+        0 as is_live
+    from {{ this }}
+    where {{ rebuilt }}
 
 ),
 {% endif %}

@@ -110,14 +110,15 @@ trades as (
 ,
 
 -- Trades of these transactions that stand no longer: a fill that looked direct until its taker leg came, or a block
--- that left the chain. A trade that is computed again wins over its withdrawal.
+-- that left the chain. A trade that is computed again wins over its withdrawal. Without FINAL, so that a settle that
+-- was cut off after this statement withdraws them again and their candles are still found to be touched.
 withdrawn as (
 
     select
         {{ columns }},
         {{ settle_id() }} as version,
         1 as is_deleted
-    from {{ this }} final
+    from {{ this }}
     where {{ range }} and (filled_at, tx_hash) in {{ touched }}
 
 ),
