@@ -27,7 +27,7 @@ test: $(STAMP) ## run the test suite
 lint: $(STAMP) ## ruff and sqlfluff
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/sqlfluff lint --processes 2 --disable-progress-bar dbt_project/models dbt_project/tests
+	@$(BIN)/sqlfluff lint --processes 2 --disable-progress-bar dbt_project/models dbt_project/tests dbt_project/analyses
 
 format: $(STAMP) ## let ruff format the code
 	@$(BIN)/ruff check --fix --quiet .
