@@ -13,7 +13,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from pipeline.console import human, out, shorten, simple_table
+from pipeline.console import human, out, shorten, simple_table, step
 from pipeline.cycle import CycleReport, run_cycle
 from pipeline.errors import PipelineError
 from pipeline.lock import PREFIX, WriterLock
@@ -62,7 +62,9 @@ def run_demo(settings: Settings, *, seed: int, matches: int) -> None:
             _cycle(f"Second cycle, {NEW_BLOCKS} blocks later", run, lock)
             _cycle("Third cycle", run, lock)
         _print_top_markets(run)
-        checks = reconcile(run.client, settings.clickhouse_database, Truth(world))
+        with step("comparing with the truth") as shown:
+            database = settings.clickhouse_database
+            checks = reconcile(run.client, database, Truth(world), on_table=shown.update)
         _print_checks(checks)
     if not all(check.equal for check in checks):
         raise NotEqual(

@@ -109,7 +109,8 @@ def _pass_on_signal(outcome: Any) -> None:
 def _compile_statements(client: Client) -> list[Statement]:
     """Compile the incremental models against the tables that exist now."""
     result = run_dbt(["compile", "--no-inject-ephemeral-ctes", "--select", f"tag:{SETTLE_TAG}*"])
-    nodes = [entry.node for entry in result.results]
+    # Selecting a model selects the tests on it too.
+    nodes = [entry.node for entry in result.results if entry.node.resource_type == "model"]
     if not nodes:
         raise ModelsError("dbt compile: no model has a settle_ tag")
     parents = run_dbt(["parse"]).parent_map

@@ -9,7 +9,7 @@ difference like any other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -116,9 +116,18 @@ def _sample_of_filled(truth: Truth, interval: str) -> Plan:
     )
 
 
-def reconcile(client: Client, database: str, truth: Truth) -> list[Check]:
-    """Compare every promised table with the truth, one check each."""
-    return [_compare(client, database, plan) for plan in plans(truth)]
+def reconcile(
+    client: Client,
+    database: str,
+    truth: Truth,
+    on_table: Callable[[str], None] = lambda table: None,
+) -> list[Check]:
+    """Compare every promised table with the truth, one check each; `on_table` is told each before its turn."""
+    checks = []
+    for plan in plans(truth):
+        on_table(plan.table)
+        checks.append(_compare(client, database, plan))
+    return checks
 
 
 def _compare(client: Client, database: str, plan: Plan) -> Check:

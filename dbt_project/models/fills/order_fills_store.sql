@@ -10,6 +10,7 @@
         indexes=[
             {'name': 'ix_version', 'definition': 'version type minmax granularity 1'},
             {'name': 'ix_maker', 'definition': 'maker type bloom_filter(0.01) granularity 1'},
+            {'name': 'ix_taker', 'definition': 'taker type bloom_filter(0.01) granularity 1'},
         ],
     )
 }}
