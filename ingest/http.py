@@ -7,6 +7,7 @@ the sources.
 
 from __future__ import annotations
 
+import copy
 import random
 import threading
 import time
@@ -34,6 +35,8 @@ from ingest.errors import (
 
 _RETRIED_STATUSES = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524}
 _GATEWAY_TIMEOUTS = {408, 504, 522, 524}
+# Of every rate limit, what reads in the background leave to those that are in a hurry.
+BACKGROUND_SHARE = 0.75
 
 
 @dataclass(frozen=True)
@@ -73,12 +76,12 @@ class RateLimiter:
         self._lock = threading.Lock()
         self._clock, self._sleep = clock, sleep
 
-    def wait(self, path: str) -> None:
-        """Block until a request to `path` keeps every limit, and count it."""
-        while pause := self._reserve(path):
+    def wait(self, path: str, share: float = 1.0) -> None:
+        """Block until a request to `path` keeps this share of every limit, and count it."""
+        while pause := self._reserve(path, share):
             self._sleep(pause)
 
-    def _reserve(self, path: str) -> float:
+    def _reserve(self, path: str, share: float) -> float:
         """Count a request to `path` and return 0, or the seconds after which to try again."""
         with self._lock:
             now = self._clock()
@@ -87,7 +90,7 @@ class RateLimiter:
             for limit, sent in windows:
                 while sent and sent[0] <= now - limit.seconds:
                     sent.popleft()
-                if len(sent) >= limit.requests:
+                if len(sent) >= max(1, limit.requests * share):
                     pause = max(pause, sent[0] + limit.seconds - now)
             if not pause:
                 for _, sent in windows:
@@ -121,6 +124,17 @@ class HttpClient:
         self._retry = retry or RetryPolicy()
         self._sleep = sleep
         self._limiter = RateLimiter(limits, clock=clock, sleep=sleep)
+        self._share = 1.0
+        self._open_session()
+
+    def in_background(self) -> HttpClient:
+        """A client for another thread that counts against the same limits, and leaves a quarter of them alone."""
+        twin = copy.copy(self)
+        twin._share = BACKGROUND_SHARE
+        twin._open_session()
+        return twin
+
+    def _open_session(self) -> None:
         self._session = requests.Session()
         self._session.headers["Accept"] = "application/json"
         self._session.headers["User-Agent"] = "polymarket-elt"
@@ -188,7 +202,7 @@ class HttpClient:
         check: Callable[[Any], None] | None,
         content: bytes | None = None,
     ) -> Any:
-        self._limiter.wait(urlsplit(url).path)
+        self._limiter.wait(urlsplit(url).path, self._share)
         headers = {"Content-Type": "application/json"} if content is not None else {}
         try:
             response = self._session.request(

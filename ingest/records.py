@@ -202,10 +202,17 @@ def as_order_filled(rows: pa.Table) -> pa.Table:
 
 def tombstones(rows: pa.Table, *, load_id: int) -> pa.Table:
     """`order_filled` rows that take `rows` back: the same keys, `is_deleted` 1, a newer load."""
-    for name, value in (("is_deleted", 1), ("load_id", load_id)):
-        at, column = rows.schema.get_field_index(name), ORDER_FILLED.field(name)
-        rows = rows.set_column(at, column, pa.repeat(pa.scalar(value, column.type), len(rows)))
-    return rows
+    return with_load_id(_with_constant(rows, "is_deleted", 1), load_id)
+
+
+def with_load_id(rows: pa.Table, load_id: int) -> pa.Table:
+    """`order_filled` rows under another load."""
+    return _with_constant(rows, "load_id", load_id)
+
+
+def _with_constant(rows: pa.Table, name: str, value: int) -> pa.Table:
+    at, column = rows.schema.get_field_index(name), ORDER_FILLED.field(name)
+    return rows.set_column(at, column, pa.repeat(pa.scalar(value, column.type), len(rows)))
 
 
 def fill_keys(rows: pa.Table) -> list[tuple[int, str, int, str]]:

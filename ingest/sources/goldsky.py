@@ -90,7 +90,7 @@ def goldsky(
         landing = Landing(SOURCE)
 
         def to_table(rows: Sequence[dict]) -> pa.Table:
-            return fills_table(_columns(rows), source=SOURCE, load_id=landing.load_id)
+            return fills_table(columns(rows), source=SOURCE, load_id=landing.load_id)
 
         states = dlt.current.resource_state()
         key = "archive" if end is None else f"{start}-{end}"
@@ -249,8 +249,8 @@ def _check_answer(answer: Any, where: dict[str, str]) -> None:
         raise WrongShape("no list `data.orderFilledEvents` in the answer", **where)
 
 
-def _columns(rows: Sequence[dict]) -> dict[str, list]:
-    """Columns of subgraph rows; amounts are decimal strings in 1e-6 units."""
+def columns(rows: Sequence[dict]) -> dict[str, list]:
+    """Landing columns of subgraph rows; amounts are decimal strings in 1e-6 units."""
     takers = [row["taker"].lower() for row in rows]
     return {
         "timestamp": unsigned("timestamp", (int(row["timestamp"]) for row in rows), bits=32),

@@ -1,0 +1,189 @@
+"""Slices of the past: time ranges of one source, each read on its own, and a dlt source that lands what was read.
+
+The readers are those of the live sources. Reading a slice needs no cursor: it begins at its start and is worth nothing
+until its last page is landed, so whatever goes wrong, it is read again. Which threads read is left to
+`ingest.fetching`, which slices to read to `pipeline.backfill`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import dlt
+import pyarrow as pa
+from dlt.extract import DltSource
+
+from ingest.errors import SourceFrozen
+from ingest.http import HttpClient
+from ingest.landing import RESOURCE_OPTIONS, Landing
+from ingest.progress import Progress
+from ingest.records import DeadLetter, decode_batch, fills_table, with_load_id
+from ingest.sources import goldsky, polygon
+from ingest.sources.polygon_rpc import Block, Node
+
+PIPELINE = "polymarket_backfill"
+UNKNOWN_LOAD = 0  # of rows that no load package has taken in yet
+
+
+@dataclass(frozen=True, order=True)
+class Slice:
+    """All fills of one source with a block time from `start` on and before `end`, unix seconds."""
+
+    source: str
+    start: int
+    end: int
+
+    def __str__(self) -> str:
+        first, last = (
+            f"{datetime.fromtimestamp(bound, UTC):%Y-%m-%d %H:%M:%S}"
+            for bound in (self.start, self.end)
+        )
+        return f"{self.source} {first} to {last}"
+
+
+@dataclass(frozen=True)
+class Page:
+    """What one request brought, or with `is_last` the end of its slice.
+
+    Attributes:
+        tables: `order_filled` rows of no load yet.
+        dead: records that could not be parsed.
+        fills: on the last page, rows of the whole slice.
+        is_empty: on the last page, whether the slice had no other.
+    """
+
+    slice: Slice
+    tables: list[pa.Table] = field(default_factory=list)
+    dead: Sequence[DeadLetter] = ()
+    is_last: bool = False
+    fills: int = 0
+    is_empty: bool = True
+
+    @property
+    def rows(self) -> int:
+        """Rows in this page."""
+        return sum(map(len, self.tables))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the page takes, about."""
+        return sum(table.nbytes for table in self.tables) + sum(len(x.payload) for x in self.dead)
+
+
+class Reader(Protocol):
+    """Reads slices of one source; belongs to one thread."""
+
+    def pages(self, part: Slice) -> Iterator[Page]:
+        """Every page of the slice, the last one aside.
+
+        Raises:
+            IngestError: the upstream failed; the pages so far are no more than a part of the slice.
+        """
+
+
+class ArchiveReader:
+    """Slices of the V1 archive.
+
+    Args:
+        client: a client of this thread's own.
+        url, horizon, page_size: see `goldsky.goldsky`.
+    """
+
+    def __init__(self, client: HttpClient, url: str, horizon: int, page_size: int) -> None:
+        self._archive = goldsky.Archive(client, url, page_size)
+        self._horizon = horizon
+
+    def pages(self, part: Slice) -> Iterator[Page]:
+        """See `Reader`."""
+        cursor: dict[str, Any] = {"timestamp": part.start - 1, "id": None}
+        pages = goldsky.archive_pages(self._archive, cursor, part.end, self._horizon, Progress())
+        for rows in pages:
+            yield Page(part, *decode_batch(rows, _archive_table))
+
+
+def _archive_table(rows: Sequence[dict]) -> pa.Table:
+    return fills_table(goldsky.columns(rows), source=goldsky.SOURCE, load_id=UNKNOWN_LOAD)
+
+
+class ChainReader:
+    """Slices of the chain.
+
+    Args:
+        client: a client of this thread's own.
+        url, versions, confirmations: see `polygon.polygon`.
+        bounds: first block by time; readers share it, because one slice ends where the next begins.
+    """
+
+    def __init__(
+        self,
+        client: HttpClient,
+        url: str,
+        versions: tuple[str, ...],
+        confirmations: int,
+        bounds: dict[int, int],
+    ) -> None:
+        self._node, self._confirmations, self._bounds = Node(client, url), confirmations, bounds
+        self._reader = polygon.RangeReader(self._node, versions, polygon.FIRST_RANGE, UNKNOWN_LOAD)
+
+    def pages(self, part: Slice) -> Iterator[Page]:
+        """See `Reader`."""
+        head = self._node.block("latest")
+        confirmed_end = self._confirmed_end(head)
+        if confirmed_end < part.end:
+            raise SourceFrozen(
+                f"the chain is confirmed up to unix time {confirmed_end}, and the slice ends at {part.end};"
+                " use another POLYGON_RPC_URL",
+                source=polygon.SOURCE,
+                url=self._node.url,
+            )
+        block, end = self._first_block(part.start, head), self._first_block(part.end, head)
+        while block < end:
+            rows, dead, read = self._reader.read(block, end - 1)
+            yield Page(part, rows, dead)
+            block = read.number + 1
+
+    def confirmed_end(self) -> int:
+        """Unix time before which every block is confirmed: no block to come can be earlier."""
+        return self._confirmed_end(self._node.block("latest"))
+
+    def _confirmed_end(self, head: Block) -> int:
+        confirmed = head
+        if self._confirmations:
+            confirmed = self._node.block(max(head.number - self._confirmations, 0))
+        return confirmed.timestamp + 1
+
+    def _first_block(self, timestamp: int, head: Block) -> int:
+        if timestamp not in self._bounds:
+            self._bounds[timestamp] = self._node.first_block_since(timestamp, head)
+        return self._bounds[timestamp]
+
+
+@dlt.source(name="slices", max_table_nesting=0)
+def slices(take: Callable[[], Page | None], *, most_rows: int, ended: list[Page]) -> DltSource:
+    """What was read of slices, as one load package; no cursor.
+
+    Args:
+        take: the next page; None ends the package.
+        most_rows: a package with so many rows is full.
+        ended: last pages that were taken are appended; their slices are landed once the package is loaded.
+    """
+
+    @dlt.resource(name="order_filled_slices", table_name="order_filled", **RESOURCE_OPTIONS)
+    def order_filled_slices() -> Iterator[Any]:
+        landings: dict[str, Landing] = {}
+        rows = 0
+        while rows < most_rows and (page := take()) is not None:
+            source = page.slice.source
+            landing = landings.setdefault(source, Landing(source))
+            tables = [with_load_id(table, landing.load_id) for table in page.tables]
+            yield from landing.add(tables, page.dead)
+            rows += page.rows
+            if page.is_last:
+                ended.append(page)
+        for landing in landings.values():
+            yield from landing.flush()
+
+    return order_filled_slices
