@@ -130,6 +130,62 @@ def rebuild(
 
 
 @cli.command()
+@click.option("--from", "from_text", metavar="TIME", help="First moment.")
+@click.option("--to", "to_text", metavar="TIME", help="First moment after it; else all there is.")
+@click.option(
+    "--source",
+    type=click.Choice(["goldsky", "polygon"]),
+    help="Read this one only; else V1 from the archive (goldsky) and V2 from the chain (polygon).",
+)
+@click.option("--workers", type=click.IntRange(1, 64), help="Instead of BACKFILL_WORKERS.")
+@click.option(
+    "--slice",
+    "slice_s",
+    type=click.IntRange(1),
+    metavar="SECONDS",
+    help="Instead of BACKFILL_SLICE_S.",
+)
+@click.option("--again", is_flag=True, help="Read slices again that are done.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be read.")
+@click.option("--cancel", is_flag=True, help="Take back what is requested and not done.")
+@click.pass_context
+def backfill(
+    context: click.Context,
+    from_text: str | None,
+    to_text: str | None,
+    source: str | None,
+    workers: int | None,
+    slice_s: int | None,
+    again: bool,
+    dry_run: bool,
+    cancel: bool,
+) -> None:
+    """Read the fills of a time range (ISO dates or times, UTC, half-open), beside a running loop if there is one.
+
+    \b
+    A month:              backfill --from 2026-05-01 --to 2026-06-01
+    All since a moment:   backfill --from 2026-04-01T12:00
+    """
+    from pipeline import backfill as backfilling
+    from pipeline.report import print_plan
+    from pipeline.run import open_run
+
+    given = {"backfill_workers": workers, "backfill_slice_s": slice_s}
+    context.obj |= {name: value for name, value in given.items() if value is not None}
+    with verb(context) as settings:
+        if cancel:
+            with open_run(settings) as run:
+                click.echo(f"{backfilling.cancel(run, source)} slices cancelled")
+            return
+        request = backfilling.parse_request(from_text, to_text, source, again)
+        with open_run(settings) as run:
+            if dry_run:
+                print_plan(backfilling.plan(run, request))
+            else:
+                backfilling.backfill(run, request)
+
+
+@cli.command()
 @click.argument("query", required=False)
 @click.pass_context
 def sql(context: click.Context, query: str | None) -> None:

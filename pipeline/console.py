@@ -77,10 +77,10 @@ class Step:
         """True on a terminal; elsewhere the caller's log lines must say how it goes."""
         return self._progress is not None
 
-    def update(self, detail: str, done: int | None = None) -> None:
-        """Show how far the step is: in words, and in units of its total where it has one."""
+    def update(self, detail: str, done: int | None = None, total: int | None = None) -> None:
+        """Show how far the step is: in words, and in units of its total (which may have changed) where it has one."""
         if self._progress is not None:
-            self._progress.update(self._task, detail=detail, completed=done)
+            self._progress.update(self._task, detail=detail, completed=done, total=total)
 
 
 class _RateColumn(ProgressColumn):
@@ -91,8 +91,12 @@ class _RateColumn(ProgressColumn):
 
 
 @contextmanager
-def step(name: str, total: int | None = None) -> Iterator[Step]:
-    """Show a step on a terminal, with rate and time left where its `total` is known; elsewhere log lines speak for it."""
+def step(name: str, total: int | None = None, *, rate: bool = True) -> Iterator[Step]:
+    """Show a step on a terminal, with rate and time left where its `total` is known; elsewhere log lines speak for it.
+
+    Args:
+        rate: False where units of the total a second say nothing.
+    """
     if not err.is_terminal:
         yield Step(None, name, total)
         return
@@ -101,7 +105,8 @@ def step(name: str, total: int | None = None) -> Iterator[Step]:
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         TextColumn("{task.fields[detail]}"),
-        *([] if total is None else [_RateColumn(), TimeRemainingColumn()]),
+        *([] if total is None or not rate else [_RateColumn()]),
+        *([] if total is None else [TimeRemainingColumn()]),
         TimeElapsedColumn(),
     ]
     with Progress(*columns, console=err, transient=True) as progress:

@@ -13,11 +13,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from dlt.extract import DltSource
+
 from ingest.errors import IngestError
 from ingest.progress import Progress
 from ingest.runner import LoadPackage, open_pipeline
 from ingest.runner import run as run_source
-from pipeline.console import human, step
+from pipeline.console import Step, human, step
 from pipeline.errors import LoadFailed
 from pipeline.lock import WriterLock
 from pipeline.patience import Patience
@@ -65,8 +67,7 @@ def run_cycle(run: Run, lock: WriterLock, patience: Patience) -> CycleReport:
     """
     started = time.monotonic()
     report = CycleReport()
-    run.ledger.close_loading()  # what a crash left half way
-    _settle(run)
+    finish_earlier(run)
     for name in filter(patience.may_try, _sources(run)):
         lock.check()
         before = time.monotonic()
@@ -80,6 +81,16 @@ def run_cycle(run: Run, lock: WriterLock, patience: Patience) -> CycleReport:
             log.info("%s: %s in %.1f s", name, _counts(rows) or "no new rows", seconds)
     report.seconds = time.monotonic() - started
     return report
+
+
+def finish_earlier(run: Run) -> None:
+    """Settle what earlier runs have left, half loaded too; only under the lock, before anything is loaded.
+
+    Raises:
+        ModelsError: settling failed.
+    """
+    run.ledger.close_loading()
+    _settle(run)
 
 
 def _note(name: str, report: CycleReport, patience: Patience, wasted_s: float) -> None:
@@ -105,38 +116,60 @@ def _sources(run: Run) -> list[str]:
 
 def _load(run: Run, name: str, report: CycleReport) -> Counter[str]:
     """Load one source and return the rows it brought by landing table; a failure goes into the report."""
-    settings, ledger = run.settings, run.ledger
+    progress = Progress(run.settings.cycle_budget_s)
     rows: Counter[str] = Counter()
     with step(f"{name}: reading") as shown:
-
-        def before_load(package: LoadPackage) -> None:
-            ledger.open(package.load_id, package.rows)
-            shown.update(f"loading {human(sum(package.rows.values()))} rows")
-
-        def after_load(package: LoadPackage) -> None:
-            rows.update(package.rows)
-
-        progress = Progress(settings.cycle_budget_s)
-        pipeline = open_pipeline(
-            f"polymarket_{name}",
-            destination(run),
-            database=settings.raw_database,
-            pipelines_dir=settings.dlt_pipelines_dir,
-        )
         try:
-            run_source(
-                pipeline,
-                make_source(name, run, progress),
-                progress,
-                before_load=before_load,
-                after_load=after_load,
-            )
+            source = make_source(name, run, progress)
+            load_source(run, f"polymarket_{name}", source, progress, rows, shown)
         except IngestError as error:
             report.failures[name] = str(error)
         else:
             report.caught_up &= all(progress.caught_up.values())
-    ledger.close_loading()
     return rows
+
+
+def load_source(
+    run: Run,
+    pipeline_name: str,
+    source: DltSource,
+    progress: Progress,
+    rows: Counter[str],
+    shown: Step,
+) -> list[LoadPackage]:
+    """Load what a dlt source has to give, with every package in the ledger; return the packages.
+
+    Args:
+        rows: gets the rows that were loaded by landing table, also where the source fails in the end.
+
+    Raises:
+        IngestError: see `ingest.runner.run`.
+    """
+    ledger = run.ledger
+
+    def before_load(package: LoadPackage) -> None:
+        ledger.open(package.load_id, package.rows)
+        shown.update(f"loading {human(sum(package.rows.values()))} rows")
+
+    pipeline = open_pipeline(
+        pipeline_name,
+        destination(run),
+        database=run.settings.raw_database,
+        pipelines_dir=run.settings.dlt_pipelines_dir,
+    )
+    try:
+        packages = run_source(
+            pipeline,
+            source,
+            progress,
+            before_load=before_load,
+            after_load=lambda package: rows.update(package.rows),
+        )
+    except IngestError:
+        ledger.close_loading()
+        raise
+    ledger.close_loading()
+    return packages
 
 
 def _settle(run: Run) -> None:

@@ -2,20 +2,25 @@
 
 What fails is reported and tried again; only `once` ends with it. A source that is down has pauses of its own, in which
 the others go on. The writer lock is held for as long as this process runs, so that two loops do not take turns by accident.
+Pauses between cycles go to the slices that `backfill` has requested; a cycle waits for one package of them at most.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from croniter import CroniterError, croniter
 
+from ingest.errors import IngestError
+from pipeline.backfill_worker import BackfillWorker
 from pipeline.clickhouse import first_line
+from pipeline.console import step
 from pipeline.cycle import run_cycle
 from pipeline.errors import ClickHouseUnavailable, ModelsError, SettingsError
 from pipeline.lock import WriterLock
@@ -23,7 +28,9 @@ from pipeline.patience import Patience, backoff
 from pipeline.run import Run, open_run
 from pipeline.settings import Settings
 
-LONGEST_SLEEP_S = 30.0
+# How long a request of `backfill`, or a closed laptop, may go unnoticed in a pause.
+LONGEST_SLEEP_S = 2.0
+Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 
@@ -50,12 +57,13 @@ def run_loop(settings: Settings) -> None:
     with _naming_clickhouse(), open_run(settings) as run, run.lock.held("loop") as lock:
         run.prepare()
         patience, failures = Patience(settings.poll_interval_s), 0
-        while True:
-            caught_up, failures = _try_cycle(run, lock, patience, failures)
-            if failures:
-                time.sleep(backoff(settings.poll_interval_s, failures))
-            elif caught_up:
-                time.sleep(settings.poll_interval_s)
+        with BackfillWorker(run, for_ever=True) as worker:
+            while True:
+                caught_up, failures = _try_cycle(run, lock, patience, failures)
+                pause_s = settings.poll_interval_s if caught_up else 0.0
+                if failures:
+                    pause_s = backoff(settings.poll_interval_s, failures)
+                _pause(run, lock, worker, datetime.now(UTC) + timedelta(seconds=pause_s))
 
 
 def run_cron(settings: Settings, expression: str) -> None:
@@ -75,13 +83,14 @@ def run_cron(settings: Settings, expression: str) -> None:
         tick = datetime.now(UTC)
         pause = until_next_tick(expression, tick)
         log.info("cron: %s, first cycle in %.0f s", expression, pause)
-        while True:
-            tick += timedelta(seconds=pause)
-            _sleep_until(tick)
-            _try_cycle(run, lock, patience, 0)
-            # A clock that was put back a little must not give the same time twice.
-            tick = max(tick, datetime.now(UTC))
-            pause = until_next_tick(expression, tick)
+        with BackfillWorker(run, for_ever=True) as worker:
+            while True:
+                tick += timedelta(seconds=pause)
+                _pause(run, lock, worker, tick)
+                _try_cycle(run, lock, patience, 0)
+                # A clock that was put back a little must not give the same time twice.
+                tick = max(tick, datetime.now(UTC))
+                pause = until_next_tick(expression, tick)
 
 
 def until_next_tick(expression: str, now: datetime) -> float:
@@ -96,23 +105,46 @@ def until_next_tick(expression: str, now: datetime) -> float:
         raise SettingsError(f"{expression!r} is not a cron expression: {error}") from error
 
 
-def _sleep_until(moment: datetime) -> None:
-    """Sleep in short turns, because the clock that sleep goes by stands still while a laptop is closed."""
-    while (left_s := (moment - datetime.now(UTC)).total_seconds()) > 0:
-        time.sleep(min(left_s, LONGEST_SLEEP_S))
+def _pause(run: Run, lock: WriterLock, worker: BackfillWorker, until: datetime) -> None:
+    """Land packages of a backfill until a moment, one at least if there is one, and sleep while there is none.
+
+    Sleeps in short turns, because the clock that sleep goes by stands still while a laptop is closed.
+    """
+    while True:
+        landed = _try(run, lambda: _land(worker, lock, until))
+        left_s = _seconds_until(until)
+        if left_s <= 0:
+            return
+        if not landed:
+            worker.wait(time.monotonic() + min(left_s, LONGEST_SLEEP_S))
+
+
+def _land(worker: BackfillWorker, lock: WriterLock, until: datetime) -> bool:
+    with step("backfill") as shown:
+        return worker.work(lock, time.monotonic() + _seconds_until(until), shown)
+
+
+def _seconds_until(moment: datetime) -> float:
+    return (moment - datetime.now(UTC)).total_seconds()
 
 
 def _try_cycle(run: Run, lock: WriterLock, patience: Patience, failures: int) -> tuple[bool, int]:
     """Run a cycle and return whether all is caught up, and the number of cycles in a row that could not be finished."""
+    report = _try(run, lambda: run_cycle(run, lock, patience))
+    return (True, failures + 1) if report is None else (report.caught_up, 0)
+
+
+def _try(run: Run, action: Callable[[], Result]) -> Result | None:
+    """The result of an action; None if it failed in a way that another try may mend, which the log then says."""
     try:
-        return run_cycle(run, lock, patience).caught_up, 0
-    except ModelsError as error:
+        return action()
+    except (ModelsError, IngestError) as error:
         log.error("%s", error)
     except ClickHouseError as error:
         if run.server.embedded:  # nobody starts it again
             raise
         log.error("%s failed: %s", run.server, first_line(error))
-    return True, failures + 1
+    return None
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pipeline.console import human, out, simple_table
 from pipeline.doctor import Finding
 from pipeline.ledger import Load
 from pipeline.rebuild import span_of
+from pipeline.slicing import SOURCES, Plan, at
 from pipeline.status import Status
 from pipeline.timerange import show
 
@@ -30,6 +31,13 @@ def print_status(status: Status) -> None:
     )
     out.print(f"writer: {escape(status.writer) if status.writer else 'nobody'}")
     out.print(f"tokens with trades but no market yet: {human(status.unknown_tokens)}")
+    for each in status.backfills:
+        out.print(
+            f"backfill: {each['source']} {each['from_at']} to {each['to_at']}: {human(each['done'])} slices done"
+            f" with {human(each['fills'])} fills, {human(each['requested'])} requested"
+        )
+        if each["problem"]:
+            out.print(f"[red]backfill[/]: {escape(each['problem'])}", soft_wrap=True)
     if not status.dead_letters:
         out.print("dead letters: none")
     for letter in status.dead_letters:
@@ -47,6 +55,21 @@ def print_slices(slices: list[Load]) -> None:
     out.print(table)
     rows = sum(load.loaded_rows for load in slices)
     out.print(f"{len(slices)} slices, {human(rows)} rows; nothing was written")
+
+
+def print_plan(plan: Plan) -> None:
+    """Print what a backfill would do."""
+    table = simple_table(
+        ("source", "left"), ("from", "left"), ("to", "left"), ("slices", "right"), ("done", "right")
+    )
+    for source in SOURCES:
+        slices = [part for part in plan.slices if part.source == source]
+        if slices:
+            done = sum(part in plan.done for part in slices)
+            first, last = show(at(slices[0].start)), show(at(slices[-1].end))
+            table.add_row(source, first, last, human(len(slices)), human(done))
+    out.print(table)
+    out.print(f"{human(len(plan.left))} slices would be read; nothing was written")
 
 
 def age(seconds: float | None) -> str:

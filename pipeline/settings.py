@@ -155,6 +155,16 @@ class Settings(BaseSettings):
     )
     gamma_closed_every_s: float = Field(7 * 86400, gt=0, description="The same for closed ones")
 
+    backfill_workers: int = Field(
+        4, ge=1, le=64, description="Slices of a backfill that are read at the same time"
+    )
+    backfill_slice_s: int = Field(
+        3600, ge=1, description="Length of the slices into which a backfill is cut"
+    )
+    backfill_package_rows: int = Field(
+        250_000, ge=1, description="Fills that a backfill loads and settles at once"
+    )
+
     http_timeout_s: float = Field(60, gt=0, description="Longest wait for one answer")
     http_give_up_s: float = Field(
         120, ge=0, description="Longest time that one request's retries may wait in total"

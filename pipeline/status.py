@@ -46,6 +46,7 @@ class Status:
         settled_loads: loads that they do.
         last_load_at: when the newest load was written down, ISO, UTC.
         unknown_tokens: tokens with trades whose market has not landed.
+        backfills: per source the span of its slices, how many of them are done and requested, and the last problem.
         dead_letters: distinct records that could not be parsed, per source and reason.
     """
 
@@ -59,6 +60,7 @@ class Status:
     settled_loads: int
     last_load_at: str | None
     unknown_tokens: int
+    backfills: list[dict[str, Any]]
     dead_letters: list[dict[str, Any]]
 
     def to_json(self) -> dict[str, Any]:
@@ -97,8 +99,26 @@ def read_status(run: Run) -> Status:
         settled_loads=loads[1],
         last_load_at=_iso(loads[2]) if loads[1] or loads[0] else None,
         unknown_tokens=unknown,
+        backfills=_backfills(run) if ready else [],
         dead_letters=letters,
     )
+
+
+def _backfills(run: Run) -> list[dict[str, Any]]:
+    """Backfills by source; none where the database was made before there were any."""
+    raw = run.settings.raw_database
+    if not _exists(run, raw, "backfill_slices"):
+        return []
+    rows = run.client.query(
+        "select source, min(from_at), max(to_at), countIf(state = 'done'), countIf(state = 'requested'),"
+        " sum(fills), anyIf(problem, state = 'requested' and problem != '')"
+        f" from {raw}.backfill_slices final where state != 'cancelled' group by source order by source"
+    ).result_rows
+    names = ("source", "from_at", "to_at", "done", "requested", "fills", "problem")
+    return [
+        dict(zip(names, (row[0], _iso(row[1]), _iso(row[2]), *row[3:]), strict=True))
+        for row in rows
+    ]
 
 
 def _exists(run: Run, database: str, table: str) -> bool:
