@@ -90,13 +90,21 @@ def covered(slices: Iterable[Slice], by: Iterable[Slice]) -> set[Slice]:
             merged[-1] = Slice(each.source, last.start, max(last.end, each.end))
         else:
             merged.append(each)
-    found, at = set(), 0
+    found, position = set(), 0
     for part in sorted(slices):
-        while at < len(merged) and (merged[at].source, merged[at].end) < (part.source, part.end):
-            at += 1
-        if at < len(merged) and merged[at].source == part.source and merged[at].start <= part.start:
+        while position < len(merged) and _is_before(merged[position], part):
+            position += 1
+        if position < len(merged) and _holds(merged[position], part):
             found.add(part)
     return found
+
+
+def _is_before(one: Slice, other: Slice) -> bool:
+    return (one.source, one.end) <= (other.source, other.start)
+
+
+def _holds(whole: Slice, part: Slice) -> bool:
+    return whole.source == part.source and whole.start <= part.start and part.end <= whole.end
 
 
 def whole_seconds(moment: datetime) -> int:
