@@ -176,6 +176,7 @@ class _Backfill:
         if self._since is None:
             left = self._plan.left
             self._since = self._books.request(left)
+            self._started = self._logged = time.monotonic()
             log.info(
                 "backfill: %d slices, %s to %s%s",
                 len(left),
