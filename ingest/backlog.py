@@ -6,8 +6,9 @@ stopped one slice usually stops them all. Whatever fails too often is given up f
 
 from __future__ import annotations
 
+import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ class _Pause:
 
 
 class Backlog:
-    """Slices to read, oldest request first.
+    """Slices to read: of the source of which fewest are being read, oldest request first.
 
     Args:
         tries: failures of one slice, or of a source in a row, after which it is given up; None: never.
@@ -36,10 +37,10 @@ class Backlog:
     def __init__(
         self, tries: int | None = TRIES, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._tries, self._clock = tries, clock
-        self._waiting: deque[Slice] = deque()
+        self._tries, self._clock = math.inf if tries is None else tries, clock
+        self._waiting: dict[str, deque[Slice]] = {}
         self._taken: set[Slice] = set()
-        self._failures: dict[Slice, int] = {}
+        self._failures: Counter[Slice] = Counter()
         self._pauses: dict[str, _Pause] = {}
 
     @property
@@ -48,18 +49,22 @@ class Backlog:
         return len(self._taken)
 
     def want(self, slices: Iterable[Slice]) -> None:
-        """Slices to be read are these, in this order; one that was taken stays taken."""
+        """The slices to be read are these; those that wait keep their places, one that was taken stays taken."""
         wanted = dict.fromkeys(slices)
-        kept = [part for part in self._waiting if part in wanted]
-        known = self._taken.union(kept)
-        self._waiting = deque([*kept, *(part for part in wanted if part not in known)])
+        waiting = [part for queue in self._waiting.values() for part in queue]
+        self._waiting = {}
+        for part in dict.fromkeys([*(part for part in waiting if part in wanted), *wanted]):
+            if part not in self._taken:
+                self._wait(part)
 
     def take(self) -> Slice | None:
         """The next slice whose source may be read now, if there is one."""
-        part = next((part for part in self._waiting if self._may_read(part)), None)
-        if part is not None:
-            self._waiting.remove(part)
-            self._taken.add(part)
+        sources = list(filter(self._may_read, self._waiting))
+        if not sources:
+            return None
+        reading = Counter(part.source for part in self._taken)
+        part = self._waiting[min(sources, key=reading.__getitem__)].popleft()
+        self._taken.add(part)
         return part
 
     def done(self, part: Slice) -> None:
@@ -71,8 +76,8 @@ class Backlog:
     def failed(self, part: Slice) -> None:
         """A slice could not be read."""
         self._taken.discard(part)
-        self._waiting.append(part)
-        self._failures[part] = self._failures.get(part, 0) + 1
+        self._failures[part] += 1
+        self._wait(part)
         pause = self._pauses.setdefault(part.source, _Pause())
         if self._clock() < pause.until:
             return  # it was on its way when the source went down
@@ -88,19 +93,24 @@ class Backlog:
     @property
     def has_hope(self) -> bool:
         """Whether a slice is being read, or waits and is not given up."""
-        return bool(self._taken) or any(not self._given_up(part) for part in self._waiting)
+        return bool(self._taken) or any(
+            queue and not self._is_given_up(source) for source, queue in self._waiting.items()
+        )
 
     @property
     def may_take(self) -> bool:
         """Whether `take` would give a slice now."""
-        return any(self._may_read(part) for part in self._waiting)
+        return any(map(self._may_read, self._waiting))
 
-    def _may_read(self, part: Slice) -> bool:
-        pause = self._pauses.get(part.source)
-        return not self._given_up(part) and (pause is None or self._clock() >= pause.until)
+    def _wait(self, part: Slice) -> None:
+        """Put a slice at the end, unless it is given up."""
+        if self._failures[part] < self._tries:
+            self._waiting.setdefault(part.source, deque()).append(part)
 
-    def _given_up(self, part: Slice) -> bool:
-        if self._tries is None:
-            return False
-        pause = self._pauses.get(part.source, _Pause())
-        return max(self._failures.get(part, 0), pause.failures) >= self._tries
+    def _may_read(self, source: str) -> bool:
+        pause = self._pauses.get(source, _Pause())
+        is_due = self._clock() >= pause.until and not self._is_given_up(source)
+        return is_due and bool(self._waiting[source])
+
+    def _is_given_up(self, source: str) -> bool:
+        return self._pauses.get(source, _Pause()).failures >= self._tries

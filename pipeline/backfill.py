@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
+from ingest.contracts import V1_GENESIS
 from ingest.errors import IngestError
 from pipeline.backfill_worker import BackfillWorker, chain_reader
 from pipeline.console import Step, human, step
@@ -48,13 +49,13 @@ class Request:
     """What a user asks for.
 
     Attributes:
-        start, end: half-open range.
+        start, end: half-open range; without an end all there is.
         source: goldsky or polygon; None: each for what it has.
         again: read what is done already, too.
     """
 
     start: datetime
-    end: datetime
+    end: datetime | None
     source: str | None = None
     again: bool = False
 
@@ -70,7 +71,7 @@ def parse_request(
     if from_text is None:
         raise SettingsError("where does it begin? Give --from, for example --from 2026-05-01")
     start, end = parse_range(from_text, to_text)
-    return Request(start, end, source, again)
+    return Request(start, None if to_text is None else end, source, again)
 
 
 def plan(run: Run, request: Request) -> Plan:
@@ -83,19 +84,19 @@ def plan(run: Run, request: Request) -> Plan:
     """
     settings = run.settings
     sources = sources_of(settings, request.source)
-    start, end = whole_seconds(request.start), whole_seconds(request.end)
+    start, end = whole_seconds(request.start), whole_seconds(request.end or datetime.now(UTC))
     archive_end = whole_seconds(settings.goldsky_horizon) + 1
     spans_chain = "polygon" in sources and (end > archive_end or "goldsky" not in sources)
     confirmed_end = _confirmed_end(run) if spans_chain else 0
     wholes = ranges(sources, start, end, archive_end=archive_end, confirmed_end=confirmed_end)
     if not wholes:
-        has = {"goldsky": archive_end, "polygon": confirmed_end}
-        until = ", ".join(f"{name} ends at {show(at(has[name]))}" for name in sources)
-        raise NothingLoaded(
-            f"nothing to backfill from {show(request.start)} to {show(request.end)}: {until}"
-        )
+        ends = {"goldsky": archive_end, "polygon": confirmed_end}
+        why = ", ".join(f"{name} ends at {show(at(ends[name]))}" for name in sources)
+        if end <= V1_GENESIS:
+            why = f"the first fill is of {show(at(V1_GENESIS))}"
+        raise NothingLoaded(f"nothing to backfill from {show(at(start))} to {show(at(end))}: {why}")
     for whole in wholes:
-        if whole.source == wholes[-1].source and whole.end < end:
+        if request.end and whole == wholes[-1] and whole.end < end:
             log.info("backfill: %s has fills up to %s only", whole.source, show(at(whole.end)))
     _refuse_v1_twice(run, [whole.source for whole in wholes])
     parts = [part for whole in wholes for part in cut(whole, settings.backfill_slice_s)]
@@ -259,7 +260,7 @@ class _Backfill:
         """
         seconds = time.monotonic() - self._started
         log.info(
-            "backfill: done, %d slices, %.1f s, %s",
+            "backfill: %d slices done in %.1f s, %s",
             tally.done,
             seconds,
             _rate(tally.fills, seconds),

@@ -171,8 +171,9 @@ def backfill(
     from pipeline.run import open_run
 
     given = {"backfill_workers": workers, "backfill_slice_s": slice_s}
-    context.obj |= {name: value for name, value in given.items() if value is not None}
     with verb(context) as settings:
+        given = {name: value for name, value in given.items() if value is not None}
+        settings = settings.model_copy(update=given)
         if cancel:
             with open_run(settings) as run:
                 click.echo(f"{backfilling.cancel(run, source)} slices cancelled")

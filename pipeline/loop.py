@@ -18,7 +18,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from croniter import CroniterError, croniter
 
 from ingest.errors import IngestError
-from pipeline.backfill_worker import BackfillWorker
+from pipeline.backfill_worker import SHORTEST_S, BackfillWorker
 from pipeline.clickhouse import first_line
 from pipeline.console import step
 from pipeline.cycle import run_cycle
@@ -30,6 +30,7 @@ from pipeline.settings import Settings
 
 # How long a request of `backfill`, or a closed laptop, may go unnoticed in a pause.
 LONGEST_SLEEP_S = 2.0
+AFTER_FAILURE_S = 30.0
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
@@ -115,7 +116,11 @@ def _pause(run: Run, lock: WriterLock, worker: BackfillWorker, until: datetime) 
         left_s = _seconds_until(until)
         if left_s <= 0:
             return
-        if not landed:
+        if landed is None:
+            time.sleep(min(left_s, AFTER_FAILURE_S))
+        elif left_s < SHORTEST_S:
+            time.sleep(left_s)
+        elif not landed:
             worker.wait(time.monotonic() + min(left_s, LONGEST_SLEEP_S))
 
 

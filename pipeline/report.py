@@ -33,8 +33,8 @@ def print_status(status: Status) -> None:
     out.print(f"tokens with trades but no market yet: {human(status.unknown_tokens)}")
     for each in status.backfills:
         out.print(
-            f"backfill: {each['source']} {each['from_at']} to {each['to_at']}: {human(each['done'])} slices done"
-            f" with {human(each['fills'])} fills, {human(each['requested'])} requested"
+            f"backfill: {each['source']} {each['from_at']} to {each['to_at']}: {human(each['done'])} slices done,"
+            f" {human(each['requested'])} requested"
         )
         if each["problem"]:
             out.print(f"[red]backfill[/]: {escape(each['problem'])}", soft_wrap=True)

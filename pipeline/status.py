@@ -111,10 +111,10 @@ def _backfills(run: Run) -> list[dict[str, Any]]:
         return []
     rows = run.client.query(
         "select source, min(from_at), max(to_at), countIf(state = 'done'), countIf(state = 'requested'),"
-        " sum(fills), anyIf(problem, state = 'requested' and problem != '')"
+        " anyIf(problem, state = 'requested' and problem != '')"
         f" from {raw}.backfill_slices final where state != 'cancelled' group by source order by source"
     ).result_rows
-    names = ("source", "from_at", "to_at", "done", "requested", "fills", "problem")
+    names = ("source", "from_at", "to_at", "done", "requested", "problem")
     return [
         dict(zip(names, (row[0], _iso(row[1]), _iso(row[2]), *row[3:]), strict=True))
         for row in rows

@@ -82,7 +82,7 @@ def filling(
 
 
 def everything(**values: object) -> Request:
-    return Request(START, datetime.now(UTC), **values)
+    return Request(START, None, **values)
 
 
 def books(run: Run) -> SliceBooks:
@@ -257,15 +257,17 @@ def test_a_request_that_makes_no_sense_is_one_line(options: tuple, message: str)
 
 
 @pytest.mark.parametrize(
-    ("first", "last", "source"),
-    [("2020-01-01", "2020-02-01", None), ("2026-04-28T12:00", "2026-04-29", "goldsky")],
+    ("first", "last", "source", "why"),
+    [
+        ("2020-01-01", "2020-02-01", None, "the first fill is of 2022-11-21"),
+        ("2026-04-28T12:00", "2026-04-29", "goldsky", "goldsky ends at 2026-04-28 11:00:41"),
+        ("2026-05-28", "2026-05-29", None, "polygon ends at 2026-04-28 19:00:01"),
+    ],
 )
 def test_a_range_of_which_nothing_is_left_is_one_line(
-    filling: Run, first: str, last: str, source: str | None
+    filling: Run, first: str, last: str, source: str | None, why: str
 ) -> None:
-    with pytest.raises(
-        NothingLoaded, match=r"nothing to backfill from 20.*goldsky ends at"
-    ) as failure:
+    with pytest.raises(NothingLoaded, match=f"nothing to backfill from 20.*{why}") as failure:
         plan(filling, parse_request(first, last, source, False))
     assert "\n" not in str(failure.value)
 
