@@ -18,6 +18,7 @@ from pipeline.clickhouse import first_line
 from pipeline.errors import PipelineError
 from pipeline.settings import Settings, load_settings
 from pipeline.signals import Stopped, stop_on_signals
+from sandbox.faults import FAULTS, parse_fault
 
 DEMO_VERBS = ("sql", "status", "clickhouse", "dbt", "rebuild")
 
@@ -262,13 +263,33 @@ def clickhouse(context: click.Context, host: str) -> None:
             raise ClickHouseUnavailable(str(error)) from error
 
 
-@cli.command()
+def _faults(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> list:
+    try:
+        return [parse_fault(text) for text in texts]
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _list_of_faults() -> str:
+    width = max(map(len, FAULTS))
+    lines = [
+        f"  {name:{width}}  {fault.what} ({', '.join(fault.sources)})"
+        for name, fault in FAULTS.items()
+    ]
+    return "\n".join(["\b", "Faults:", *lines])
+
+
+@cli.command(epilog=_list_of_faults())
 @click.option("--port", default=18200, show_default=True, help="Loopback port.")
 @click.option("--seed", default=1, show_default=True, help="Seed of the world.")
 @click.option("--markets", default=200, show_default=True, help="Number of markets.")
 @click.option("--matches", default=20_000, show_default=True, help="Matches before it starts.")
 @click.option("--block-time", default=2.0, show_default=True, help="Seconds between blocks.")
 @click.option("--matches-per-block", default=5.0, show_default=True, help="New matches per block.")
+@click.option(
+    "--fault", "faults", metavar="NAME[:PROBABILITY]", multiple=True, callback=_faults,
+    help="Let this go wrong, at each request or with a probability; see below. Repeatable.",
+)  # fmt: skip
 @click.pass_context
 def sandbox(
     context: click.Context,
@@ -278,12 +299,13 @@ def sandbox(
     matches: int,
     block_time: float,
     matches_per_block: float,
+    faults: list[tuple[str, float]],
 ) -> None:
     """Serve a simulated Polymarket on loopback, with new blocks, until stopped."""
     from pipeline.demo import serve_sandbox
 
     with verb(context):
-        serve_sandbox(port, seed, markets, matches, block_time, matches_per_block)
+        serve_sandbox(port, seed, markets, matches, block_time, matches_per_block, faults)
 
 
 @cli.command()

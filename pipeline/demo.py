@@ -10,6 +10,7 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -77,9 +78,15 @@ def run_demo(settings: Settings, *, seed: int, matches: int) -> None:
 
 
 def serve_sandbox(
-    port: int, seed: int, markets: int, matches: int, block_time: float, matches_per_block: float
+    port: int,
+    seed: int,
+    markets: int,
+    matches: int,
+    block_time: float,
+    matches_per_block: float,
+    faults: Sequence[tuple[str, float]] = (),
 ) -> None:
-    """Serve a simulated Polymarket until a signal comes.
+    """Serve a simulated Polymarket until a signal comes, with `faults` (names and probabilities) on.
 
     Raises:
         PipelineError: the port is taken.
@@ -94,7 +101,7 @@ def serve_sandbox(
         matches_per_block=matches_per_block,
     )
     try:
-        serve(world, port, stop=threading.Event(), block_time=block_time)
+        serve(world, port, stop=threading.Event(), block_time=block_time, faults=faults)
     except OSError as error:
         raise PipelineError(
             f"the sandbox cannot listen: {error.strerror}; choose another --port"

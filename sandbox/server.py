@@ -2,8 +2,8 @@
 its own path.
 
 `build_app` puts the upstreams together, `SandboxServer` runs them in a thread for tests, `serve` in
-the foreground with new blocks at a steady pace. Requests pass one middleware that counts them;
-faults belong there too.
+the foreground with new blocks at a steady pace. Requests pass one middleware that counts them and
+lets `faults` happen to them.
 """
 
 from __future__ import annotations
@@ -12,21 +12,24 @@ import socket
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import orjson
 import uvicorn
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandbox.clock import BLOCK_SECONDS
+from sandbox.faults import Faults
 from sandbox.gamma import gamma_app
 from sandbox.goldsky import goldsky_app
 from sandbox.polygon import NodeLimits, polygon_app
 from sandbox.truth import Truth
+from sandbox.wire import Answer, DroppableProtocol, Request, answer_of, read_request, send_answer
 from sandbox.world import World
 
 _START_TIMEOUT = 20.0  # seconds
@@ -58,32 +61,48 @@ class Urls:
 
 
 class RequestMiddleware:
-    """Sees every request before its upstream does and counts it. The place for injected faults."""
+    """Sees every request before its upstream does: counts it, and lets faults happen to it.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Attributes:
+        counts: requests by path.
+        faults: none at first.
+    """
+
+    def __init__(self, app: ASGIApp, world: World) -> None:
         self._app = app
         self.counts: Counter[str] = Counter()
+        self.faults = Faults(world)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Count the request and pass it on."""
+        """Count the request and pass it on, by way of the faults that it meets."""
         if scope["type"] == "http":
             self.counts[scope["path"]] += 1
+            if self.faults.matches(scope["path"]):
+                await self._faulty(scope, receive, send)
+                return
         await self._app(scope, receive, send)
+
+    async def _faulty(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def ask(request: Request) -> Answer:
+            return await answer_of(self._app, scope, request)
+
+        answer = await self.faults.answer(await read_request(scope, receive), ask)
+        await send_answer(answer, scope, receive, send)
 
 
 def build_app(world: World, limits: NodeLimits | None = None) -> RequestMiddleware:
     """All upstreams over `world`, and `/sandbox/{advance,truth,stats}` to steer and watch it."""
 
-    async def advance(request: Request) -> Response:
+    async def advance(request: HttpRequest) -> Response:
         body = orjson.loads(await request.body() or b"{}")
         world.advance(int(body.get("blocks", 1)))
         return _json({"head": world.chain.head, "now": world.now})
 
-    async def truth(request: Request) -> Response:
+    async def truth(request: HttpRequest) -> Response:
         with world.lock:
             return _json(Truth(world).totals())
 
-    async def stats(request: Request) -> Response:
+    async def stats(request: HttpRequest) -> Response:
         return _json(dict(app.counts))
 
     upstreams = Starlette(
@@ -97,7 +116,7 @@ def build_app(world: World, limits: NodeLimits | None = None) -> RequestMiddlewa
             Route("/sandbox/stats", stats),
         ]
     )
-    app = RequestMiddleware(upstreams)
+    app = RequestMiddleware(upstreams, world)
     return app
 
 
@@ -120,7 +139,9 @@ class AppServer:
             self._socket.close()
             raise OSError(error.errno, f"port {port} is taken; choose another one") from None
         self.port: int = self._socket.getsockname()[1]
-        config = uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False)
+        config = uvicorn.Config(
+            app, log_level="warning", lifespan="off", access_log=False, http=DroppableProtocol
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True
@@ -174,15 +195,19 @@ def serve(
     live: bool = True,
     block_time: float = BLOCK_SECONDS,
     limits: NodeLimits | None = None,
+    faults: Iterable[tuple[str, float]] = (),
 ) -> None:
     """Serve until `stop` is set; with `live`, mine a block every `block_time` seconds.
 
-    Prints the settings to copy. The caller owns the signals: its handler sets `stop`.
+    Prints the settings to copy. The caller owns the signals: its handler sets `stop`. `faults` are names of
+    `sandbox.faults.FAULTS` and probabilities.
 
     Raises:
         OSError: the port is taken.
     """
     with SandboxServer(world, port, limits) as server:
+        for name, probability in faults:
+            server.app.faults.add(name, probability=probability)
         print(f"Simulated Polymarket: seed {world.seed}, block {world.chain.head}. To use it:")
         for name, value in server.urls.environment().items():
             print(f"  export {name}={value}", flush=True)
