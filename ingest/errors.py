@@ -5,7 +5,6 @@ one: addresses are masked here, once, before an error is built. Retrying is deci
 `ingest.http`, what a failure means for a run in `ingest.runner`.
 
     IngestError
-    ├── ConfigurationError      a parameter or a stored cursor that cannot be used
     ├── LoadError               the rows did not get into ClickHouse
     └── UpstreamError           the upstream failed (carries source, url, request)
         ├── Unreachable         no connection, or it broke
@@ -19,7 +18,9 @@ one: addresses are masked here, once, before an error is built. Retrying is deci
         │   └── RepeatedPage    paging returned rows it had returned before
         ├── GraphQLError        the GraphQL answer says errors
         ├── RpcError            the JSON-RPC answer says error
-        └── SourceFrozen        it answers, but its data stopped before it should have
+        ├── SourceFrozen        it answers, but its data stopped before it should have
+        ├── ClockSkew           its newest data are of a time that has not come yet here
+        └── ChainReorganised    blocks were replaced while they were read
 """
 
 from __future__ import annotations
@@ -65,10 +66,6 @@ def one_line(text: str, limit: int = 300) -> str:
 
 class IngestError(Exception):
     """Base of every failure of `ingest`; its message is meant for the user."""
-
-
-class ConfigurationError(IngestError):
-    """A parameter, or a stored cursor, that cannot be used as it is."""
 
 
 class LoadError(IngestError):
@@ -150,3 +147,11 @@ class RpcError(UpstreamError):
 
 class SourceFrozen(UpstreamError):
     """The upstream answers, but its data stopped before the point it should have reached."""
+
+
+class ClockSkew(UpstreamError):
+    """The newest data are of a time that has not come yet by this machine's clock."""
+
+
+class ChainReorganised(UpstreamError):
+    """Blocks were replaced while the ones after them were being read."""

@@ -22,6 +22,7 @@ from urllib.parse import urlencode, urlsplit
 import orjson
 import requests
 from tenacity import RetryCallState, Retrying, retry_if_exception
+from urllib3.exceptions import ProtocolError, ReadTimeoutError
 
 from ingest.errors import (
     HttpStatusError,
@@ -215,8 +216,7 @@ class HttpClient:
         except requests.exceptions.ChunkedEncodingError as error:
             raise Unreachable("the connection broke in mid-answer; try again", **where) from error
         except requests.ConnectionError as error:
-            reason = "cannot connect; check the address and your network"
-            raise Unreachable(f"{reason} ({_root_cause(error)})", **where) from error
+            raise _connection_error(error, where) from error
         except requests.RequestException as error:
             # Its own words quote the address, key and all.
             reason = f"cannot send the request ({type(error).__name__}); check the address"
@@ -267,6 +267,17 @@ def _is_transient(error: BaseException, retry_timeouts: bool) -> bool:
     if isinstance(error, HttpStatusError):
         return error.status in _RETRIED_STATUSES
     return isinstance(error, Unreachable | NotJson)
+
+
+def _connection_error(error: requests.ConnectionError, where: dict[str, str]) -> Unreachable:
+    """What became of the connection: requests says the same of all of these, urllib3 inside tells them apart."""
+    inner = error.args[0] if error.args else None
+    if isinstance(inner, ReadTimeoutError):
+        return Timeout("no answer in time: it stopped in mid-answer; try again", **where)
+    if isinstance(inner, ProtocolError):
+        return Unreachable(f"the connection broke ({_root_cause(error)}); try again", **where)
+    reason = "cannot connect; check the address and your network"
+    return Unreachable(f"{reason} ({_root_cause(error)})", **where)
 
 
 def _root_cause(error: requests.ConnectionError) -> str:

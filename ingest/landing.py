@@ -89,11 +89,11 @@ class AdaptiveSize:
         self._smallest, self._largest = min(smallest, self.value), largest
         self._patience, self._good = patience, patience
 
-    def shrink(self, asked: int) -> bool:
-        """Ask for half of `asked` from now on; False if it cannot get smaller."""
+    def shrink(self, asked: int, by: int = 2) -> bool:
+        """Ask for half of `asked` (or less, `by`) from now on; False if it cannot get smaller."""
         if asked <= self._smallest:
             return False
-        self.value = max(asked // 2, self._smallest)
+        self.value = max(asked // by, self._smallest)
         self._good = 0
         return True
 

@@ -79,6 +79,10 @@ _HEX = {
     for digits in (40, 64)  # addresses, hashes
 }
 
+# Python's int() would take blanks, underscores and other scripts' digits as well.
+_DECIMAL = re.compile(r"-?[0-9]{1,80}").fullmatch
+_QUANTITY = re.compile(r"0x[0-9a-fA-F]{1,64}").fullmatch
+
 DEAD_LETTER_TABLE = "dead_letter_sightings"
 
 
@@ -153,6 +157,32 @@ def unsigned(name: str, values: Iterable[int], bits: int = 64) -> list[int]:
     if checked and (min(checked) < 0 or max(checked) >= 1 << bits):
         raise BadRecord("amount_out_of_range", f"{name} does not fit an unsigned {bits}-bit number")
     return checked
+
+
+def whole_number(name: str, value: Any) -> int:
+    """The integer in a JSON value: decimal digits in a string, or a number without a fraction.
+
+    A JSON number beyond 64 bits arrives as a float, rounded, and is refused as every float is.
+
+    Raises:
+        BadRecord: it is something else.
+    """
+    if isinstance(value, str) and _DECIMAL(value):
+        return int(value)
+    if type(value) is int:
+        return value
+    raise BadRecord("bad_field", f"{name} is not a whole number: {str(value)[:80]}")
+
+
+def hex_number(name: str, value: Any) -> int:
+    """The integer in a JSON-RPC quantity: 0x and hex digits.
+
+    Raises:
+        BadRecord: it is something else.
+    """
+    if isinstance(value, str) and _QUANTITY(value):
+        return int(value, 16)
+    raise BadRecord("bad_field", f"{name} is not 0x and hex digits: {str(value)[:80]}")
 
 
 def lower_hex(name: str, values: Iterable[str], digits: int) -> list[str]:

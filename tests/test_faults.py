@@ -1,60 +1,62 @@
-"""Faults of the upstreams, over real HTTP: what the user is told, what is kept, and that all of it is right once they end."""
+"""Faults of the upstreams, over real HTTP: what the user is told, what is kept, and that all is right once they end."""
 
 from __future__ import annotations
 
+import asyncio
 import re
-import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+import orjson
 import pytest
+from ingest_runs import Lake, open_lake
 from worlds import assert_equals_truth, prepared, sandbox_settings, small_world
 
 from embedded_clickhouse import Endpoint
+from ingest.errors import IngestError
 from ingest.http import HttpClient, RetryPolicy
-from pipeline.cycle import CycleReport, run_cycle
+from ingest.progress import Progress
+from ingest.sources.gamma import gamma
+from ingest.sources.goldsky import goldsky
+from ingest.sources.polygon import polygon
+from pipeline.cycle import run_cycle
 from pipeline.patience import Patience
-from pipeline.run import Run
 from pipeline.settings import PROJECT_DIR, Settings
+from sandbox.clock import HORIZON, block_at
 from sandbox.contracts import V1
-from sandbox.faults import FAULTS, SOURCES, parse_fault
+from sandbox.faults import FAULTS, REORG_BLOCKS, SOURCES, Faults, parse_fault
 from sandbox.server import SandboxServer
+from sandbox.wire import Answer, Request
 from sandbox.world import World
 
+DAYS = 0.2  # of fills of each generation
 EVER = sys.maxsize
-# The request of each source at which a fault begins, so that there are pages before it.
-SECOND_PAGES = {"gamma": 6, "goldsky": 3, "polygon": 40}
-FIRST = dict.fromkeys(SOURCES, 1)
-NOTHING, SOME, ALL, ALL_BUT_BAD = "nothing", "some", "all", "all but bad rows"
+LATER, AT_ONCE = 4, 1  # requests at which a fault begins: with pages before it, or none
+SOME, ALL, BUT_BAD = "some", "all", "all but bad rows"
 
 
 @dataclass(frozen=True)
 class Case:
-    """What a fault that lasts for a cycle does.
+    """What a fault does that begins with a request and stays.
 
     Attributes:
         told: words of the line by source that fails.
-        kept: how much of those sources is in ClickHouse after it.
-        since: at which request of a source it begins.
-        at_once: whether the sources that do not fail are complete in the same cycle.
-        live: whether the simulated clock is the real one.
+        kept: how much of a source that fails is loaded all the same; of the others everything is.
+        since: the request at which it begins.
     """
 
     told: dict[str, str] = field(default_factory=dict)
     kept: str = SOME
-    since: dict[str, int] = field(default_factory=lambda: SECOND_PAGES)
-    live: bool = False
+    since: int = LATER
 
 
 def every(words: str) -> dict[str, str]:
     return dict.fromkeys(SOURCES, words)
 
 
-BROKE = "the connection broke .*try again"
 CASES = {
     "rate-limited": Case(every(r"rate limited \(429: slow down\); wait, or raise your quota")),
     "retry-after-seconds": Case(),
@@ -62,54 +64,54 @@ CASES = {
     "error-500": Case(every("HTTP 500: oops")),
     "error-502": Case(every("HTTP 502: bad gateway")),
     "error-503": Case(every("HTTP 503: overloaded")),
-    "reset": Case(every(BROKE)),
-    "stalled-body": Case(every("no answer in time"), kept=NOTHING, since=FIRST),
-    "truncated-body": Case(every(BROKE)),
+    "reset": Case(every(r"the connection broke \(.*reset.*\); try again")),
+    "stalled-body": Case(every("no answer in time: it stopped in mid-answer; try again")),
+    "truncated-body": Case(every("the connection broke in mid-answer; try again")),
     "broken-gzip": Case(every("the body's compression is broken; try again")),
     "html": Case(every("answered 200 with an HTML or XML page instead of JSON")),
     "wrong-shape": Case(
         {
-            "gamma": "no list `markets` in the answer",
+            "gamma": "no list `(markets|events)` in the answer",
             "goldsky": "no list `data.orderFilledEvents` in the answer",
             "polygon": "the answer to a JSON-RPC batch does not match it",
         }
     ),
-    "graphql-timeout": Case(),
+    "graphql-timeout": Case(since=AT_ONCE),
     "graphql-allowance": Case({"goldsky": "rate limited .*surpassed your query allowance"}),
     "graphql-error": Case({"goldsky": "the archive refused the query: store error"}),
-    "short-page": Case(since=FIRST),
-    "empty-page": Case(since=FIRST),
+    "short-page": Case(since=AT_ONCE),
+    "empty-page": Case(since=AT_ONCE),
     "repeated-page": Case(
         {
             "gamma": "the same page came again",
             "goldsky": "returned rows again that it was told to skip",
             "polygon": "answered with block [0-9]+ when asked for block [0-9]+",
         },
-        since=FIRST,
+        since=AT_ONCE,
     ),
-    "repeated-cursor": Case({"gamma": "a cursor came again"}, since=FIRST),
+    "repeated-cursor": Case({"gamma": "a cursor came again"}, since=AT_ONCE),
     "cursor-ignored": Case(
-        {"gamma": "the same page came again", "goldsky": "returned rows again"}, since=FIRST
+        {"gamma": "the same page came again", "goldsky": "returned rows again"}, since=AT_ONCE
     ),
     "frozen": Case(
         {
             "goldsky": "the archive ends at .* before .* where it should end",
             "polygon": "the newest block .* the node does not follow the chain",
         },
-        since=FIRST,
-        live=True,
+        since=AT_ONCE,
     ),
-    "clock-ahead": Case({"polygon": "ahead of this machine's clock"}, ALL, FIRST, live=True),
-    "clock-behind": Case({"polygon": "the node does not follow"}, ALL, FIRST, live=True),
-    "reorg": Case(since=FIRST),
-    "too-many-results": Case(since=FIRST),
-    "nulls": Case(kept=ALL_BUT_BAD, since=FIRST),
-    "odd-integers": Case(kept=ALL_BUT_BAD, since=FIRST),
-    "unknown-contract": Case(kept=ALL_BUT_BAD, since=FIRST),
+    "clock-ahead": Case({"polygon": "ahead of this machine's clock; set the clock"}, ALL, AT_ONCE),
+    "clock-behind": Case({"polygon": "the node does not follow the chain"}, ALL, AT_ONCE),
+    "reorg": Case(since=AT_ONCE),
+    "too-many-results": Case(since=AT_ONCE),
+    "nulls": Case(kept=BUT_BAD, since=AT_ONCE),
+    "odd-integers": Case(kept=BUT_BAD, since=AT_ONCE),
+    "unknown-contract": Case(kept=BUT_BAD, since=AT_ONCE),
     "duplicate-ids": Case(
         {"goldsky": "rows are not in order", "polygon": "two different logs in one place"}
     ),
 }
+PAIRS = [(name, source) for name, fault in FAULTS.items() for source in fault.sources]
 
 
 def test_every_fault_has_its_case() -> None:
@@ -118,125 +120,239 @@ def test_every_fault_has_its_case() -> None:
         assert case.told.keys() <= set(FAULTS[name].sources), name
 
 
-@contextmanager
-def loading(
-    endpoint: Endpoint, prefix: str, folder: Path, template: Settings, world: World, **more: object
-) -> Iterator[tuple[Run, SandboxServer]]:
-    """A prepared run over all of a world, by small pages and clients that do not wait long."""
-    with SandboxServer(world) as upstream:
-        settings = sandbox_settings(
-            endpoint,
-            prefix,
-            folder,
-            upstream,
-            **{"goldsky_page_size": 60, "gamma_closed_every_s": 0.001} | more,
-        )
-        with prepared(settings, template) as run:
-            retry = RetryPolicy(attempts=4, first_wait=0.01, longest_wait=0.02, max_wait=10)
-            for name in SOURCES:
-                run.http_clients[name] = HttpClient(name, timeout=(5, 1.5), retry=retry)
-            yield run, upstream
-
-
-def cycle(run: Run) -> CycleReport:
-    with run.lock.held("test") as lock:
-        return run_cycle(run, lock, Patience(run.settings.poll_interval_s))
-
-
-def good_cycle(run: Run) -> CycleReport:
-    report = cycle(run)
-    report.raise_failures()
-    return report
-
-
-def live_world() -> World:
-    return World.generate(
-        5, now=datetime.now(UTC), markets=40, matches=150, v1_days=0.25, v2_days=0.25
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[SandboxServer]:
+    """A simulated Polymarket whose clock is the real one, because ages are told by it."""
+    world = World.generate(
+        5, now=datetime.now(UTC), markets=120, matches=400, v1_days=DAYS, v2_days=DAYS
     )
+    with SandboxServer(world) as server:
+        yield server
 
 
-def there_is(world: World) -> dict[str, int]:
-    """Rows that each source has to give: fills, and markets that are listed."""
-    fills = [leg for match in world.matches for leg in match.legs]
-    archive = {fill.archive_id for fill in fills if fill.version == V1}
+@pytest.fixture
+def lake(
+    clickhouse: Endpoint, database_prefix: str, tmp_path: Path, upstream: SandboxServer
+) -> Iterator[Lake]:
+    yield open_lake(clickhouse, database_prefix, tmp_path / "dlt")
+    upstream.app.faults.clear()
+
+
+def load(
+    lake: Lake,
+    server: SandboxServer,
+    source: str,
+    *,
+    timeout: float = 5.0,
+    block_range: int = 1000,
+    stale_after: float | None = 300,
+) -> Progress:
+    """Read a source to its end, by small pages and a client that asks again soon."""
+    retry = RetryPolicy(attempts=4, first_wait=0.01, longest_wait=0.02, max_wait=10)
+    client = HttpClient(source, timeout=(5, timeout), retry=retry)
+    makers = {
+        "gamma": lambda progress: gamma(
+            server.urls.gamma_url,
+            progress=progress,
+            client=client,
+            known_hashes=lake.known_hashes,
+            open_cadence=0,
+            closed_cadence=0,
+        ),
+        "goldsky": lambda progress: goldsky(
+            server.urls.goldsky_url,
+            progress=progress,
+            client=client,
+            start=int(HORIZON.timestamp - DAYS * 86_400) - 60,
+            page_size=150,
+        ),
+        "polygon": lambda progress: polygon(
+            server.urls.polygon_url,
+            progress=progress,
+            client=client,
+            known_fills=lake.known_fills,
+            start=block_at(server.world.now - DAYS * 86_400) - 60,
+            block_range=block_range,
+            confirmations=0,
+            stale_after=stale_after,
+        ),
+    }
+    return lake.load(source, makers[source])
+
+
+def loaded(lake: Lake, source: str) -> dict:
+    """What stands of a source: the amounts of each fill by its key, some of each market by its id."""
+    if source == "gamma":
+        query = "select market_id, argMax(payload, fetched_at) from {db}.markets group by 1"
+        return {key: _shown(orjson.loads(payload)) for key, payload in lake.rows(query)}
+    rows = lake.rows(
+        "select block_number, log_index, tx_hash, order_hash, maker_amount, taker_amount"
+        f" from {{db}}.order_filled final where source = '{source}'"
+    )
+    return {row[:4]: row[4:] for row in rows}
+
+
+def there_is(world: World, source: str) -> dict:
+    """The same of the world."""
+    if source == "gamma":
+        listed = world.gamma.markets.keys() - world.gamma.unlisted
+        return {key: _shown(world.gamma.markets[key]) for key in listed}
+    fills = [fill for match in world.matches for fill in match.legs]
     return {
-        "gamma": len(world.gamma.markets.keys() - world.gamma.unlisted),
-        "goldsky": len(archive),
-        "polygon": sum(fill.version != V1 for fill in fills),
+        (
+            *((0, 0) if source == "goldsky" else (fill.block_number, fill.log_index)),
+            fill.tx_hash,
+            fill.order_hash,
+        ): (fill.maker_amount, fill.taker_amount)
+        for fill in fills
+        if (fill.version == V1) == (source == "goldsky")
     }
 
 
-def there_is_loaded(run: Run, source: str) -> int:
-    raw = run.settings.raw_database
-    query = (
-        f"select uniqExact(market_id) from {raw}.markets"
-        if source == "gamma"
-        else f"select count() from {raw}.order_filled final where source = '{source}'"
-    )
-    return run.client.query(query).result_rows[0][0]
+def _shown(payload: dict) -> tuple:
+    return tuple(payload.get(name) for name in ("slug", "question", "volume", "closed"))
 
 
-def dead_letters(run: Run, source: str) -> int:
-    """Records of a source that became dead letters, markets for Gamma; copies of one record count once each."""
+def dead_letters(lake: Lake, source: str) -> int:
+    """Sightings that become dead letters, those of Gamma's markets."""
     name = "gamma_markets" if source == "gamma" else source
-    query = f"select count() from {run.settings.raw_database}.dead_letters where source = '{name}'"
-    return run.client.query(query).result_rows[0][0]
+    return lake.rows(f"select count() from {{db}}.dead_letters where source = '{name}'")[0][0]
 
 
-def forget_cursors(run: Run) -> None:
-    """Let everything be read again, as a backfill of the whole range would."""
-    shutil.rmtree(run.settings.dlt_pipelines_dir)
-    for table in ("_dlt_pipeline_state", "_dlt_loads", "_dlt_version"):
-        run.client.command(f"drop table {run.settings.raw_database}.{table}")
+@pytest.mark.parametrize(("name", "source"), PAIRS)
+def test_what_a_fault_does(lake: Lake, upstream: SandboxServer, name: str, source: str) -> None:
+    case, faults, wanted = CASES[name], upstream.app.faults, there_is(upstream.world, source)
+    if source == "gamma":
+        faults.add("short-page", sources=["gamma"])  # so that there are several pages
+    last = case.since + 1 if name == "reorg" else EVER
+    faults.add(name, sources=[source], requests=range(case.since, last))
 
+    told = ""
+    try:
+        load(lake, upstream, source, timeout=0.8 if name == "stalled-body" else 5)
+    except IngestError as failure:
+        told = str(failure)
+    assert faults.hits[name] > 0
+    assert bool(told) == (source in case.told), told
+    assert re.search(f"^{source}: .*{case.told.get(source, '')}", told or f"{source}: "), told
 
-@pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_is_told_costs_nothing_and_passes(
-    clickhouse: Endpoint, database_prefix: str, tmp_path: Path, template: Settings, name: str
-) -> None:
-    case = CASES[name]
-    world = live_world() if case.live else small_world(seed=5, matches=150)
-    more = {"polygon_stale_after_s": 300} if case.live else {}
-    with loading(clickhouse, database_prefix, tmp_path, template, world, **more) as (run, upstream):
-        faults = upstream.app.faults
-        if "gamma" in FAULTS[name].sources and name != "short-page":
-            faults.add("short-page", sources=["gamma"])  # there is a second page
-        for source in FAULTS[name].sources:
-            faults.add(name, sources=[source], requests=_since(name, case.since[source]))
-
-        report = cycle(run)
-        assert faults.hits[name] > 0
-        assert report.failures.keys() == case.told.keys(), report.failures
-        for source, words in case.told.items():
-            line = report.failures[source]
-            assert line.startswith(f"{source}: ") and "\n" not in line
-            assert re.search(words, line), line
-        wanted = there_is(world)
-        for source in SOURCES:
-            kept = case.kept if source in (case.told or FAULTS[name].sources) else ALL
-            _check_kept(run, source, wanted[source], kept if name in _SPOIL or case.told else ALL)
-
-        faults.clear()
-        if name in _SPOIL:
-            forget_cursors(run)
-        for _ in range(2):  # the second asks Gamma for tokens that the first did not know
-            good_cycle(run)
-        assert_equals_truth(run, world)
-
-
-_SPOIL = ("nulls", "odd-integers", "unknown-contract")
-
-
-def _since(name: str, first: int) -> range:
-    return range(first, first + 1 if name == "reorg" else EVER)
-
-
-def _check_kept(run: Run, source: str, wanted: int, kept: str) -> None:
-    rows = there_is_loaded(run, source)
-    if kept == ALL_BUT_BAD:
-        bad = dead_letters(run, source)
-        assert rows + bad >= wanted and rows < wanted or source == "gamma", (source, rows, bad)
-        assert bad or source == "gamma", source
+    rows, bad = loaded(lake, source), dead_letters(lake, source)
+    kept = case.kept if told or case.kept == BUT_BAD else ALL
+    if kept == BUT_BAD:
+        _check_bad_rows(rows, bad, wanted, name, source)
     else:
-        low, high = {NOTHING: (0, 0), SOME: (1, wanted - 1), ALL: (wanted, wanted)}[kept]
-        assert low <= rows <= high, (source, rows, wanted)
+        assert bad == 0
+        low, high = {SOME: (1, len(wanted) - 1), ALL: (len(wanted), len(wanted))}[kept]
+        assert low <= len(rows) <= high
+
+    faults.clear()
+    if kept == BUT_BAD:
+        forget_cursor(lake)
+    load(lake, upstream, source)
+    assert loaded(lake, source) == there_is(upstream.world, source)
+
+
+def _check_bad_rows(rows: dict, bad: int, wanted: dict, name: str, source: str) -> None:
+    """Bad rows are dead letters, and every other row is there; Gamma's need no more than an id."""
+    if source == "gamma" and name == "odd-integers":
+        assert (bad, rows.keys()) == (0, wanted.keys())
+        return
+    assert bad > 0
+    if source != "gamma":
+        assert len(rows) + bad == len(wanted)
+    good = rows.items() & wanted.items()
+    assert len(good) >= len(wanted) // 2
+
+
+def forget_cursor(lake: Lake) -> None:
+    """Let a source be read again, as a backfill would."""
+    for table in ("_dlt_pipeline_state", "_dlt_loads", "_dlt_version"):
+        lake.client.command(f"drop table {lake.database}.{table}")
+
+
+# -- over time ---
+
+
+def test_a_reorganisation_in_the_middle_of_a_read_is_followed(
+    clickhouse: Endpoint, database_prefix: str, tmp_path: Path
+) -> None:
+    """At any request of a run: the ranges that were read before it and after it belong to different chains."""
+    lake = open_lake(clickhouse, database_prefix, tmp_path / "dlt")
+    with SandboxServer(small_world(seed=3, matches=60, days=0.02)) as server:
+        for request in (1, 2, 3, 4, 5):
+            server.world.advance(2 * REORG_BLOCKS)
+            server.app.faults.add("reorg", requests={request})
+            load(lake, server, "polygon", block_range=REORG_BLOCKS - 10, stale_after=None)
+            server.app.faults.clear()
+            load(lake, server, "polygon", stale_after=None)
+            assert loaded(lake, "polygon") == there_is(server.world, "polygon"), request
+    taken_back = lake.rows("select count() from {db}.order_filled where is_deleted")[0][0]
+    assert taken_back > 0
+
+
+PASSING = [
+    "rate-limited", "error-500", "error-502", "error-503", "reset", "truncated-body", "broken-gzip", "html",
+    "graphql-allowance", "short-page", "empty-page", "too-many-results",
+]  # fmt: skip
+
+
+def test_an_upstream_that_often_fails_is_not_even_noticed(
+    clickhouse: Endpoint, database_prefix: str, tmp_path: Path, template: Settings
+) -> None:
+    """All that asking again can mend, each at one request in twenty, seeded; and everything derived is right."""
+    world = small_world(seed=5, matches=150)
+    with SandboxServer(world) as server:
+        settings = sandbox_settings(
+            clickhouse, database_prefix, tmp_path, server, goldsky_page_size=20
+        )
+        with prepared(settings, template) as run:
+            retry = RetryPolicy(attempts=20, first_wait=0.001, longest_wait=0.01)
+            run.http_clients |= {name: HttpClient(name, retry=retry) for name in SOURCES}
+            for name in PASSING:
+                server.app.faults.add(name, probability=0.05)
+            for blocks in (0, 30, 0):
+                world.advance(blocks)
+                with run.lock.held("test") as lock:
+                    run_cycle(run, lock, Patience(10)).raise_failures()
+            assert_equals_truth(run, world)
+        assert len(server.app.faults.hits) > len(PASSING) // 2
+
+
+# -- for users ---
+
+
+def test_docs_tell_of_every_fault() -> None:
+    text = (PROJECT_DIR / "docs" / "faults.md").read_text()
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \|", text, re.MULTILINE)
+    assert rows == list(FAULTS)
+
+
+def test_a_fault_is_named_with_its_probability() -> None:
+    assert parse_fault("html") == ("html", 1.0)
+    assert parse_fault("html:0.25") == ("html", 0.25)
+
+
+@pytest.mark.parametrize("text", ["", "htm", "html:2", "html:0", "html:nan", "html:often"])
+def test_a_fault_that_makes_no_sense_is_one_line(text: str) -> None:
+    with pytest.raises(ValueError, match="there is no fault|is no probability") as refusal:
+        parse_fault(text)
+    assert "\n" not in str(refusal.value)
+
+
+def test_probabilities_follow_from_the_seed(upstream: SandboxServer) -> None:
+    def pattern(seed: int) -> list[bool]:
+        faults = Faults(upstream.world, seed)
+        faults.add("html", probability=0.3)
+        met = []
+        for _ in range(50):
+            before = faults.hits.get("html", 0)
+            asyncio.run(faults.answer(Request("/gamma/markets", b"", b""), _no_answer))
+            met.append(faults.hits.get("html", 0) > before)
+        return met
+
+    assert pattern(1) == pattern(1) != pattern(2)
+    assert 5 < sum(pattern(1)) < 30
+
+
+async def _no_answer(request: Request) -> Answer:
+    return Answer()

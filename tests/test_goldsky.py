@@ -14,7 +14,6 @@ from scripted_server import HTML, ScriptedServer, as_json
 
 from ingest.contracts import V1_HORIZON
 from ingest.errors import (
-    ConfigurationError,
     GraphQLError,
     IngestError,
     NotJson,
@@ -121,6 +120,7 @@ def test_pages_shrink_on_timeouts_and_nothing_is_lost() -> None:
     assert asked[:4] == [800, 400, 200, 100]
 
 
+ALL_FILLS = orjson.dumps({"query": "{ orderFilledEvents(first: 1000) { id } }"})
 PAGE = {"orderFilledEvents": [], "_meta": {"hasIndexingErrors": False, "block": {"number": 1}}}
 ROW = {"id": "0xb", "timestamp": "50"}
 
@@ -270,12 +270,45 @@ def test_pages_before_a_failure_are_kept(lake: Lake) -> None:
     assert lake.count("order_filled") == len(fills)
 
 
-def test_a_cursor_belongs_to_its_endpoint(lake: Lake) -> None:
-    simulated = SimulatedArchive(fills_at(100))
-    with ScriptedServer(lambda path, body: as_json(simulated.respond(body))) as server:
-        lake.load("goldsky", lambda p: goldsky(server.url, progress=p, start=1, horizon=100))
-        with pytest.raises(ConfigurationError, match=r"set it back, or .* CLICKHOUSE_DATABASE"):
-            lake.load("goldsky", lambda p: goldsky(server.url + "/b", progress=p, start=1))
+def test_each_endpoint_has_its_own_cursor(lake: Lake) -> None:
+    """Another deployment may have rows that the first one lacks; what both have stands once."""
+    fills = fills_at(*range(100, 140))
+    archives = {"/a": SimulatedArchive(fills[::2] + fills[-1:]), "/b": SimulatedArchive(fills)}
+    with ScriptedServer(lambda path, body: as_json(archives[path].respond(body))) as server:
+        for path, there in (
+            ("/a", len(fills[::2] + fills[-1:]) - len(fills) % 2),
+            ("/b", len(fills)),
+        ):
+            url = server.url + path
+            lake.load("goldsky", lambda p, url=url: goldsky(url, progress=p, start=1, horizon=139))
+            assert lake.count("order_filled", final=True) == there
+        before = len(server.requests)
+        lake.load("goldsky", lambda p: goldsky(server.url + "/a", progress=p, start=1, horizon=139))
+        assert len(server.requests) == before, "what was read to its end is not read again"
+
+
+def test_a_fill_of_the_future_does_not_move_the_cursor(lake: Lake) -> None:
+    """It would be the last of its page, and everything between would be skipped for good."""
+    simulated, broken = SimulatedArchive(fills_at(*range(100, 140))), [True]
+
+    def respond(path: str, body: bytes):
+        answer = simulated.respond(body)
+        rows = answer["data"]["orderFilledEvents"]
+        if broken[0] and rows:
+            rows[-1] = rows[-1] | {"timestamp": str(2**32 - 1)}
+        return as_json(answer)
+
+    def source(progress: Progress):
+        return goldsky(server.url, progress=progress, start=1, horizon=139, page_size=30)
+
+    with ScriptedServer(respond) as server:
+        with pytest.raises(WrongShape, match="a fill of the future"):
+            lake.load("goldsky", source)
+        broken[0] = False
+        lake.load("goldsky", source)
+    assert lake.count("order_filled") == len(
+        simulated.respond(ALL_FILLS)["data"]["orderFilledEvents"]
+    )
 
 
 def test_a_backfill_leaves_the_archive_cursor_alone(lake: Lake) -> None:

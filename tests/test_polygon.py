@@ -164,7 +164,10 @@ def data(**at: int) -> str:
         (v2_log(logIndex=hex(2**32)), "amount_out_of_range"),
         (v2_log(data=data(_0=2)), "bad_field"),
         (v2_log(data="0x1234"), "bad_field"),
-        (v2_log(data=data()[:-1] + "g"), None),  # in the metadata, which is not read
+        (v2_log(data=data()[:-1] + "g"), "bad_field"),
+        (v2_log(data="0x_" + data()[3:]), "bad_field"),  # int() takes underscores
+        (v2_log(logIndex="5"), "bad_field"),
+        (v2_log(blockNumber=" 0x5"), "bad_field"),
         (v2_log(data="0x" + "zz" * 32 + data()[66:]), "bad_field"),
         (v2_log(transactionHash="0x12"), "bad_field"),
         (v2_log(blockNumber=None), "bad_field"),
@@ -260,7 +263,7 @@ def test_every_wording_of_too_much_shrinks_the_range(message: str, status: int) 
     inner = AppServer(polygon_app(chain))
 
     def respond(path: str, body: bytes):
-        query = orjson.loads(body)[0]["params"][0]
+        query = orjson.loads(body)[1]["params"][0]
         if int(query["toBlock"], 16) - int(query["fromBlock"], 16) >= 5:
             error = {"jsonrpc": "2.0", "id": 0, "error": {"code": -32005, "message": message}}
             return as_json(error, status=status)
@@ -269,6 +272,11 @@ def test_every_wording_of_too_much_shrinks_the_range(message: str, status: int) 
     with inner, ScriptedServer(respond) as server:
         found = read_blocks(server.url, START, START + 29)
     assert len(found) == len(list(chain.logs(START, START + 29)))
+
+
+BLOCK_9 = {"number": "0x9", "timestamp": "0x9", "hash": "0x9"}
+BLOCK_1 = {"id": 0, "result": BLOCK_9 | {"number": "0x1"}}
+LOGS = {"id": 1, "result": []}
 
 
 @pytest.mark.parametrize(
@@ -282,8 +290,12 @@ def test_every_wording_of_too_much_shrinks_the_range(message: str, status: int) 
         ),
         (HTML, NotJson, "HTML"),
         (as_json([{"id": 0, "result": []}]), WrongShape, "does not match"),
-        (as_json([{"id": 0, "result": []}, {"id": 1, "result": None}]), WrongShape, "that block"),
+        (as_json([{"id": 0, "result": None}, {"id": 1, "result": []}]), WrongShape, "that block"),
         (as_json([{"id": 0}, {"id": 1, "result": {}}]), WrongShape, "list"),
+        (as_json([{"id": [0]}, {"id": 1}]), WrongShape, "does not match"),
+        (as_json([{"id": 0}, {"id": 1}, 7]), WrongShape, "does not match"),
+        (as_json([BLOCK_1 | {"result": BLOCK_9}, LOGS]), WrongShape, "answered with block 9"),
+        (as_json([BLOCK_1, LOGS | {"result": [v2_log()]}]), WrongShape, "not asked for"),
     ],
 )
 def test_faults_are_named(answer, error: type[IngestError], words: str) -> None:
@@ -293,10 +305,14 @@ def test_faults_are_named(answer, error: type[IngestError], words: str) -> None:
 
 
 def test_removed_logs_are_left_out() -> None:
-    answer = [
-        {"id": 0, "result": [v2_log(removed=True), v2_log(removed=False)]},
-        {"id": 1, "result": {"number": "0x9", "timestamp": "0x9", "hash": "0x9"}},
-    ]
+    logs = [v2_log(removed=removed, blockNumber="0x9") for removed in (True, False)]
+    answer = [{"id": 0, "result": BLOCK_9}, {"id": 1, "result": logs}]
+    with ScriptedServer(lambda path, body: as_json(answer)) as server:
+        assert len(read_blocks(server.url, 9, 9)) == 1
+
+
+def test_a_log_that_comes_twice_counts_once() -> None:
+    answer = [{"id": 0, "result": BLOCK_9}, {"id": 1, "result": [v2_log(blockNumber="0x9")] * 2}]
     with ScriptedServer(lambda path, body: as_json(answer)) as server:
         assert len(read_blocks(server.url, 9, 9)) == 1
 

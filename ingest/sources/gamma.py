@@ -135,8 +135,13 @@ class _Sink:
     def _changed(self, rows: pa.Table) -> pa.Table:
         ids = rows.column(self._entity.id_column).to_pylist()
         hashes = rows.column("content_hash").to_pylist()
+        # Of an id that stands twice on a page the last counts: one time cannot have two contents.
+        last = {key: at for at, key in enumerate(ids)}
         known = self._known_hashes(self._entity.table, ids) | self._seen
-        changed = [known.get(key) != value for key, value in zip(ids, hashes, strict=True)]
+        changed = [
+            last[key] == at and known.get(key) != value
+            for at, (key, value) in enumerate(zip(ids, hashes, strict=True))
+        ]
         self._seen |= {k: v for k, v, new in zip(ids, hashes, changed, strict=True) if new}
         return rows.filter(pa.array(changed, pa.bool_()))
 

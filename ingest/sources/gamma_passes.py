@@ -45,7 +45,8 @@ class Pass:
         """Whether there is something to read: always, if not a finished pass within its cadence."""
         if self.cadence is None or "cursor" in state or "started_at" not in state:
             return True
-        return now >= state["started_at"] + self.cadence
+        # A start in the future is of a clock that was put right since.
+        return not state["started_at"] <= now < state["started_at"] + self.cadence
 
 
 class Keyset:
@@ -113,7 +114,7 @@ def run_pass(
             logger.warning("the stored cursor of pass %s is refused, starting over", a_pass.name)
             _start(a_pass, state, now())
             continue
-        guard.check(records, following)
+        guard.check(records, cursor, following)
         yield records
         done = following is None
         if a_pass.newest_by:
@@ -167,20 +168,19 @@ class _RepeatGuard:
 
     def __init__(self, keyset: Keyset) -> None:
         self._keyset = keyset
-        self._cursors: set[str] = set()
+        self._cursors: set[str | None] = set()
         self._fingerprints: set[int] = set()
         self.pages = 0
 
-    def check(self, records: list[Any], following: str | None) -> None:
+    def check(self, records: list[Any], cursor: str | None, following: str | None) -> None:
         ids = [record.get("id") if isinstance(record, dict) else None for record in records]
         fingerprint = content_hash(canonical_json(ids))
         if following is not None and fingerprint in self._fingerprints:
             message = "the same page came again, so after_cursor is being ignored; try again later"
             raise RepeatedPage(message, **self._keyset.where())
-        if following in self._cursors:
+        self._cursors.add(cursor)
+        if following is not None and following in self._cursors:
             message = "a cursor came again, so paging would never end; try again later"
             raise RepeatedCursor(message, **self._keyset.where())
         self._fingerprints.add(fingerprint)
-        if following is not None:
-            self._cursors.add(following)
         self.pages += 1

@@ -1,16 +1,19 @@
 """V1 fills from the public orderbook subgraph on Goldsky: an archive, 2022-11-21 to 2026-04-28.
 
 Loads `order_filled` rows of contract version v1. The cursor is (timestamp, id), so a page that ends
-inside a second loses nothing; it is bound to the endpoint, because another deployment may lack
-rows. The archive is frozen: a run is finished when it has read up to the horizon, and an archive
-that ends before it is an error. It knows neither block nor log index (0 here) nor which exchange
-emitted a fill (empty, unless the exchange itself is the taker), and of two fills of one order in
-one transaction it keeps the last.
+inside a second loses nothing; each endpoint has its own, because another deployment may lack rows:
+a new one is read from the start, and rows that are there already change nothing. The archive is
+frozen: a run is finished when it has read up to the horizon, and an archive that ends before it is
+an error. It knows neither block nor log index (0 here) nor which exchange emitted a fill (empty,
+unless the exchange itself is the taker), and of two fills of one order in one transaction it keeps
+the last.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
+import time
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
@@ -21,7 +24,6 @@ from dlt.extract import DltSource
 
 from ingest.contracts import EXCHANGES, V1, V1_GENESIS, V1_HORIZON
 from ingest.errors import (
-    ConfigurationError,
     GraphQLError,
     RateLimited,
     RepeatedPage,
@@ -34,11 +36,14 @@ from ingest.errors import (
 from ingest.http import HttpClient, RateLimit
 from ingest.landing import RESOURCE_OPTIONS, AdaptiveSize, Landing
 from ingest.progress import Progress
-from ingest.records import decode_batch, fills_table, lower_hex, unsigned
+from ingest.records import decode_batch, fills_table, lower_hex, unsigned, whole_number
+
+logger = logging.getLogger(__name__)
 
 SOURCE = "goldsky"
 LIMITS = (RateLimit(requests=1000),)
 PAGE_SIZE, SMALLEST_PAGE = 1000, 50  # 1000 is graph-node's cap
+FUTURE_S = 86_400  # a fill later than this from now cannot be: the cursor would skip all that comes
 
 _FIELDS = (
     "id transactionHash timestamp orderHash maker taker makerAssetId takerAssetId"
@@ -79,8 +84,8 @@ def goldsky(
         horizon: unix seconds of the newest fill the archive is known to have.
         page_size: rows asked for at first; halved when the archive times out.
 
-    Failures recorded in `progress`: ConfigurationError (the stored cursor belongs to another
-    endpoint), SourceFrozen, GraphQLError, and what `HttpClient` raises.
+    Failures recorded in `progress`: SourceFrozen, GraphQLError, RepeatedPage, WrongShape, and what
+    `HttpClient` raises.
     """
     client = client or HttpClient(SOURCE, limits=LIMITS)
 
@@ -93,12 +98,11 @@ def goldsky(
             return fills_table(columns(rows), source=SOURCE, load_id=landing.load_id)
 
         states = dlt.current.resource_state()
-        key = "archive" if end is None else f"{start}-{end}"
-        state = states.setdefault(
-            key, {"endpoint": _endpoint(url), "timestamp": start - 1, "id": None}
-        )
+        key = f"{'archive' if end is None else f'{start}-{end}'} of {_endpoint(url)}"
+        if states and key not in states and end is None:
+            logger.info("goldsky: %s is new here, it is read from the start", _endpoint(url))
+        state = states.setdefault(key, {"timestamp": start - 1, "id": None})
         with progress.recording_failures():
-            _check_endpoint(state, url)
             for rows in archive_pages(archive, state, end, horizon, progress):
                 yield from landing.add(*decode_batch(rows, to_table))
         yield from landing.flush()
@@ -108,14 +112,6 @@ def goldsky(
             del states[key]
 
     return order_filled_v1
-
-
-def _check_endpoint(state: dict[str, Any], url: str) -> None:
-    if state["endpoint"] != _endpoint(url):
-        raise ConfigurationError(
-            f"goldsky: the stored cursor belongs to {state['endpoint']}, but GOLDSKY_URL is now"
-            f" {_endpoint(url)}: set it back, or load that archive into another CLICKHOUSE_DATABASE"
-        )
 
 
 def _endpoint(url: str) -> str:
@@ -130,17 +126,17 @@ def archive_pages(
     if state.get("complete"):
         return
     while True:
-        rows = archive.page(state["timestamp"], state["id"], end)
         # A short page is no end, and an empty one is believed when it comes twice.
-        if not rows and not archive.page(state["timestamp"], state["id"], end):
+        place = (state["timestamp"], state["id"], end)
+        rows = archive.page(*place) or archive.page(*place)
+        if not rows:
             newest = state["timestamp"] if end is None else archive.newest()
             if newest < horizon and (end is None or newest < end):
                 raise archive.frozen(newest, horizon)
             state["complete"] = True
             return
-        if rows:
-            yield rows
-            state["timestamp"], state["id"] = _key(rows[-1])
+        yield rows
+        state["timestamp"], state["id"] = _key(rows[-1])
         if not progress.has_time():
             return
 
@@ -168,8 +164,12 @@ class Archive:
 
     def newest(self) -> int:
         """Unix seconds of the newest fill in the archive; 0 if it has none."""
-        rows = self._ask(_NEWEST_QUERY, {}, "newest fill")["orderFilledEvents"]
-        return int(rows[0]["timestamp"]) if rows else 0
+        request = "newest fill"
+        rows = self._ask(_NEWEST_QUERY, {}, request)["orderFilledEvents"]
+        try:
+            return whole_number("timestamp", rows[0]["timestamp"]) if rows else 0
+        except (LookupError, TypeError, ValueError) as error:
+            raise WrongShape("the newest fill has no time", **self._where(request)) from error
 
     def frozen(self, newest: int, horizon: int) -> SourceFrozen:
         return SourceFrozen(
@@ -193,7 +193,8 @@ class Archive:
     def _checked(self, data: dict[str, Any], after: tuple[int, str | None]) -> list[dict]:
         """Rows of an answer, once they are known to follow the cursor."""
         where = self._where(f"fills after {after[0]} {after[1]}")
-        if (data.get("_meta") or {}).get("hasIndexingErrors"):
+        meta = data.get("_meta")
+        if isinstance(meta, dict) and meta.get("hasIndexingErrors"):
             message = "the archive says that its index has errors; use another endpoint"
             raise GraphQLError(message, **where)
         rows = data["orderFilledEvents"]
@@ -204,6 +205,9 @@ class Archive:
             raise WrongShape(message, **where) from error
         if keys and keys[0] <= (after[0], after[1] or ""):
             raise RepeatedPage("returned rows again that it was told to skip", **where)
+        if keys and keys[-1][0] > time.time() + FUTURE_S:
+            message = f"a fill of the future (unix time {keys[-1][0]}): cannot page on"
+            raise WrongShape(message, **where)
         if any(one >= other for one, other in pairwise(keys)):
             raise WrongShape("rows are not in order of (timestamp, id): cannot page on", **where)
         return rows
@@ -213,7 +217,9 @@ class Archive:
 
 
 def _key(row: dict) -> tuple[int, str]:
-    return int(row["timestamp"]), str(row["id"])
+    if not isinstance(row["id"], str) or not row["id"]:
+        raise ValueError("id is not a text")
+    return whole_number("timestamp", row["timestamp"]), row["id"]
 
 
 def keyset_filter(timestamp: int, last_id: str | None, end: int | None) -> dict[str, Any]:
@@ -253,16 +259,24 @@ def columns(rows: Sequence[dict]) -> dict[str, list]:
     """Landing columns of subgraph rows; amounts are decimal strings in 1e-6 units."""
     takers = [row["taker"].lower() for row in rows]
     return {
-        "timestamp": unsigned("timestamp", (int(row["timestamp"]) for row in rows), bits=32),
+        "timestamp": unsigned("timestamp", _numbers(rows, "timestamp"), bits=32),
         "tx_hash": lower_hex("transactionHash", (row["transactionHash"] for row in rows), 64),
         "order_hash": lower_hex("orderHash", (row["orderHash"] for row in rows), 64),
         "contract_version": [V1] * len(rows),
         "exchange": [taker if taker in EXCHANGES else "" for taker in takers],
         "maker": lower_hex("maker", (row["maker"] for row in rows), 40),
         "taker": lower_hex("taker", takers, 40),
-        "maker_asset_id": [str(int(row["makerAssetId"])) for row in rows],
-        "taker_asset_id": [str(int(row["takerAssetId"])) for row in rows],
-        "maker_amount": unsigned("maker_amount", (int(r["makerAmountFilled"]) for r in rows)),
-        "taker_amount": unsigned("taker_amount", (int(r["takerAmountFilled"]) for r in rows)),
-        "fee": unsigned("fee", (int(row["fee"]) for row in rows)),
+        "maker_asset_id": _asset_ids(rows, "makerAssetId"),
+        "taker_asset_id": _asset_ids(rows, "takerAssetId"),
+        "maker_amount": unsigned("maker_amount", _numbers(rows, "makerAmountFilled")),
+        "taker_amount": unsigned("taker_amount", _numbers(rows, "takerAmountFilled")),
+        "fee": unsigned("fee", _numbers(rows, "fee")),
     }
+
+
+def _numbers(rows: Sequence[dict], name: str) -> list[int]:
+    return [whole_number(name, row[name]) for row in rows]
+
+
+def _asset_ids(rows: Sequence[dict], name: str) -> list[str]:
+    return [str(number) for number in unsigned(name, _numbers(rows, name), bits=256)]

@@ -18,7 +18,7 @@ import pyarrow as pa
 from dlt.extract import DltSource
 
 from ingest.contracts import V2
-from ingest.errors import SourceFrozen, Timeout
+from ingest.errors import ChainReorganised, ClockSkew, SourceFrozen, Timeout
 from ingest.http import HttpClient
 from ingest.landing import RESOURCE_OPTIONS, AdaptiveSize, Landing
 from ingest.progress import Progress
@@ -29,7 +29,10 @@ from ingest.sources.polygon_rpc import Block, Node, RangeTooLarge
 SOURCE = "polygon"
 RESOURCE = "order_filled_chain"
 FIRST_RANGE, LARGEST_RANGE = 64, 2000  # blocks in one request
+TIMED_OUT_SHRINKS_BY = 8
 FEW_LOGS = 2000  # below this many in an answer the range may grow
+
+LAST_SECOND = (1 << 32) - 1  # of the times that can be stored
 
 # (first block) -> the landing rows of this source from that block on.
 KnownFills = Callable[[int], pa.Table]
@@ -66,10 +69,11 @@ def polygon(
         block_range: blocks in one request at first; adapts to what the node can answer.
         confirmations: blocks at the head that are not read yet.
         reorg_depth: blocks that are read again when the last block read is no longer there.
-        stale_after: seconds by which the newest block may be older than `now`; None is no limit.
+        stale_after: seconds by which the newest block may be older than `now`, or be ahead of it; None
+            is no limit.
 
-    Failures recorded in `progress`: SourceFrozen (the head does not move), RpcError, and what
-    `HttpClient` raises.
+    Failures recorded in `progress`: SourceFrozen (the head does not move), ClockSkew, RpcError, and
+    what `HttpClient` raises.
     """
     node = Node(client or HttpClient(SOURCE), url)
 
@@ -88,11 +92,14 @@ def polygon(
             if "next_block" not in state:
                 state["next_block"] = _first_block(node, start, lookback, head)
             reader = RangeReader(node, versions, block_range, landing.load_id)
-            reread = _reread_after_reorg(reader, landing, state, last, reorg_depth, known_fills)
-            yield from reread
-            yield from _follow(reader, landing, state, last, progress)
+
+            def read_again() -> Iterator[Any]:
+                return _reread_after_reorg(reader, landing, state, last, reorg_depth, known_fills)
+
+            yield from read_again()
+            yield from _follow(reader, landing, state, last, progress, read_again)
             if end is None and stale_after is not None:
-                _check_head(head, now() - stale_after, url)
+                _check_head(head, now(), stale_after, url)
         yield from landing.flush()
         progress.caught_up[RESOURCE] = state["caught_up"]
         progress.watermark[RESOURCE] = state.get("watermark", 0)
@@ -107,11 +114,27 @@ def _name(bound: int | datetime | None) -> str:
 
 
 def _follow(
-    reader: RangeReader, landing: Landing, state: dict[str, Any], last: int, progress: Progress
+    reader: RangeReader,
+    landing: Landing,
+    state: dict[str, Any],
+    last: int,
+    progress: Progress,
+    read_again: Callable[[], Iterator[Any]],
 ) -> Iterator[Any]:
-    """Read from the cursor to block `last`, moving the cursor; until then or the budget ends."""
+    """Read from the cursor to block `last`, moving the cursor; until then or the budget ends.
+
+    Every range must follow the one before by its hash; if it does not, `read_again` mends that.
+    """
+    reread = False
     while state["next_block"] <= last:
-        rows, dead, block = reader.read(state["next_block"], last)
+        try:
+            rows, dead, block = reader.read(state["next_block"], last, state.get("last_hash"))
+        except ChainReorganised:
+            if reread:  # a node that does not agree with itself; the next run may find it well
+                raise
+            reread = True
+            yield from read_again()
+            continue
         yield from landing.add(rows, dead)
         _move(state, block)
         if not progress.has_time():
@@ -142,8 +165,9 @@ def _reread_after_reorg(
         return
     block = first = max(cursor - depth, 0)
     again = set()
+    read = None
     while block < cursor:
-        rows, dead, read = reader.read(block, cursor - 1)
+        rows, dead, read = reader.read(block, cursor - 1, read.hash if read else None)
         again.update(key for table in rows for key in fill_keys(table))
         yield from landing.add(rows, dead)
         block = read.number + 1
@@ -163,18 +187,28 @@ class RangeReader:
         self.node, self._versions, self._load_id = node, versions, load_id
         self._size = AdaptiveSize(block_range, max(block_range, LARGEST_RANGE))
 
-    def read(self, first: int, last: int) -> tuple[list[pa.Table], list[DeadLetter], Block]:
+    def read(
+        self, first: int, last: int, follows: str | None = None
+    ) -> tuple[list[pa.Table], list[DeadLetter], Block]:
         """Fills of blocks `first` to `last`, or of as many as fit one answer.
+
+        Args:
+            follows: hash that block `first - 1` must have, if it is known.
 
         Returns:
             The rows, what could not be parsed, and the last block that was read.
+
+        Raises:
+            ChainReorganised: block `first - 1` has another hash.
         """
         while True:
             until = min(first + self._size.value - 1, last)
             try:
-                logs, block = self.node.logs(first, until, self._versions)
-            except (RangeTooLarge, Timeout):
-                if not self._size.shrink(until - first + 1):
+                logs, block = self.node.logs(first, until, self._versions, follows)
+            except (RangeTooLarge, Timeout) as error:
+                # A timeout costs its whole time, so few of them must do.
+                by = TIMED_OUT_SHRINKS_BY if isinstance(error, Timeout) else 2
+                if not self._size.shrink(until - first + 1, by):
                     raise
             else:
                 break
@@ -217,9 +251,17 @@ def _first_block(node: Node, start: int | datetime | None, lookback: int, head: 
     return _block_of(node, start, head)
 
 
-def _check_head(head: Block, oldest: float, url: str) -> None:
-    if head.timestamp < oldest:
-        moment = datetime.fromtimestamp(head.timestamp, UTC).isoformat()
+def _check_head(head: Block, now: float, tolerance: float, url: str) -> None:
+    """Refuse a head that is too far from now: behind, nobody adds to it; ahead, this clock is slow."""
+    moment = datetime.fromtimestamp(min(head.timestamp, LAST_SECOND), UTC).isoformat()
+    if head.timestamp > now + tolerance:
+        raise ClockSkew(
+            f"the newest block {head.number} is of {moment}, which is {head.timestamp - now:.0f} s"
+            " ahead of this machine's clock; set the clock, because ages cannot be told by it",
+            source=SOURCE,
+            url=url,
+        )
+    if head.timestamp < now - tolerance:
         raise SourceFrozen(
             f"the newest block {head.number} is of {moment}: the node does not follow the chain;"
             " use another POLYGON_RPC_URL",

@@ -8,6 +8,7 @@ Both have topics orderHash, maker, taker. Amounts are in 1e-6 units. Source: the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,12 +20,17 @@ from ingest.records import (
     DeadLetter,
     decode_batch,
     fills_table,
+    hex_number,
     lower_hex,
     unsigned,
 )
 
 _WORD = 64  # hex digits
 _WORDS = {V1: 5, V2: 7}
+_DATA = {
+    version: re.compile(f"0x[0-9a-fA-F]{{{count * _WORD}}}").fullmatch
+    for version, count in _WORDS.items()
+}
 _SIDES = {0: "BUY", 1: "SELL"}
 _VERSION_OF_TOPIC = {topic: version for version, topic in ORDER_FILLED_TOPICS.items()}
 _NO_BUILDER = "0" * _WORD
@@ -92,7 +98,7 @@ def _data_words(logs: Sequence[dict], version: str) -> list[list[str]]:
     count = _WORDS[version]
     data = [log["data"] for log in logs]
     for value in data:
-        if len(value) != 2 + count * _WORD or not value.startswith("0x"):
+        if not _DATA[version](value):
             raise BadRecord("bad_field", f"data is not 0x and {count} words of 32 bytes")
     return [[value[2 + at * _WORD : 2 + (at + 1) * _WORD] for value in data] for at in range(count)]
 
@@ -118,7 +124,7 @@ def _common_columns(
 
 
 def _numbers(logs: Sequence[dict], name: str) -> list[int]:
-    return [int(log[name], 16) for log in logs]
+    return [hex_number(name, log[name]) for log in logs]
 
 
 def _addresses(name: str, topics: Sequence[str]) -> list[str]:

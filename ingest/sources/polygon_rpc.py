@@ -12,8 +12,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ingest.contracts import ORDER_FILLED_TOPICS, exchanges_of
-from ingest.errors import HttpStatusError, RateLimited, RpcError, WrongShape, one_line
+from ingest.errors import (
+    ChainReorganised,
+    HttpStatusError,
+    RateLimited,
+    RpcError,
+    WrongShape,
+    one_line,
+)
 from ingest.http import HttpClient
+from ingest.records import hex_number
 
 BLOCKS_PER_BATCH = 100
 USUAL_BLOCK_SECONDS = 2.0
@@ -58,18 +66,25 @@ class Node:
             WrongShape: the node has no such block.
         """
         request = f"block {number}"
-        [result] = self._call([("eth_getBlockByNumber", [_tag(number), False])], request)
-        return self._as_block(result, request)
+        [result] = self._call([_block_call(number)], request)
+        return self._as_block(result, request, number)
 
-    def logs(self, first: int, last: int, versions: Sequence[str]) -> tuple[list[dict], Block]:
+    def logs(
+        self, first: int, last: int, versions: Sequence[str], follows: str | None = None
+    ) -> tuple[list[dict], Block]:
         """OrderFilled logs of blocks `first` to `last`, and the block `last`.
 
-        Both are asked for in one batch: a node that has not seen `last` yet would answer with fewer
-        logs than there are, and without that block the answer is refused.
+        All is asked for in one batch: a node that has not seen `last` yet would answer with fewer
+        logs than there are, and without that block the answer is refused. The block comes before the
+        logs, so that a reorganisation in between leaves a hash that is seen to be gone the next time.
+
+        Args:
+            follows: hash that block `first - 1` must have, if it is known.
 
         Raises:
             RangeTooLarge: the node wants to be asked for less.
-            WrongShape: the node has no block `last`, or its answer is no list of logs.
+            ChainReorganised: block `first - 1` has another hash.
+            WrongShape: the node has no block `last`, or its answer is no list of logs of this range.
         """
         request = f"logs of blocks {first} to {last}"
         query = {
@@ -78,9 +93,11 @@ class Node:
             "address": exchanges_of(tuple(versions)),
             "topics": [[ORDER_FILLED_TOPICS[version] for version in versions]],
         }
-        calls = [("eth_getLogs", [query]), ("eth_getBlockByNumber", [hex(last), False])]
+        calls = [_block_call(last), ("eth_getLogs", [query])]
+        if follows is not None:
+            calls.append(_block_call(first - 1))
         try:
-            logs, end = self._call(calls, request)
+            end, logs, *before = self._call(calls, request)
         except HttpStatusError as error:
             if error.status in (400, 403, 413) and _TOO_LARGE.search(str(error)):
                 message = f"the range is too large for this node ({error.status})"
@@ -88,22 +105,26 @@ class Node:
             raise
         if not isinstance(logs, list):
             raise WrongShape("eth_getLogs did not answer with a list", **self._where(request))
-        return [log for log in logs if not _is_removed(log)], self._as_block(end, request)
+        if before and self._as_block(before[0], request, first - 1).hash != follows:
+            message = "blocks were replaced while they were read; the next run reads them again"
+            raise ChainReorganised(message, **self._where(request))
+        kept = self._placed([log for log in logs if not _is_removed(log)], first, last, request)
+        return kept, self._as_block(end, request, last)
 
     def add_timestamps(self, logs: list[dict]) -> None:
         """Give logs their `blockTimestamp` where the node left it out; each block is asked once."""
         missing = [log for log in logs if isinstance(log, dict) and not log.get("blockTimestamp")]
-        numbers = sorted({log["blockNumber"] for log in missing if log.get("blockNumber")})
+        numbers = sorted({place[0] for place in map(_place, missing) if place})
         times = {}
         for at in range(0, len(numbers), BLOCKS_PER_BATCH):
             batch = numbers[at : at + BLOCKS_PER_BATCH]
             request = f"times of {len(batch)} blocks from {batch[0]}"
-            results = self._call([("eth_getBlockByNumber", [x, False]) for x in batch], request)
+            results = self._call([_block_call(number) for number in batch], request)
             for number, result in zip(batch, results, strict=True):
-                times[number] = hex(self._as_block(result, request).timestamp)
+                times[number] = hex(self._as_block(result, request, number).timestamp)
         for log in missing:
-            if log.get("blockNumber") in times:
-                log["blockTimestamp"] = times[log["blockNumber"]]
+            if place := _place(log):
+                log["blockTimestamp"] = times[place[0]]
 
     def first_block_since(self, timestamp: int, head: Block) -> int:
         """Number of the first block at or after `timestamp` (unix seconds); head + 1 if none is."""
@@ -131,16 +152,41 @@ class Node:
         for reply in replies:
             if isinstance(reply, dict) and reply.get("error"):
                 raise _rpc_error(reply["error"], where)
-        ids = {reply.get("id") for reply in replies if isinstance(reply, dict)}
-        if not isinstance(answer, list) or ids != set(range(expected)):
+        ids = [reply.get("id") for reply in replies if isinstance(reply, dict)]
+        complete = len(ids) == len(replies) == expected and all(n in ids for n in range(expected))
+        if not isinstance(answer, list) or not complete:
             raise WrongShape("the answer to a JSON-RPC batch does not match it", **where)
 
-    def _as_block(self, result: Any, request: str) -> Block:
+    def _placed(self, logs: list[Any], first: int, last: int, request: str) -> list[Any]:
+        """The logs, once each, if they are of this range and no two of them claim one place.
+
+        Those without a place stay: they become dead letters.
+        """
+        by_place: dict[tuple[int, int] | int, Any] = {}
+        for at, log in enumerate(logs):
+            place = _place(log)
+            if place and not first <= place[0] <= last:
+                message = f"a log of block {place[0]}, which was not asked for"
+                raise WrongShape(message, **self._where(request))
+            if by_place.setdefault(place or at, log) != log:
+                block, index = place
+                message = f"two different logs in one place (block {block}, log index {index})"
+                raise WrongShape(message, **self._where(request))
+        return list(by_place.values())
+
+    def _as_block(self, result: Any, request: str, asked: int | str) -> Block:
         try:
-            return Block(int(result["number"], 16), int(result["timestamp"], 16), result["hash"])
-        except (KeyError, TypeError, ValueError) as error:
+            number, timestamp = (hex_number(name, result[name]) for name in ("number", "timestamp"))
+            block_hash = result["hash"]
+        except (LookupError, TypeError, ValueError) as error:
             message = "the node does not have that block yet, or its answer is no block; try again"
             raise WrongShape(message, **self._where(request)) from error
+        if not isinstance(block_hash, str) or not block_hash:
+            raise WrongShape("a block without a hash; try again", **self._where(request))
+        if isinstance(asked, int) and number != asked:
+            message = f"answered with block {number} when asked for block {asked}; try another node"
+            raise WrongShape(message, **self._where(request))
+        return Block(number, timestamp, block_hash)
 
     def _where(self, request: str) -> dict[str, str]:
         return {"source": self._client.source, "url": self.url, "request": request}
@@ -170,8 +216,20 @@ def first_since(timestamp: int, head: Block, block: Callable[[int], Block]) -> i
     return high
 
 
-def _tag(number: int | str) -> str:
-    return number if isinstance(number, str) else hex(number)
+def _block_call(number: int | str) -> tuple[str, list]:
+    """The call for a block by number or tag, without its transactions."""
+    tag = number if isinstance(number, str) else hex(number)
+    return "eth_getBlockByNumber", [tag, False]
+
+
+def _place(log: Any) -> tuple[int, int] | None:
+    """Block number and log index of a log; None if it does not say."""
+    try:
+        return hex_number("blockNumber", log["blockNumber"]), hex_number(
+            "logIndex", log["logIndex"]
+        )
+    except (LookupError, TypeError, ValueError):
+        return None
 
 
 def _is_removed(log: Any) -> bool:
