@@ -114,8 +114,7 @@ class Front:
         body = decoded(request.stream(), request.headers.get("content-encoding", ""))
         kind = request.headers.get("content-type", "")
         if kind.startswith("multipart/form-data"):
-            fields = form_fields(kind, b"".join([piece async for piece in body]))
-            params |= {name: value.decode() for name, value in fields.items()}
+            params |= form_fields(kind, b"".join([piece async for piece in body]))
         options = read_options(params, request.headers)
         statement = await read_statement(options.query, body)
         if not statement.text.strip() and request.method != "POST":

@@ -100,11 +100,11 @@ async def read_statement(query: str, body: AsyncIterator[bytes]) -> ReadStatemen
     return ReadStatement(bytes(text), insert_head(bytes(text)), is_whole=True)
 
 
-def form_fields(content_type: str, body: bytes) -> dict[str, bytes]:
+def form_fields(content_type: str, body: bytes) -> dict[str, str]:
     """The fields of a multipart/form-data body by name.
 
     Raises:
-        ClickHouseError: no fields in it (36), or a file, which would be an external table (48).
+        ClickHouseError: no fields in it or one that is no UTF-8 text (36), or a file, which would be an external table (48).
     """
     boundary = _BOUNDARY.search(content_type)
     fields = {}
@@ -119,7 +119,16 @@ def form_fields(content_type: str, body: bytes) -> dict[str, bytes]:
                     "temporary table of a session first.",
                 )
             if name is not None:
-                fields[name[1].decode()] = value
+                fields[_text(name[1])] = _text(value)
     if not fields:
         raise refusal(Code.BAD_ARGUMENTS, "The multipart form has no fields")
     return fields
+
+
+def _text(field: bytes) -> str:
+    try:
+        return field.decode()
+    except UnicodeDecodeError:
+        raise refusal(
+            Code.BAD_ARGUMENTS, "The multipart form has a field that is not UTF-8 text"
+        ) from None

@@ -161,7 +161,8 @@ def _is_set(params: Mapping[str, str], name: str) -> bool:
 
 
 def _session_timeout(text: str) -> int:
-    if not text.isdecimal():
+    # No more digits than any real timeout has: Python refuses to read thousands of them.
+    if not (text.isascii() and text.isdecimal() and len(text) <= 20):
         raise refusal(
             Code.INVALID_SESSION_TIMEOUT,
             f"Invalid session timeout: '{text}'.",

@@ -136,7 +136,7 @@ def output_clauses(sql: bytes) -> OutputClauses:
             continue
         after = top[index + 2] if index + 2 < len(top) else None
         if after is None or after.is_word(b"SETTINGS"):
-            return OutputClauses(sql[: token.start], name.text.decode(), sql[name.end :])
+            return OutputClauses(sql[: token.start], _name(name), sql[name.end :])
     return OutputClauses(sql, None, b"")
 
 
@@ -158,9 +158,14 @@ def insert_head(sql: bytes) -> InsertHead | None:
             return None
         if previous is not None and previous.is_word(b"FORMAT") and token.kind == "word":
             data = _AFTER_FORMAT.match(sql, token.end).end()
-            return InsertHead(sql[: previous.start], token.text.decode(), data)
+            return InsertHead(sql[: previous.start], _name(token), data)
         previous = token
     return None
+
+
+def _name(token: Token) -> str:
+    """The token as text; bytes that are none make a name that the engine does not know."""
+    return token.text.decode("utf-8", "replace")
 
 
 def _skip_target(stream: Iterator[Token]) -> Token | None:

@@ -39,7 +39,10 @@ def mask_url(url: str) -> str:
     RPC providers put the key into the path (`/v2/<key>`), so a segment of 20 or more letters and
     digits keeps its first four characters only.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # an unfinished [IPv6] address, say; what of it is secret cannot be told
+        return "an address that is no URL"
     path = "/".join(
         f"{segment[:4]}***" if _SECRET_SEGMENT.match(segment) else segment
         for segment in parts.path.split("/")

@@ -10,6 +10,7 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -65,6 +66,10 @@ def _not_reserved(name: str) -> str:
 
 
 def _http_url(url: str) -> str:
+    try:
+        urlsplit(url).port  # noqa: B018, it is what finds a bad host or port
+    except ValueError:
+        url = ""
     if not re.match(r"https?://[^\s/]+\S*$", url):
         raise ValueError("Input should be a URL that starts with https:// or http://")
     return url

@@ -6,11 +6,16 @@ from pathlib import Path
 
 import clickhouse_connect
 import pytest
+from hypothesis import settings as hypothesis_settings
 from worlds import make_settings, prepared
 
 from embedded_clickhouse import Endpoint, running
 from pipeline.run import Run, open_run
 from pipeline.settings import Settings
+
+# Tests share the machine with an engine, so how long an example takes says nothing; failures print how to repeat them.
+hypothesis_settings.register_profile("shared", deadline=None, print_blob=True)
+hypothesis_settings.load_profile("shared")
 
 
 @pytest.fixture(scope="session")

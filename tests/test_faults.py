@@ -334,7 +334,7 @@ def test_a_fault_is_named_with_its_probability() -> None:
 
 @pytest.mark.parametrize("text", ["", "htm", "html:2", "html:0", "html:nan", "html:often"])
 def test_a_fault_that_makes_no_sense_is_one_line(text: str) -> None:
-    with pytest.raises(ValueError, match="there is no fault|is no probability") as refusal:
+    with pytest.raises(ValueError, match=r"there is no fault|is no probability") as refusal:
         parse_fault(text)
     assert "\n" not in str(refusal.value)
 

@@ -28,6 +28,7 @@ BAD_VALUES = [
     ("POLYMARKET_GAMMA_URL", "gamma-api.polymarket.com", "starts with https://"),
     ("GOLDSKY_URL", "ftp://example.com", "starts with https://"),
     ("POLYGON_RPC_URL", "https://", "starts with https://"),
+    ("POLYGON_RPC_URL", "http://[::1/rpc", "starts with https://"),
     ("SOURCES", "gamma,binance", "should match pattern"),
     ("CYCLE_BUDGET_S", "inf", "finite"),
     ("POLL_INTERVAL_S", "-1", "greater than 0"),

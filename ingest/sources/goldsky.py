@@ -36,7 +36,14 @@ from ingest.errors import (
 from ingest.http import HttpClient, RateLimit
 from ingest.landing import RESOURCE_OPTIONS, AdaptiveSize, Landing
 from ingest.progress import Progress
-from ingest.records import decode_batch, fills_table, lower_hex, unsigned, whole_number
+from ingest.records import (
+    DeadLetter,
+    decode_batch,
+    fills_table,
+    lower_hex,
+    unsigned,
+    whole_number,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -93,10 +100,6 @@ def goldsky(
     def order_filled_v1() -> Iterator[Any]:
         archive = Archive(client, url, page_size)
         landing = Landing(SOURCE)
-
-        def to_table(rows: Sequence[dict]) -> pa.Table:
-            return fills_table(columns(rows), source=SOURCE, load_id=landing.load_id)
-
         states = dlt.current.resource_state()
         key = f"{'archive' if end is None else f'{start}-{end}'} of {_endpoint(url)}"
         if states and key not in states and end is None:
@@ -104,7 +107,7 @@ def goldsky(
         state = states.setdefault(key, {"timestamp": start - 1, "id": None})
         with progress.recording_failures():
             for rows in archive_pages(archive, state, end, horizon, progress):
-                yield from landing.add(*decode_batch(rows, to_table))
+                yield from landing.add(*decode_fills(rows, load_id=landing.load_id))
         yield from landing.flush()
         progress.caught_up["order_filled_v1"] = state.get("complete", False)
         progress.watermark["order_filled_v1"] = state["timestamp"]
@@ -255,8 +258,17 @@ def _check_answer(answer: Any, where: dict[str, str]) -> None:
         raise WrongShape("no list `data.orderFilledEvents` in the answer", **where)
 
 
-def columns(rows: Sequence[dict]) -> dict[str, list]:
-    """Landing columns of subgraph rows; amounts are decimal strings in 1e-6 units."""
+def decode_fills(rows: Sequence[Any], *, load_id: int) -> tuple[list[pa.Table], list[DeadLetter]]:
+    """`order_filled` rows of subgraph rows, and the rows that are no fills."""
+
+    def to_table(batch: Sequence[dict]) -> pa.Table:
+        return fills_table(_columns(batch), source=SOURCE, load_id=load_id)
+
+    return decode_batch(rows, to_table)
+
+
+def _columns(rows: Sequence[dict]) -> dict[str, list]:
+    """Columns of subgraph rows; amounts are decimal strings in 1e-6 units."""
     takers = [row["taker"].lower() for row in rows]
     return {
         "timestamp": unsigned("timestamp", _numbers(rows, "timestamp"), bits=32),

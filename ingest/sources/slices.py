@@ -20,7 +20,7 @@ from ingest.errors import SourceFrozen
 from ingest.http import HttpClient
 from ingest.landing import RESOURCE_OPTIONS, Landing
 from ingest.progress import Progress
-from ingest.records import DeadLetter, decode_batch, fills_table, with_load_id
+from ingest.records import DeadLetter, with_load_id
 from ingest.sources import goldsky, polygon
 from ingest.sources.polygon_rpc import Block, Node
 
@@ -101,11 +101,7 @@ class ArchiveReader:
         cursor: dict[str, Any] = {"timestamp": part.start - 1, "id": None}
         pages = goldsky.archive_pages(self._archive, cursor, part.end, self._horizon, Progress())
         for rows in pages:
-            yield Page(part, *decode_batch(rows, _archive_table))
-
-
-def _archive_table(rows: Sequence[dict]) -> pa.Table:
-    return fills_table(goldsky.columns(rows), source=goldsky.SOURCE, load_id=UNKNOWN_LOAD)
+            yield Page(part, *goldsky.decode_fills(rows, load_id=UNKNOWN_LOAD))
 
 
 class ChainReader:
