@@ -302,16 +302,19 @@ def _every_other_page_empty(content: Any, place: Place) -> None:
 async def _repeated_page(request: Request, ask: Ask, place: Place) -> Answer:
     """The first page of a listing, and of a node the first answer with logs, again and again."""
     answer = await ask(request)
-    listing = _without_cursor(request) if place.source == GAMMA else ""
-    if place.source == POLYGON and not _calls(request, "eth_getLogs"):
+    content = orjson.loads(answer.body)
+    if not any(_row_lists(content)):
         return answer
-    if not any(_row_lists(orjson.loads(answer.body))):
-        return answer
-    first = place.memory.setdefault(listing, answer)
-    if place.source != GAMMA:
-        return first
-    cursor = {"next_cursor": orjson.loads(answer.body).get("next_cursor")}
-    return replace(first, body=orjson.dumps(orjson.loads(first.body) | cursor))
+    if place.source == GAMMA:
+        page = place.memory.setdefault(_without_cursor(request), content)
+        again = page | {"next_cursor": content.get("next_cursor")}
+    elif place.source == GOLDSKY:
+        again = place.memory.setdefault("page", content)
+    else:
+        results = {reply["id"]: reply["result"] for reply in content}
+        first = place.memory.setdefault("results", results)
+        again = [reply | {"result": first.get(reply["id"], reply["result"])} for reply in content]
+    return replace(answer, body=orjson.dumps(again))
 
 
 def _without_cursor(request: Request) -> str:
@@ -319,9 +322,13 @@ def _without_cursor(request: Request) -> str:
     return f"{request.path}?{urlencode([pair for pair in query if pair[0] != 'after_cursor'])}"
 
 
-def _same_cursor(content: Any, place: Place) -> None:
-    if content.get("next_cursor"):
-        content["next_cursor"] = place.memory.setdefault("cursor", content["next_cursor"])
+async def _repeated_cursor(request: Request, ask: Ask, place: Place) -> Answer:
+    answer = await ask(request)
+    content = orjson.loads(answer.body)
+    if not content.get("next_cursor"):
+        return answer
+    first = place.memory.setdefault(_without_cursor(request), content["next_cursor"])
+    return replace(answer, body=orjson.dumps(content | {"next_cursor": first}))
 
 
 def _cursor_ignored(request: Request, place: Place) -> Request:
@@ -465,7 +472,7 @@ FAULTS: dict[str, Fault] = {
     "short-page": Fault("pages with fewer rows than asked for", PAGES, _short_page),
     "empty-page": Fault("every other page empty", (GOLDSKY,), _changed(_every_other_page_empty)),
     "repeated-page": Fault("the first page or logs again, whatever is asked", SOURCES, _repeated_page),
-    "repeated-cursor": Fault("the same next_cursor on every page", (GAMMA,), _changed(_same_cursor)),
+    "repeated-cursor": Fault("the same next_cursor on every page", (GAMMA,), _repeated_cursor),
     "cursor-ignored": Fault("the cursor ignored: page 1 forever", PAGES, _asked(_cursor_ignored)),
     "frozen": Fault("no data of the last hour, for good", FILLS, _frozen),
     "clock-ahead": Fault(

@@ -85,7 +85,7 @@ CASES = {
         {
             "gamma": "the same page came again",
             "goldsky": "returned rows again that it was told to skip",
-            "polygon": "answered with block [0-9]+ when asked for block [0-9]+",
+            "polygon": "a log of block [0-9]+, which was not asked for",
         },
         since=AT_ONCE,
     ),
@@ -221,7 +221,7 @@ def dead_letters(lake: Lake, source: str) -> int:
 
 @pytest.mark.parametrize(("name", "source"), PAIRS)
 def test_what_a_fault_does(lake: Lake, upstream: SandboxServer, name: str, source: str) -> None:
-    case, faults, wanted = CASES[name], upstream.app.faults, there_is(upstream.world, source)
+    case, faults = CASES[name], upstream.app.faults
     if source == "gamma":
         faults.add("short-page", sources=["gamma"])  # so that there are several pages
     last = case.since + 1 if name == "reorg" else EVER
@@ -236,6 +236,7 @@ def test_what_a_fault_does(lake: Lake, upstream: SandboxServer, name: str, sourc
     assert bool(told) == (source in case.told), told
     assert re.search(f"^{source}: .*{case.told.get(source, '')}", told or f"{source}: "), told
 
+    wanted = there_is(upstream.world, source)
     rows, bad = loaded(lake, source), dead_letters(lake, source)
     kept = case.kept if told or case.kept == BUT_BAD else ALL
     if kept == BUT_BAD:
@@ -258,7 +259,7 @@ def _check_bad_rows(rows: dict, bad: int, wanted: dict, name: str, source: str) 
         assert (bad, rows.keys()) == (0, wanted.keys())
         return
     assert bad > 0
-    if source != "gamma":
+    if source != "gamma" and name != "nulls":  # equal records are one dead letter
         assert len(rows) + bad == len(wanted)
     good = rows.items() & wanted.items()
     assert len(good) >= len(wanted) // 2
@@ -276,16 +277,20 @@ def forget_cursor(lake: Lake) -> None:
 def test_a_reorganisation_in_the_middle_of_a_read_is_followed(
     clickhouse: Endpoint, database_prefix: str, tmp_path: Path
 ) -> None:
-    """At any request of a run: the ranges that were read before it and after it belong to different chains."""
+    """At any request of a run, over blocks that were read by the run before, by this one, or not yet."""
     lake = open_lake(clickhouse, database_prefix, tmp_path / "dlt")
     with SandboxServer(small_world(seed=3, matches=60, days=0.02)) as server:
-        for request in (1, 2, 3, 4, 5):
-            server.world.advance(2 * REORG_BLOCKS)
-            server.app.faults.add("reorg", requests={request})
-            load(lake, server, "polygon", block_range=REORG_BLOCKS - 10, stale_after=None)
-            server.app.faults.clear()
-            load(lake, server, "polygon", stale_after=None)
-            assert loaded(lake, "polygon") == there_is(server.world, "polygon"), request
+        load(lake, server, "polygon", stale_after=None)
+        for blocks in (REORG_BLOCKS - 20, REORG_BLOCKS + 20):
+            for request in (1, 2, 3, 4):
+                server.world.advance(blocks)
+                server.app.faults.add("reorg", requests={request})
+                load(lake, server, "polygon", block_range=REORG_BLOCKS - 10, stale_after=None)
+                server.app.faults.clear()
+                load(lake, server, "polygon", stale_after=None)
+                there = there_is(server.world, "polygon")
+                assert loaded(lake, "polygon") == there, (blocks, request)
+        assert server.app.faults.hits["reorg"] >= 6
     taken_back = lake.rows("select count() from {db}.order_filled where is_deleted")[0][0]
     assert taken_back > 0
 

@@ -8,6 +8,7 @@ Rows of a block range and the cursor past it are always in one load package.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -25,6 +26,8 @@ from ingest.progress import Progress
 from ingest.records import DeadLetter, as_order_filled, fill_keys, tombstones
 from ingest.sources.polygon_logs import decode_logs
 from ingest.sources.polygon_rpc import Block, Node, RangeTooLarge
+
+logger = logging.getLogger(__name__)
 
 SOURCE = "polygon"
 RESOURCE = "order_filled_chain"
@@ -92,12 +95,12 @@ def polygon(
             if "next_block" not in state:
                 state["next_block"] = _first_block(node, start, lookback, head)
             reader = RangeReader(node, versions, block_range, landing.load_id)
-
-            def read_again() -> Iterator[Any]:
-                return _reread_after_reorg(reader, landing, state, last, reorg_depth, known_fills)
-
-            yield from read_again()
-            yield from _follow(reader, landing, state, last, progress, read_again)
+            reread = _reread_after_reorg(reader, landing, state, last, reorg_depth, known_fills)
+            try:
+                yield from reread
+                yield from _follow(reader, landing, state, last, progress)
+            except ChainReorganised as error:
+                logger.warning("%s", error)
             if end is None and stale_after is not None:
                 _check_head(head, now(), stale_after, url)
         yield from landing.flush()
@@ -114,27 +117,15 @@ def _name(bound: int | datetime | None) -> str:
 
 
 def _follow(
-    reader: RangeReader,
-    landing: Landing,
-    state: dict[str, Any],
-    last: int,
-    progress: Progress,
-    read_again: Callable[[], Iterator[Any]],
+    reader: RangeReader, landing: Landing, state: dict[str, Any], last: int, progress: Progress
 ) -> Iterator[Any]:
     """Read from the cursor to block `last`, moving the cursor; until then or the budget ends.
 
-    Every range must follow the one before by its hash; if it does not, `read_again` mends that.
+    Every range must follow the one before by its hash. If it does not, the run ends there, because what it has
+    read has not landed yet and cannot be taken back: the next run finds the hash gone and does that.
     """
-    reread = False
     while state["next_block"] <= last:
-        try:
-            rows, dead, block = reader.read(state["next_block"], last, state.get("last_hash"))
-        except ChainReorganised:
-            if reread:  # a node that does not agree with itself; the next run may find it well
-                raise
-            reread = True
-            yield from read_again()
-            continue
+        rows, dead, block = reader.read(state["next_block"], last, state.get("last_hash"))
         yield from landing.add(rows, dead)
         _move(state, block)
         if not progress.has_time():
