@@ -18,7 +18,6 @@ from pipeline.clickhouse import first_line
 from pipeline.errors import PipelineError
 from pipeline.settings import Settings, load_settings
 from pipeline.signals import Stopped, stop_on_signals
-from sandbox.faults import FAULTS, parse_fault
 
 DEMO_VERBS = ("sql", "status", "clickhouse", "dbt", "rebuild")
 
@@ -264,22 +263,28 @@ def clickhouse(context: click.Context, host: str) -> None:
 
 
 def _faults(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> list:
+    from sandbox.faults import parse_fault
+
     try:
         return [parse_fault(text) for text in texts]
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
 
 
-def _list_of_faults() -> str:
-    width = max(map(len, FAULTS))
-    lines = [
-        f"  {name:{width}}  {fault.what} ({', '.join(fault.sources)})"
-        for name, fault in FAULTS.items()
-    ]
-    return "\n".join(["\b", "Faults:", *lines])
+class _ListsFaults(click.Command):
+    """A command whose help ends with the faults that there are."""
+
+    def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write them as a table, name by name."""
+        from sandbox.faults import FAULTS
+
+        with formatter.section("Faults"):
+            formatter.write_dl(
+                [(name, f"{it.what} ({', '.join(it.sources)})") for name, it in FAULTS.items()]
+            )
 
 
-@cli.command(epilog=_list_of_faults())
+@cli.command(cls=_ListsFaults)
 @click.option("--port", default=18200, show_default=True, help="Loopback port.")
 @click.option("--seed", default=1, show_default=True, help="Seed of the world.")
 @click.option("--markets", default=200, show_default=True, help="Number of markets.")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+from click.testing import CliRunner
 from ingest_runs import Lake, open_lake
 from worlds import assert_equals_truth, prepared, sandbox_settings, small_world
 
@@ -22,12 +23,14 @@ from ingest.progress import Progress
 from ingest.sources.gamma import gamma
 from ingest.sources.goldsky import goldsky
 from ingest.sources.polygon import polygon
+from pipeline.cli import cli
 from pipeline.cycle import run_cycle
 from pipeline.patience import Patience
 from pipeline.settings import PROJECT_DIR, Settings
 from sandbox.clock import HORIZON, block_at
 from sandbox.contracts import V1
-from sandbox.faults import FAULTS, REORG_BLOCKS, SOURCES, Faults, parse_fault
+from sandbox.fault_acts import REORG_BLOCKS, SOURCES
+from sandbox.faults import FAULTS, Faults, parse_fault
 from sandbox.server import SandboxServer
 from sandbox.wire import Answer, Request
 from sandbox.world import World
@@ -361,3 +364,9 @@ def test_probabilities_follow_from_the_seed(upstream: SandboxServer) -> None:
 
 async def _no_answer(request: Request) -> Answer:
     return Answer()
+
+
+def test_help_lists_every_fault() -> None:
+    text = " ".join(CliRunner().invoke(cli, ["sandbox", "--help"]).output.split())
+    for name, fault in FAULTS.items():
+        assert f"{name} {fault.what}" in text

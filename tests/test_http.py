@@ -69,7 +69,7 @@ def test_one_fault_is_retried(fault: Answer) -> None:
         (as_json({"error": "slow down"}, status=429), RateLimited, "slow down"),
         (as_json({}, status=500), HttpStatusError, "HTTP 500"),
         (as_json({}, status=504), Timeout, "HTTP 504"),
-        (Answer(reset=True), Unreachable, "cannot connect"),
+        (Answer(reset=True), Unreachable, "the connection broke"),
     ],
 )
 def test_a_lasting_fault_is_a_named_error(

@@ -1,0 +1,317 @@
+"""How the faults of `faults` act on a request to a simulated upstream.
+
+Each is an `Act`: it gets the request and a way to ask the upstream, and returns the answer. It answers in the upstream's
+place, changes the request or the answer, or moves the world. When it happens is decided in `faults`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+import orjson
+
+from sandbox.clock import BLOCK_SECONDS
+from sandbox.wire import Answer, Request
+from sandbox.world import World
+
+GAMMA, GOLDSKY, POLYGON = SOURCES = ("gamma", "goldsky", "polygon")
+PAGES = (GAMMA, GOLDSKY)  # the sources that page
+FILLS = (GOLDSKY, POLYGON)
+
+RETRY_AFTER_S = 2  # what the rate limit asks for, and enforces
+ROWS_IN_TIME = 100  # of a subgraph query; more time out
+SHORT_ROWS = 10  # of a short page of Gamma
+BLOCKS_AT_ONCE = 100  # of `eth_getLogs`; more are too many results
+REORG_BLOCKS = 60
+FROZEN_SECONDS = SKEW_SECONDS = 3600
+ONE_ROW_IN = 7  # rows of an answer, of which one is spoilt
+
+Ask = Callable[[Request], Awaitable[Answer]]
+
+
+@dataclass
+class Place:
+    """Where a fault acts: the source that is asked, the world behind it, and what the fault remembers of it."""
+
+    source: str
+    world: World
+    memory: dict[str, Any] = field(default_factory=dict)
+
+
+Act = Callable[[Request, Ask, Place], Awaitable[Answer]]
+
+
+# -- how faults act ------------------------------------------------------------------------------
+
+
+def instead(answer: Answer) -> Act:
+    """The same answer to everything, without asking the upstream."""
+
+    async def act(request: Request, ask: Ask, place: Place) -> Answer:
+        return answer
+
+    return act
+
+
+def on_the_way(**how: bool) -> Act:
+    """The upstream's own answer, badly sent."""
+
+    async def act(request: Request, ask: Ask, place: Place) -> Answer:
+        return replace(await ask(request), **how)
+
+    return act
+
+
+def changed(change: Callable[[Any, Place], Any]) -> Act:
+    """The upstream's answer, its JSON changed in place (or replaced by what `change` returns)."""
+
+    async def act(request: Request, ask: Ask, place: Place) -> Answer:
+        answer = await ask(request)
+        content = orjson.loads(answer.body)
+        other = change(content, place)
+        return replace(answer, body=orjson.dumps(content if other is None else other))
+
+    return act
+
+
+def asked(change: Callable[[Request, Place], Request]) -> Act:
+    """The upstream's answer to another request."""
+
+    async def act(request: Request, ask: Ask, place: Place) -> Answer:
+        return await ask(change(request, place))
+
+    return act
+
+
+def graphql_errors(message: str) -> Answer:
+    return Answer(orjson.dumps({"errors": [{"message": message}]}))
+
+
+def _row_lists(content: Any) -> list[list]:
+    """The lists of rows of an answer of any upstream: markets, events, fills or logs."""
+    if isinstance(content, list):  # a JSON-RPC batch
+        return [reply["result"] for reply in content if isinstance(reply.get("result"), list)]
+    data = content.get("data", content)
+    names = ("markets", "events", "orderFilledEvents")
+    return [data[name] for name in names if isinstance(data.get(name), list)]
+
+
+def spoilt(spoil: Callable[[dict, int, Place], Any]) -> Act:
+    """The upstream's answer, with one row in `ONE_ROW_IN` replaced by what `spoil` makes of it and its number."""
+
+    def change(content: Any, place: Place) -> None:
+        for rows in _row_lists(content):
+            for number, at in enumerate(range(3 % len(rows) if rows else 0, len(rows), ONE_ROW_IN)):
+                rows[at] = spoil(rows[at], number, place)
+
+    return changed(change)
+
+
+# -- rate limits ---------------------------------------------------------------------------------
+
+
+def rate_limited(retry_after: Callable[[float], str]) -> Act:
+    """429 until the time that `Retry-After` asks for is over, so that coming back earlier is of no use."""
+
+    async def act(request: Request, ask: Ask, place: Place) -> Answer:
+        until = place.memory.setdefault("until", math.ceil(time.time()) + RETRY_AFTER_S)
+        if time.time() >= until:
+            return await ask(request)
+        return Answer(b"slow down", 429, {"Retry-After": retry_after(until)})
+
+    return act
+
+
+async def graphql_timeout(request: Request, ask: Ask, place: Place) -> Answer:
+    first = orjson.loads(request.body).get("variables", {}).get("first", 1)
+    if first > ROWS_IN_TIME:
+        return graphql_errors("canceling statement due to statement timeout")
+    return await ask(request)
+
+
+async def too_many_results(request: Request, ask: Ask, place: Place) -> Answer:
+    for call in _calls(request, "eth_getLogs"):
+        query = call["params"][0]
+        if int(query["toBlock"], 16) - int(query["fromBlock"], 16) >= BLOCKS_AT_ONCE:
+            error = {"code": -32005, "message": "query returned more than 10000 results"}
+            return Answer(orjson.dumps({"jsonrpc": "2.0", "id": call["id"], "error": error}))
+    return await ask(request)
+
+
+def _calls(request: Request, method: str) -> list[dict]:
+    """The calls of a method in a JSON-RPC request."""
+    body = orjson.loads(request.body)
+    return [
+        call for call in (body if isinstance(body, list) else [body]) if call["method"] == method
+    ]
+
+
+# -- paging --------------------------------------------------------------------------------------
+
+
+async def short_page(request: Request, ask: Ask, place: Place) -> Answer:
+    """Fewer rows than asked for although there are more: Gamma's cursor and the subgraph's filter go on behind them."""
+    if place.source == GAMMA:
+        query = [pair for pair in parse_qsl(request.query.decode()) if pair[0] != "limit"]
+        short = urlencode([*query, ("limit", str(SHORT_ROWS))])
+        return await ask(replace(request, query=short.encode()))
+
+    def halve(content: Any, place: Place) -> None:
+        for rows in _row_lists(content):
+            del rows[(len(rows) + 1) // 2 :]
+
+    return await changed(halve)(request, ask, place)
+
+
+def every_other_page_empty(content: Any, place: Place) -> None:
+    place.memory["full"] = not place.memory.get("full", True)
+    if not place.memory["full"]:
+        for rows in _row_lists(content):
+            rows.clear()
+
+
+async def repeated_page(request: Request, ask: Ask, place: Place) -> Answer:
+    """The first page of a listing, and of a node the first answer with logs, again and again."""
+    answer = await ask(request)
+    content = orjson.loads(answer.body)
+    if not any(_row_lists(content)):
+        return answer
+    if place.source == GAMMA:
+        page = place.memory.setdefault(_without_cursor(request), content)
+        again = page | {"next_cursor": content.get("next_cursor")}
+    elif place.source == GOLDSKY:
+        again = place.memory.setdefault("page", content)
+    else:
+        results = {reply["id"]: reply["result"] for reply in content}
+        first = place.memory.setdefault("results", results)
+        again = [reply | {"result": first.get(reply["id"], reply["result"])} for reply in content]
+    return replace(answer, body=orjson.dumps(again))
+
+
+def _without_cursor(request: Request) -> str:
+    query = parse_qsl(request.query.decode())
+    return f"{request.path}?{urlencode([pair for pair in query if pair[0] != 'after_cursor'])}"
+
+
+async def repeated_cursor(request: Request, ask: Ask, place: Place) -> Answer:
+    answer = await ask(request)
+    content = orjson.loads(answer.body)
+    if not content.get("next_cursor"):
+        return answer
+    first = place.memory.setdefault(_without_cursor(request), content["next_cursor"])
+    return replace(answer, body=orjson.dumps(content | {"next_cursor": first}))
+
+
+def cursor_ignored(request: Request, place: Place) -> Request:
+    if place.source == GAMMA:
+        return replace(request, query=_without_cursor(request).partition("?")[2].encode())
+    body = orjson.loads(request.body)
+    if "where" in body["variables"]:
+        body["variables"]["where"] = place.memory.setdefault("where", body["variables"]["where"])
+    return replace(request, body=orjson.dumps(body))
+
+
+# -- time ----------------------------------------------------------------------------------------
+
+
+async def frozen(request: Request, ask: Ask, place: Place) -> Answer:
+    """The subgraph without its last hour of fills; the node with a head that is an hour old."""
+    if place.source == POLYGON:
+        head = place.world.chain.head - FROZEN_SECONDS // BLOCK_SECONDS
+        head = place.memory.setdefault("head", head)
+        request = replace(request, body=request.body.replace(b'"latest"', b'"%#x"' % head))
+        return await ask(request)
+    end = place.memory.setdefault(
+        "end", max(fill.timestamp for fill in place.world.archive_fills()) - FROZEN_SECONDS
+    )
+
+    def forget(content: Any, place: Place) -> None:
+        for rows in _row_lists(content):
+            rows[:] = [row for row in rows if int(row["timestamp"]) <= end]
+
+    return await changed(forget)(request, ask, place)
+
+
+def head_off_by(seconds: int) -> Act:
+    """The newest block carries another time: to the client, its own clock is off."""
+
+    async def act(request: Request, ask: Ask, place: Place) -> Answer:
+        def skew(content: Any, place: Place) -> None:
+            for call in _calls(request, "eth_getBlockByNumber"):
+                if call["params"][0] == "latest":
+                    block = content[call["id"]]["result"]
+                    block["timestamp"] = hex(int(block["timestamp"], 16) + seconds)
+
+        return await changed(skew)(request, ask, place)
+
+    return act
+
+
+async def reorg(request: Request, ask: Ask, place: Place) -> Answer:
+    place.world.reorg(REORG_BLOCKS)
+    return await ask(request)
+
+
+# -- rows ----------------------------------------------------------------------------------------
+
+
+def nulls(row: dict, number: int, place: Place) -> Any:
+    """In turn a row that is null itself, and one in which all is null but what Goldsky's pages go by."""
+    if number % 2 == 0 and place.source != GOLDSKY:
+        return None
+    kept = (
+        {"id", "timestamp"} if place.source == GOLDSKY else {"id"} if place.source == GAMMA else ()
+    )
+    return {name: value if name in kept else None for name, value in row.items()}
+
+
+def odd_integers(row: dict, number: int, place: Place) -> Any:
+    """Amounts in turn negative and beyond 64 bits."""
+    if place.source == GAMMA:
+        return row | {
+            "volume": ("-1", "1e99")[number % 2],
+            "liquidityNum": (-(2**63), 2**64 - 1)[number % 2],
+        }
+    if place.source == GOLDSKY:
+        return row | {"makerAmountFilled": ("-1", str(2**64))[number % 2]}
+    huge = row["data"][:130] + "f" * 64 + row["data"][194:]  # the third word: the amount given
+    return row | ({"logIndex": "-0x1"}, {"data": huge})[number % 2]
+
+
+def unknown_contract(row: dict, number: int, place: Place) -> Any:
+    """In turn another event and another contract."""
+    if number % 2:
+        return row | {"address": "0x" + "ab" * 20}
+    return row | {"topics": ["0x" + "cd" * 32, *row["topics"][1:]]}
+
+
+_DIFFERENT = {
+    GAMMA: lambda row: row | {"slug": "another"},
+    GOLDSKY: lambda row: row | {"makerAmountFilled": "1"},
+    POLYGON: lambda row: (
+        row | {"data": row["data"][:-1] + ("1" if row["data"][-1] == "0" else "0")}
+    ),
+}
+
+
+def duplicate_ids(content: Any, place: Place) -> None:
+    """Before each page its first row, with other content: an older version of it, say."""
+    for rows in _row_lists(content):
+        if rows:
+            rows.insert(0, _DIFFERENT[place.source](rows[0]))
+
+
+HTML = Answer(
+    b"<!doctype html><title>Just a moment...</title>", headers={"Content-Type": "text/html"}
+)
+BROKEN_GZIP = Answer(
+    gzip.compress(b"{}" * 1000)[:20] + b"\0" * 20,
+    headers={"Content-Type": "application/json", "Content-Encoding": "gzip"},
+)
+ALLOWANCE = "Sorry, you've surpassed your query allowance"
