@@ -248,6 +248,9 @@ def test_what_a_fault_does(lake: Lake, upstream: SandboxServer, name: str, sourc
         assert bad == 0
         low, high = {SOME: (1, len(wanted) - 1), ALL: (len(wanted), len(wanted))}[kept]
         assert low <= len(rows) <= high
+        assert rows.items() <= wanted.items()  # nothing else, and with the right content
+        if source == "gamma":
+            assert lake.count("markets", final=True) == len(rows), "one version of each"
 
     faults.clear()
     if kept == BUT_BAD:

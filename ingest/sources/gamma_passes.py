@@ -19,6 +19,9 @@ from ingest.sources.gamma_entities import Entity
 
 logger = logging.getLogger(__name__)
 
+# Records without the time that a pass goes by come before all others; they are read again this often, in seconds.
+UNDATED_CADENCE = 1800.0
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -96,12 +99,14 @@ def run_pass(
     Args:
         state: the pass's own. `cursor` is there if and only if the pass is under way. Besides, in
             unix seconds: `started_at` if it has a cadence; `newest` (seen by this pass so far) and
-            `watermark` (by the last finished one) if it has `newest_by`.
+            `watermark` (by the last finished one) if it has `newest_by`, and `undated`: the cursor behind the
+            records without that time, and since when it stands.
         has_time: asked after every page whether to go on.
         overlap: seconds by which a pass goes back before its watermark.
     """
     if "cursor" not in state:
         _start(a_pass, state, now())
+        _skip_undated(state, now())
     guard = _RepeatGuard(keyset)
     while True:
         cursor = state.get("cursor")
@@ -113,12 +118,16 @@ def run_pass(
                 raise
             logger.warning("the stored cursor of pass %s is refused, starting over", a_pass.name)
             _start(a_pass, state, now())
+            state.pop("undated", None)
             continue
         guard.check(records, cursor, following)
         yield records
         done = following is None
         if a_pass.newest_by:
-            done = _meets_known(records, a_pass.newest_by, state, overlap) or done
+            times = _times(records, a_pass.newest_by)
+            if following and not times:
+                state.setdefault("undated", {"since": now()})["cursor"] = following
+            done = _meets_known(times, state, overlap) or done
         if done:
             _finish(state)
             return
@@ -134,19 +143,32 @@ def _start(a_pass: Pass, state: dict[str, Any], now: float) -> None:
         state["started_at"] = now
 
 
+def _skip_undated(state: dict[str, Any], now: float) -> None:
+    """Begin behind the records without a time, if they were read not long ago."""
+    undated = state.get("undated")
+    if undated is None:
+        return
+    if undated["since"] <= now < undated["since"] + UNDATED_CADENCE:
+        state["cursor"] = undated["cursor"]
+    else:
+        del state["undated"]
+
+
 def _finish(state: dict[str, Any]) -> None:
     state.pop("cursor", None)
     if "newest" in state:
         state["watermark"] = max(state.pop("newest"), state.get("watermark", 0.0))
 
 
-def _meets_known(records: list[Any], field: str, state: dict[str, Any], overlap: float) -> bool:
-    """Whether a page, newest first, reaches back to what was seen before; notes the newest time.
+def _times(records: list[Any], field: str) -> list[float]:
+    return [time for record in records if (time := _unix_time(record, field)) is not None]
 
-    Records without the time come first in that order and say nothing. Without a watermark one time
-    is enough: everything older is read by the full pass that follows.
+
+def _meets_known(times: list[float], state: dict[str, Any], overlap: float) -> bool:
+    """Whether the times of a page, newest first, reach back to what was seen before; notes the newest.
+
+    Without a watermark one time is enough: everything older is read by the full pass that follows.
     """
-    times = [time for record in records if (time := _unix_time(record, field)) is not None]
     if not times:
         return False
     state["newest"] = max(times + ([state["newest"]] if "newest" in state else []))
