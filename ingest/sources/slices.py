@@ -136,10 +136,11 @@ class ChainReader:
                 url=self._node.url,
             )
         block, end = self._first_block(part.start, head), self._first_block(part.end, head)
+        follows = None
         while block < end:
-            rows, dead, read = self._reader.read(block, end - 1)
+            rows, dead, read = self._reader.read(block, end - 1, follows)
             yield Page(part, rows, dead)
-            block = read.number + 1
+            block, follows = read.number + 1, read.hash
 
     def confirmed_end(self) -> int:
         """Unix time before which every block is confirmed: no block to come can be earlier."""
