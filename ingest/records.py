@@ -74,11 +74,6 @@ DEAD_LETTERS = _schema(
     load_id=pa.uint64(),
 )
 
-_HEX = {
-    digits: re.compile(f"0x[0-9a-f]{{{digits}}}").fullmatch
-    for digits in (40, 64)  # addresses, hashes
-}
-
 # Python's int() would take blanks, underscores and other scripts' digits as well.
 _DECIMAL = re.compile(r"-?[0-9]{1,80}").fullmatch
 _QUANTITY = re.compile(r"0x[0-9a-fA-F]{1,64}").fullmatch
@@ -185,21 +180,7 @@ def hex_number(name: str, value: Any) -> int:
     raise BadRecord("bad_field", f"{name} is not 0x and hex digits: {str(value)[:80]}")
 
 
-def lower_hex(name: str, values: Iterable[str], digits: int) -> list[str]:
-    """The values in lower case, each 0x and exactly `digits` hex digits.
-
-    Raises:
-        BadRecord: one is something else.
-    """
-    lowered = [value.lower() for value in values]
-    pattern = _HEX[digits]
-    for value in lowered:
-        if not pattern(value):
-            raise BadRecord("bad_field", f"{name} is not 0x and {digits} hex digits: {value[:80]}")
-    return lowered
-
-
-def fills_table(columns: dict[str, list], *, source: str, load_id: int) -> pa.Table:
+def fills_table(columns: dict[str, list | pa.Array], *, source: str, load_id: int) -> pa.Table:
     """`order_filled` rows; columns that are the same for all rows of a source may be left out."""
     rows = len(columns["tx_hash"])
     constants = {"source": source, "is_deleted": 0, "load_id": load_id}
@@ -211,8 +192,12 @@ def fills_table(columns: dict[str, list], *, source: str, load_id: int) -> pa.Ta
         if values is None:
             value = (constants | defaults)[column.name]
             arrays.append(pa.repeat(pa.scalar(value, column.type), rows))
-        else:
+        elif not isinstance(values, pa.Array):
             arrays.append(pa.array(values, column.type))
+        elif pa.types.is_timestamp(column.type):
+            arrays.append(values.cast(pa.int64()).cast(column.type))
+        else:
+            arrays.append(values)
     return pa.table(arrays, schema=ORDER_FILLED)
 
 

@@ -20,8 +20,10 @@ from typing import Any
 
 import dlt
 import pyarrow as pa
+import pyarrow.compute as pc
 from dlt.extract import DltSource
 
+from ingest.columns import decimal_ids, hex_text, numbers
 from ingest.contracts import EXCHANGES, V1, V1_GENESIS, V1_HORIZON
 from ingest.errors import (
     GraphQLError,
@@ -40,8 +42,6 @@ from ingest.records import (
     DeadLetter,
     decode_batch,
     fills_table,
-    lower_hex,
-    unsigned,
     whole_number,
 )
 
@@ -267,28 +267,21 @@ def decode_fills(rows: Sequence[Any], *, load_id: int) -> tuple[list[pa.Table], 
     return decode_batch(rows, to_table)
 
 
-def _columns(rows: Sequence[dict]) -> dict[str, list]:
+def _columns(rows: Sequence[dict]) -> dict[str, Any]:
     """Columns of subgraph rows; amounts are decimal strings in 1e-6 units."""
-    takers = [row["taker"].lower() for row in rows]
+    taker = hex_text("taker", [row["taker"] for row in rows], 40)
+    is_exchange = pc.is_in(taker, pa.array(list(EXCHANGES), pa.string()))
     return {
-        "timestamp": unsigned("timestamp", _numbers(rows, "timestamp"), bits=32),
-        "tx_hash": lower_hex("transactionHash", (row["transactionHash"] for row in rows), 64),
-        "order_hash": lower_hex("orderHash", (row["orderHash"] for row in rows), 64),
-        "contract_version": [V1] * len(rows),
-        "exchange": [taker if taker in EXCHANGES else "" for taker in takers],
-        "maker": lower_hex("maker", (row["maker"] for row in rows), 40),
-        "taker": lower_hex("taker", takers, 40),
-        "maker_asset_id": _asset_ids(rows, "makerAssetId"),
-        "taker_asset_id": _asset_ids(rows, "takerAssetId"),
-        "maker_amount": unsigned("maker_amount", _numbers(rows, "makerAmountFilled")),
-        "taker_amount": unsigned("taker_amount", _numbers(rows, "takerAmountFilled")),
-        "fee": unsigned("fee", _numbers(rows, "fee")),
+        "timestamp": numbers("timestamp", [row["timestamp"] for row in rows], bits=32),
+        "tx_hash": hex_text("transactionHash", [row["transactionHash"] for row in rows], 64),
+        "order_hash": hex_text("orderHash", [row["orderHash"] for row in rows], 64),
+        "contract_version": pa.repeat(V1, len(rows)),
+        "exchange": pc.if_else(is_exchange, taker, ""),
+        "maker": hex_text("maker", [row["maker"] for row in rows], 40),
+        "taker": taker,
+        "maker_asset_id": decimal_ids("makerAssetId", [row["makerAssetId"] for row in rows]),
+        "taker_asset_id": decimal_ids("takerAssetId", [row["takerAssetId"] for row in rows]),
+        "maker_amount": numbers("makerAmountFilled", [row["makerAmountFilled"] for row in rows]),
+        "taker_amount": numbers("takerAmountFilled", [row["takerAmountFilled"] for row in rows]),
+        "fee": numbers("fee", [row["fee"] for row in rows]),
     }
-
-
-def _numbers(rows: Sequence[dict], name: str) -> list[int]:
-    return [whole_number(name, row[name]) for row in rows]
-
-
-def _asset_ids(rows: Sequence[dict], name: str) -> list[str]:
-    return [str(number) for number in unsigned(name, _numbers(rows, name), bits=256)]

@@ -8,12 +8,14 @@ Both have topics orderHash, maker, taker. Amounts are in 1e-6 units. Source: the
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from ingest.columns import hex_text, word_hex, word_ids, word_numbers, words
 from ingest.contracts import EXCHANGES, ORDER_FILLED_TOPICS, V1, V2
 from ingest.records import (
     BadRecord,
@@ -21,19 +23,12 @@ from ingest.records import (
     decode_batch,
     fills_table,
     hex_number,
-    lower_hex,
     unsigned,
 )
 
-_WORD = 64  # hex digits
-_WORDS = {V1: 5, V2: 7}
-_DATA = {
-    version: re.compile(f"0x[0-9a-fA-F]{{{count * _WORD}}}").fullmatch
-    for version, count in _WORDS.items()
-}
-_SIDES = {0: "BUY", 1: "SELL"}
+_WORDS = {V1: 5, V2: 7}  # of 32 bytes, in the data
+_SIDES = pa.array(["BUY", "SELL"])  # by the number of the side
 _VERSION_OF_TOPIC = {topic: version for version, topic in ORDER_FILLED_TOPICS.items()}
-_NO_BUILDER = "0" * _WORD
 
 
 def decode_logs(
@@ -44,7 +39,7 @@ def decode_logs(
     for log in logs:
         groups[_version(log)].append(log)
 
-    def to_table(columns_of: Callable[[Sequence[dict]], dict[str, list]]) -> Callable:
+    def to_table(columns_of: Callable[[Sequence[dict]], dict[str, Any]]) -> Callable:
         return lambda group: fills_table(columns_of(group), source=source, load_id=load_id)
 
     tables, dead = [], []
@@ -64,69 +59,59 @@ def _version(log: Any) -> str | None:
         return None
 
 
-def _refuse(logs: Sequence[Any]) -> dict[str, list]:
+def _refuse(logs: Sequence[Any]) -> dict[str, Any]:
     if not isinstance(logs[0], dict):
         raise BadRecord("not_an_object", "a log is not a JSON object")
     raise BadRecord("unknown_contract", "not an OrderFilled of an exchange contract known here")
 
 
-def _v1_columns(logs: Sequence[dict]) -> dict[str, list]:
-    words = _data_words(logs, V1)
-    return _common_columns(logs, V1, words[2:5]) | {
-        "maker_asset_id": [str(int(word, 16)) for word in words[0]],
-        "taker_asset_id": [str(int(word, 16)) for word in words[1]],
+def _v1_columns(logs: Sequence[dict]) -> dict[str, Any]:
+    data = words("data", [log["data"] for log in logs], _WORDS[V1])
+    return _common_columns(logs, V1, data) | {
+        "maker_asset_id": word_ids(data[:, 0]),
+        "taker_asset_id": word_ids(data[:, 1]),
     }
 
 
-def _v2_columns(logs: Sequence[dict]) -> dict[str, list]:
-    words = _data_words(logs, V2)
-    return _common_columns(logs, V2, words[2:5]) | {
-        "side": [_side(int(word, 16)) for word in words[0]],
-        "token_id": [str(int(word, 16)) for word in words[1]],
-        "builder": ["" if word == _NO_BUILDER else f"0x{word.lower()}" for word in words[5]],
+def _v2_columns(logs: Sequence[dict]) -> dict[str, Any]:
+    data = words("data", [log["data"] for log in logs], _WORDS[V2])
+    return _common_columns(logs, V2, data) | {
+        "side": _sides(data[:, 0]),
+        "token_id": word_ids(data[:, 1]),
+        "builder": word_hex(data[:, 5]),
     }
 
 
-def _side(code: int) -> str:
-    if code not in _SIDES:
-        raise BadRecord("bad_field", f"side {code} is neither BUY nor SELL")
-    return _SIDES[code]
+def _sides(column: np.ndarray) -> pa.Array:
+    """BUY or SELL, from words of shape (records, 32)."""
+    if column[:, :31].any() or (column[:, 31] >= len(_SIDES)).any():
+        raise BadRecord("bad_field", "the side is neither 0 (BUY) nor 1 (SELL)")
+    return _SIDES.take(pa.array(column[:, 31]))
 
 
-def _data_words(logs: Sequence[dict], version: str) -> list[list[str]]:
-    """Column by column the 32-byte words of the data, as hex digits."""
-    count = _WORDS[version]
-    data = [log["data"] for log in logs]
-    for value in data:
-        if not _DATA[version](value):
-            raise BadRecord("bad_field", f"data is not 0x and {count} words of 32 bytes")
-    return [[value[2 + at * _WORD : 2 + (at + 1) * _WORD] for value in data] for at in range(count)]
-
-
-def _common_columns(
-    logs: Sequence[dict], version: str, amounts: Sequence[list[str]]
-) -> dict[str, list]:
-    maker_amounts, taker_amounts, fees = amounts
+def _common_columns(logs: Sequence[dict], version: str, data: np.ndarray) -> dict[str, Any]:
     return {
-        "timestamp": unsigned("timestamp", _numbers(logs, "blockTimestamp"), bits=32),
-        "block_number": unsigned("block_number", _numbers(logs, "blockNumber")),
-        "log_index": unsigned("log_index", _numbers(logs, "logIndex"), bits=32),
-        "tx_hash": lower_hex("transactionHash", (log["transactionHash"] for log in logs), 64),
-        "order_hash": lower_hex("orderHash", (log["topics"][1] for log in logs), 64),
-        "contract_version": [version] * len(logs),
-        "exchange": lower_hex("address", (log["address"] for log in logs), 40),
+        "timestamp": _numbers(logs, "blockTimestamp", bits=32),
+        "block_number": _numbers(logs, "blockNumber"),
+        "log_index": _numbers(logs, "logIndex", bits=32),
+        "tx_hash": hex_text("transactionHash", [log["transactionHash"] for log in logs], 64),
+        "order_hash": hex_text("orderHash", [log["topics"][1] for log in logs], 64),
+        "contract_version": pa.repeat(version, len(logs)),
+        "exchange": hex_text("address", [log["address"] for log in logs], 40),
         "maker": _addresses("maker", [log["topics"][2] for log in logs]),
         "taker": _addresses("taker", [log["topics"][3] for log in logs]),
-        "maker_amount": unsigned("maker_amount", (int(word, 16) for word in maker_amounts)),
-        "taker_amount": unsigned("taker_amount", (int(word, 16) for word in taker_amounts)),
-        "fee": unsigned("fee", (int(word, 16) for word in fees)),
+        "maker_amount": word_numbers("maker_amount", data[:, 2]),
+        "taker_amount": word_numbers("taker_amount", data[:, 3]),
+        "fee": word_numbers("fee", data[:, 4]),
     }
 
 
-def _numbers(logs: Sequence[dict], name: str) -> list[int]:
-    return [hex_number(name, log[name]) for log in logs]
+def _numbers(logs: Sequence[dict], name: str, bits: int = 64) -> pa.Array:
+    values = unsigned(name, [hex_number(name, log[name]) for log in logs], bits)
+    return pa.array(values, pa.uint64() if bits == 64 else pa.uint32())
 
 
-def _addresses(name: str, topics: Sequence[str]) -> list[str]:
+def _addresses(name: str, topics: Sequence[Any]) -> pa.Array:
     """Addresses of indexed parameters: the last 20 of 32 bytes."""
-    return [f"0x{topic[26:]}" for topic in lower_hex(name, topics, 64)]
+    digits = pc.utf8_slice_codeunits(hex_text(name, topics, 64), start=26)
+    return pc.binary_join_element_wise("0x", digits, "")
