@@ -9,7 +9,6 @@ The caller's ledger is told about every package before its first row is inserted
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 from ingest.errors import IngestError, LoadError, one_line
 from ingest.landing import load_id_as_integer
 from ingest.progress import Progress
+from ingest.working_folder import forget_old_packages, give_up, mend
 
 KEPT_PACKAGES = 20
 
@@ -78,8 +78,11 @@ def run(
         LoadError: rows did not get into ClickHouse; running again loads them.
         IngestError: the source's first failure, after everything that was read is loaded.
     """
+    mend(pipeline)
     _take_over_state_of_destination(pipeline)
     loaded = _finish(pipeline, before_load, after_load)
+    if loaded:  # a kill right after a package was finished leaves its cursor in there alone
+        _take_over_state_of_destination(pipeline)
     _step(pipeline, lambda: pipeline.extract(source))
     loaded += _finish(pipeline, before_load, after_load)
     if progress.failures:
@@ -105,7 +108,7 @@ def _take_over_state_of_destination(pipeline: dlt.Pipeline) -> None:
     ahead = pipeline.state["_state_version"] - _stored_version(pipeline)
     # A pending package brings one version of the state, or none if nothing in it changed.
     if ahead not in ((0, 1) if pipeline.has_pending_data else (0,)):
-        pipeline.drop()
+        give_up(pipeline)
         _step(pipeline, pipeline.sync_destination)
 
 
@@ -132,7 +135,7 @@ def _finish(
         _step(pipeline, pipeline.load)
     for package in packages:
         after_load(package)
-    _forget_old_packages(pipeline)
+    forget_old_packages(pipeline, KEPT_PACKAGES)
     return packages
 
 
@@ -145,12 +148,6 @@ def _describe(pipeline: dlt.Pipeline, load_id: str) -> LoadPackage:
             if job.job_file_info.file_format == "parquet" and not table.startswith("_dlt"):
                 rows[table] = rows.get(table, 0) + pq.read_metadata(job.file_path).num_rows
     return LoadPackage(load_id_as_integer(load_id), rows)
-
-
-def _forget_old_packages(pipeline: dlt.Pipeline) -> None:
-    """Keep what `dlt pipeline … trace` needs, and not a folder for each of a loop's runs."""
-    for load_id in sorted(pipeline.list_completed_load_packages())[:-KEPT_PACKAGES]:
-        shutil.rmtree(pipeline.get_load_package_info(load_id).package_path, ignore_errors=True)
 
 
 def _step(pipeline: dlt.Pipeline, step: Callable[[], Any]) -> None:

@@ -43,12 +43,18 @@ class Check:
         expected: rows of the truth.
         actual: rows of the table.
         differences: the first few, in words; empty when equal.
+        lost: keys of the truth that the table lacks.
+        doubled: rows of the table beyond one per key.
+        unexpected: keys of the table that the truth lacks.
     """
 
     name: str
     expected: int
     actual: int
     differences: list[str] = field(default_factory=list)
+    lost: int = 0
+    doubled: int = 0
+    unexpected: int = 0
 
     @property
     def equal(self) -> bool:
@@ -135,16 +141,25 @@ def _compare(client: Client, database: str, plan: Plan) -> Check:
     columns = list(expected[0]) if expected else list(plan.key)
     missing = _missing(client, database, plan.table, columns)
     if missing:
-        return Check(plan.table, len(expected), 0, [missing])
+        return Check(plan.table, len(expected), 0, [missing], lost=len(expected))
     actual = _read(client, database, plan, columns)
     wanted = {tuple(row[column] for column in plan.key): row for row in expected}
     found = {tuple(row[column] for column in plan.key): row for row in actual}
     if len(wanted) != len(expected):
         raise AssertionError(f"the truth of {plan.table} has keys twice: its key is wrong")
     differences = list(islice(_differences(wanted, found), SHOWN_DIFFERENCES))
-    if len(found) != len(actual):
-        differences.append(f"{len(actual) - len(found)} keys stand twice")
-    return Check(plan.table, len(expected), len(actual), differences)
+    doubled = len(actual) - len(found)
+    if doubled:
+        differences.append(f"{doubled} rows beyond one per key")
+    return Check(
+        plan.table,
+        len(expected),
+        len(actual),
+        differences,
+        lost=len(wanted.keys() - found.keys()),
+        doubled=doubled,
+        unexpected=len(found.keys() - wanted.keys()),
+    )
 
 
 def _missing(client: Client, database: str, table: str, columns: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pydoc
 import shutil
 import socket
 import subprocess
@@ -178,6 +179,81 @@ def test_a_crash_after_the_load_loses_and_doubles_nothing(lake: Lake) -> None:
         run(pipeline, counter(progress), progress, after_load=crash)
     lake.load("counter", counter)
     assert stored(lake) == (20, 20)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "dlt.extract.extract.Extract.commit_packages",
+        "dlt.common.storages.load_storage.LoadStorage.commit_new_load_package",
+        "dlt.common.storages.load_package.PackageStorage.complete_loading_package",
+    ],
+)
+def test_a_crash_between_two_steps_of_dlt_is_got_over(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """After each of these dlt leaves two files that contradict each other until the next step is done."""
+    lake.load("counter", counter)
+    crash_after(monkeypatch, step)
+    progress = Progress()
+    with pytest.raises(Crash):
+        run(lake.pipeline("counter"), counter(progress), progress)
+    monkeypatch.undo()
+    lake.load("counter", counter)
+    assert stored(lake) == (30, 30), "what was pending once, then what follows it"
+    assert cursor(lake) == 31
+
+
+def crash_after(monkeypatch: pytest.MonkeyPatch, function: str) -> None:
+    holder, name = function.rsplit(".", 1)
+    original = getattr(pydoc.locate(holder), name)
+
+    def crash(*args, **kwargs):
+        original(*args, **kwargs)
+        raise Crash
+
+    monkeypatch.setattr(function, crash)
+
+
+def test_folders_that_a_crash_left_half_deleted_stop_nothing(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "KEPT_PACKAGES", 1)
+    lake.load("counter", counter)
+    folder = lake.folder / "counter"
+    for half_deleted in ("load/loaded/1.5", "load/new/1.5", "normalize/extracted/1.5"):
+        (folder / half_deleted / "completed_jobs").mkdir(parents=True)
+    for _ in range(2):
+        lake.load("counter", counter)
+    assert stored(lake) == (30, 30)
+    assert not list(folder.glob("*/*/1.5"))
+
+
+def test_a_working_folder_is_given_up_all_at_once(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a folder that is half deleted, a pending package could bring the cursor without its rows."""
+    progress, pipeline = Progress(), lake.pipeline("counter")
+    crash_after(monkeypatch, "dlt.Pipeline.extract")
+    with pytest.raises(Crash):
+        run(pipeline, counter(progress), progress)
+    monkeypatch.undo()
+    monkeypatch.setattr(runner, "_stored_version", lambda pipeline: -5)  # as of a lost database
+    monkeypatch.setattr("shutil.rmtree", delete_only_rows)
+    with pytest.raises(Crash):
+        run(lake.pipeline("counter"), counter(progress), progress)
+    monkeypatch.undo()
+    lake.load("counter", counter)
+    assert stored(lake) == (10, 10)
+    assert cursor(lake) == 11
+
+
+def delete_only_rows(folder: Path, **_: object) -> None:
+    if not folder.exists():
+        return
+    for file in Path(folder).rglob("order_filled*"):
+        file.unlink()
+    raise Crash
 
 
 def test_a_landing_table_without_a_column_is_an_error_and_the_cursor_stays(lake: Lake) -> None:

@@ -56,7 +56,7 @@ def test_what_differs_is_named_and_the_rest_is_equal(run: Run, world: World) -> 
     assert "missing" in missing
     assert other["order_hash"] in missing
     assert f"usd is {fill['usd'] + 1}, should be {fill['usd']}" in changed
-    assert doubled == "1 keys stand twice"
+    assert doubled == "1 rows beyond one per key"
     assert checks["trades"].equal
 
 

@@ -1,0 +1,147 @@
+"""The processes that are killed: the embedded ClickHouse and the pipeline, each started as a user would."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from pipeline.settings import PROJECT_DIR, Settings
+
+START_TIMEOUT_S = 300.0
+STOP_TIMEOUT_S = 120.0
+POLL_S = 0.01
+CYCLE_DONE = re.compile(r" polygon: .* in [0-9.]+ s$", re.MULTILINE)
+
+
+class Broken(Exception):
+    """A process did what it never should: it hung, crashed or refused to start."""
+
+
+def free_port() -> int:
+    """A TCP port on loopback that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _environment(more: dict[str, str]) -> dict[str, str]:
+    """This process's environment without any setting of the pipeline but those given."""
+    unset = {name.upper() for name in Settings.model_fields}
+    inherited = {name: value for name, value in os.environ.items() if name not in unset}
+    return inherited | {"PYTHONPATH": str(PROJECT_DIR)} | more
+
+
+class Database:
+    """The embedded ClickHouse as a process of its own, on one port for all of its lives."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self._folder = folder
+        self._process: subprocess.Popen | None = None
+
+    @property
+    def pid(self) -> int:
+        """Process id of the life it is in."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """False once it was killed."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start, and wait until it answers.
+
+        Raises:
+            Broken: it does not.
+        """
+        command = [sys.executable, "-m", "embedded_clickhouse", "--port", str(self.port)]
+        with (self._folder / "clickhouse.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command, "--path", str(self._folder / "clickhouse")],
+                cwd=self._folder,
+                env=_environment({}),
+                stdout=log,
+                stderr=log,
+            )
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self._answers():
+            if not self.alive or time.monotonic() > deadline:
+                raise Broken(f"the database did not start: {self._folder / 'clickhouse.log'}")
+            time.sleep(POLL_S)
+
+    def kill(self) -> None:
+        """Kill it, if it is still alive."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/ping", timeout=2) as answer:
+                return answer.read() == b"Ok.\n"
+        except (OSError, urllib.error.URLError):
+            return False
+
+
+class Pipeline:
+    """`run_pipeline.py` as a process that may die at a seam."""
+
+    def __init__(self, folder: Path, settings: dict[str, str], words: list[str]) -> None:
+        self._log = folder / "pipeline.log"
+        with self._log.open("ab") as log:
+            self._begin = log.tell()
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "chaos.child", *words],
+                cwd=folder,
+                env=_environment(settings),
+                stdout=log,
+                stderr=log,
+            )
+
+    @property
+    def alive(self) -> bool:
+        """False once it has ended in whatever way."""
+        return self._process.poll() is None
+
+    @property
+    def exit_code(self) -> int | None:
+        """Exit code, negative for a signal; None while it lives."""
+        return self._process.poll()
+
+    def cycles(self) -> int:
+        """Cycles that it has finished."""
+        return len(CYCLE_DONE.findall(self.said()))
+
+    def said(self) -> str:
+        """What it has logged so far."""
+        with self._log.open("rb") as log:
+            log.seek(self._begin)
+            return log.read().decode(errors="replace")
+
+    def kill(self) -> None:
+        """Kill it, if it is still alive."""
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> None:
+        """Ask it to end.
+
+        Raises:
+            Broken: it does not, or not with the exit code of a stopped run.
+        """
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            code = self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            raise Broken(f"SIGTERM did not end the pipeline in {STOP_TIMEOUT_S:.0f} s") from None
+        if code != 128 + signal.SIGTERM:
+            raise Broken(f"SIGTERM ended the pipeline with exit code {code}")

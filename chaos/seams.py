@@ -1,0 +1,129 @@
+"""The places in the pipeline's code at which a process is killed, and the wrapping that kills it there.
+
+The code itself knows nothing of this: a seam is a function by its module and name, and the child process that is to
+die there replaces that name by a wrapper. `docs/reliability.md` says for each seam what is on disk and in ClickHouse.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, Literal
+
+When = Literal["before", "during", "after"]
+
+
+@dataclass(frozen=True)
+class Seam:
+    """A function at which to kill.
+
+    Attributes:
+        module: where its name is looked up by its caller.
+        attribute: its name there; `Class.method` for a method.
+        when: right before or after a call, or `during` it: some milliseconds after it began.
+        calls: it is called at least this often within a few cycles; the kill falls on one of these calls.
+        longest_ms: `during` only: the kill comes this long after the call began at the latest.
+        verb: the verb of `run_pipeline.py` that gets there.
+        rebuilds: it is only passed while the models are built.
+        every: it is drawn in every so-manieth round of seams; building the models takes its time.
+    """
+
+    module: str
+    attribute: str
+    when: When
+    calls: int = 1
+    longest_ms: int = 20
+    verb: str = "loop"
+    rebuilds: bool = False
+    every: int = 1
+
+
+PIPELINE, STORAGES = "dlt.pipeline.pipeline", "dlt.common.storages"
+SEAMS: dict[str, Seam] = {
+    # Start of a run.
+    "lock taken": Seam("pipeline.lock", "WriterLock._acquire", "after"),
+    "applying migrations": Seam("pipeline.migrations", "_execute", "after"),
+    "building models": Seam(
+        "pipeline.models", "run_dbt", "during", longest_ms=15_000, rebuilds=True, every=4
+    ),
+    "models built, not recorded": Seam(
+        "pipeline.models", "_compile_statements", "after", rebuilds=True, every=4
+    ),
+    "taking over state": Seam(
+        "ingest.runner", "_take_over_state_of_destination", "during", calls=4
+    ),
+    # A load.
+    "page read": Seam("ingest.landing", "Landing.add", "before", calls=8),
+    "package committed, state not saved": Seam(
+        "dlt.extract.extract", "Extract.commit_packages", "after", calls=4
+    ),
+    "extracted": Seam(PIPELINE, "Pipeline.extract", "after", calls=4),
+    "normalizing": Seam(PIPELINE, "Pipeline.normalize", "during", calls=4, longest_ms=100),
+    "normalized, extracted files not deleted": Seam(
+        f"{STORAGES}.load_storage", "LoadStorage.commit_new_load_package", "after", calls=4
+    ),
+    "normalized": Seam(PIPELINE, "Pipeline.normalize", "after", calls=4),
+    "load opened": Seam("pipeline.ledger", "Ledger.open", "after", calls=4),
+    "inserting": Seam(
+        "ingest.destination", "ClickHouseHttpSqlClient.insert_file", "during", calls=8
+    ),
+    "one file inserted": Seam("ingest.destination", "ParquetLoadJob.run", "after", calls=8),
+    "all files inserted": Seam(
+        "ingest.destination", "ClickHouseHttpClient.complete_load", "before", calls=4
+    ),
+    "package completed": Seam(
+        "ingest.destination", "ClickHouseHttpClient.complete_load", "after", calls=4
+    ),
+    "package marked, not moved": Seam(
+        f"{STORAGES}.load_package", "PackageStorage.complete_loading_package", "after", calls=4
+    ),
+    "load closed": Seam("pipeline.ledger", "Ledger.close_loading", "after", calls=8),
+    # Settling.
+    "settle marked": Seam("pipeline.ledger", "Ledger.start_settling", "after", calls=6),
+    "settle statement": Seam("pipeline.settle", "_execute", "during", calls=30),
+    "between settle statements": Seam("pipeline.settle", "_execute", "after", calls=30),
+    "settled, not recorded": Seam("pipeline.ledger", "Ledger.finish_settling", "before", calls=6),
+    # End of a run.
+    "releasing the lock": Seam("pipeline.lock", "WriterLock._release", "during", verb="once"),
+}
+
+
+def owner(seam: Seam) -> tuple[Any, str]:
+    """The module or class that holds a seam's function, and the function's name in it.
+
+    Raises:
+        ImportError, AttributeError: there is no such function.
+    """
+    *path, name = seam.attribute.split(".")
+    holder = functools.reduce(getattr, path, importlib.import_module(seam.module))
+    getattr(holder, name)
+    return holder, name
+
+
+def arm(seam: Seam, nth: int, delay_s: float, strike: Callable[[], None]) -> None:
+    """Replace a seam's function by one whose `nth` call (from 1) calls `strike`, as the seam says when.
+
+    Args:
+        delay_s: `during` only: seconds from the beginning of the call to the strike.
+    """
+    holder, name = owner(seam)
+    function = getattr(holder, name)
+    calls = count(1)  # its next() cannot be interrupted by another thread
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        due = next(calls) == nth
+        if due and seam.when == "before":
+            strike()
+        if due and seam.when == "during":
+            threading.Timer(delay_s, strike).start()
+        result = function(*args, **kwargs)
+        if due and seam.when == "after":
+            strike()
+        return result
+
+    setattr(holder, name, wrapper)

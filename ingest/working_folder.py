@@ -1,0 +1,65 @@
+"""Mends what a kill leaves in dlt's working folder and dlt itself stumbles over, every time it is started again.
+
+dlt moves packages by renaming folders, which is atomic, but two of its steps are a rename and a deletion, or a marker
+and a rename: cut off in between they leave a contradiction that makes the next run fail, and every run after it. Call
+`mend` before dlt is asked for anything; it deletes nothing that is not loaded or not repeated elsewhere. The layout
+is dlt's (`dlt/common/storages`), and so are the names.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import dlt
+from dlt.common.storages import LoadStorage, NormalizeStorage, PackageStorage
+
+
+def mend(pipeline: dlt.Pipeline) -> None:
+    """Bring the working folder into a state from which dlt goes on."""
+    folder = Path(pipeline.working_dir)
+    shutil.rmtree(_given_up(folder), ignore_errors=True)
+    normalized = folder / "load" / LoadStorage.NORMALIZED_FOLDER
+    for package in _packages(folder / "normalize" / NormalizeStorage.EXTRACTED_FOLDER):
+        # Normalized, but not deleted here: dlt would normalize it again and find its place taken. Without a schema:
+        # nothing was in it, and it is deleted by half.
+        if (normalized / package.name).exists() or not (package / "schema.json").exists():
+            shutil.rmtree(package)
+    for package in _packages(normalized):
+        # Loaded, but not moved away: dlt refuses what says that it is completed. Completing it twice is harmless.
+        (package / PackageStorage.PACKAGE_COMPLETED_FILE_NAME).unlink(missing_ok=True)
+    # What was being written when the kill came; nobody will go on with it.
+    for package in _packages(folder / "load" / LoadStorage.NEW_PACKAGES_FOLDER):
+        shutil.rmtree(package)
+    for unfinished in _packages(folder / "normalize"):
+        if unfinished.name != NormalizeStorage.EXTRACTED_FOLDER:
+            shutil.rmtree(unfinished)
+
+
+def give_up(pipeline: dlt.Pipeline) -> None:
+    """Remove the working folder at one stroke, and start with an empty one.
+
+    dlt deletes it file by file: cut off, that could leave a pending package with its cursor and without its rows.
+    """
+    folder = Path(pipeline.working_dir)
+    os.rename(folder, _given_up(folder))
+    pipeline.drop()
+    shutil.rmtree(_given_up(folder))
+
+
+def forget_old_packages(pipeline: dlt.Pipeline, kept: int) -> None:
+    """Keep what `dlt pipeline … trace` needs, and not a folder for each of a loop's runs."""
+    # Not by dlt's own listing, which fails over a package that is deleted by half.
+    loaded = Path(pipeline.working_dir) / "load" / LoadStorage.LOADED_FOLDER
+    for package in _packages(loaded)[:-kept]:
+        shutil.rmtree(package)
+
+
+def _packages(folder: Path) -> list[Path]:
+    """Folders in a folder, oldest package first."""
+    return sorted(path for path in folder.glob("*") if path.is_dir())
+
+
+def _given_up(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.given_up")
