@@ -8,7 +8,6 @@ is dlt's (`dlt/common/storages`), and so are the names.
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -43,7 +42,7 @@ def give_up(pipeline: dlt.Pipeline) -> None:
     dlt deletes it file by file: cut off, that could leave a pending package with its cursor and without its rows.
     """
     folder = Path(pipeline.working_dir)
-    os.rename(folder, _given_up(folder))
+    folder.rename(_given_up(folder))
     pipeline.drop()
     shutil.rmtree(_given_up(folder))
 

@@ -248,8 +248,8 @@ def test_a_working_folder_is_given_up_all_at_once(
     assert cursor(lake) == 11
 
 
-def delete_only_rows(folder: Path, **_: object) -> None:
-    if not folder.exists():
+def delete_only_rows(folder: str | Path, *_: object, **__: object) -> None:
+    if not Path(folder).exists():
         return
     for file in Path(folder).rglob("order_filled*"):
         file.unlink()

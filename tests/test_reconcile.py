@@ -57,6 +57,9 @@ def test_what_differs_is_named_and_the_rest_is_equal(run: Run, world: World) -> 
     assert other["order_hash"] in missing
     assert f"usd is {fill['usd'] + 1}, should be {fill['usd']}" in changed
     assert doubled == "1 rows beyond one per key"
+    fills = checks["order_fills"]
+    assert (fills.lost, fills.doubled, fills.unexpected) == (1, 1, 0)
+    assert checks["event_series"].lost == checks["event_series"].expected > 0
     assert checks["trades"].equal
 
 
