@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test lint format docs clean
+CHAOS ?= --pipeline-kills 200 --database-kills 50 --both-kills 25 --matches 10000
+
+.PHONY: help install demo test chaos lint format docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -23,6 +25,9 @@ demo: $(STAMP) ## load, settle and reconcile a simulated Polymarket
 
 test: $(STAMP) ## run the test suite
 	@$(BIN)/python -m pytest
+
+chaos: $(STAMP) ## kill the pipeline and its ClickHouse for up to 45 minutes, and compare (CHAOS="--seed 1 ...")
+	@$(BIN)/python -m chaos $(CHAOS)
 
 lint: $(STAMP) ## ruff and sqlfluff
 	@$(BIN)/ruff check .

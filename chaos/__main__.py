@@ -16,10 +16,10 @@ from pathlib import Path
 
 import click
 
-from chaos.harness import Harness
+from chaos.harness import DATABASE, Harness
 from chaos.processes import Broken
 from chaos.schedule import schedule
-from chaos.verdict import examine, repeated_inserts, summary
+from chaos.verdict import examine, summary
 from sandbox.reconcile import Check
 
 
@@ -64,10 +64,8 @@ def main(
             print(f"{broken}\nEverything is left in {folder}", file=sys.stderr)
             print(json.dumps({"seed": seed, "equal": False, "broken": str(broken).splitlines()[0]}))
             sys.exit(1)
-        client = harness.client()
-        checks = examine(client, harness.world)
+        checks = examine(harness.client(), DATABASE, harness.world)
         result = summary(seed, harness.tally, harness.world, checks)
-        result["repeated_inserts"] = repeated_inserts(client)
     result["seconds"] = round(time.monotonic() - started)
     _print_table(checks)
     print(json.dumps(result))

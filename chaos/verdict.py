@@ -8,7 +8,7 @@ from typing import Any
 
 from clickhouse_connect.driver.client import Client
 
-from chaos.harness import DATABASE, Tally
+from chaos.harness import Tally
 from sandbox.reconcile import Check, reconcile
 from sandbox.truth import Truth
 from sandbox.world import World
@@ -16,15 +16,15 @@ from sandbox.world import World
 FILL_KEY = ("tx_hash", "order_hash", "log_index")
 
 
-def examine(client: Client, world: World) -> list[Check]:
-    """One check per table, raw fills first; the world must stand still."""
+def examine(client: Client, database: str, world: World) -> list[Check]:
+    """One check per table of `database` and one of the raw fills, which comes first; the world must stand still."""
     truth = Truth(world)
-    return [_raw_fills(client, truth), *reconcile(client, DATABASE, truth)]
+    return [_raw_fills(client, database, truth), *reconcile(client, database, truth)]
 
 
-def _raw_fills(client: Client, truth: Truth) -> Check:
+def _raw_fills(client: Client, database: str, truth: Truth) -> Check:
     """The landed fills, as every reader sees them: the newest row of a key, those taken back left out."""
-    query = f"select {', '.join(FILL_KEY)} from {DATABASE}_raw.order_filled final"
+    query = f"select {', '.join(FILL_KEY)} from {database}_raw.order_filled final"
     found = Counter(client.query(query).result_rows)
     wanted = {tuple(row[column] for column in FILL_KEY) for row in truth.order_fills}
     lost, unexpected = wanted - found.keys(), found.keys() - wanted
@@ -39,12 +39,6 @@ def _raw_fills(client: Client, truth: Truth) -> Check:
         doubled=found.total() - len(found),
         unexpected=len(unexpected),
     )
-
-
-def repeated_inserts(client: Client) -> int:
-    """Rows that landed again, or were replaced: written more often than there are keys, as far as parts are unmerged."""
-    query = f"select count() - uniqExact({', '.join(FILL_KEY)}) from {DATABASE}_raw.order_filled"
-    return client.query(query).result_rows[0][0]
 
 
 def summary(seed: int, tally: Tally, world: World, checks: list[Check]) -> dict[str, Any]:
