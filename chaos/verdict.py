@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict
 from typing import Any
 
 from clickhouse_connect.driver.client import Client
@@ -57,7 +56,7 @@ def summary(seed: int, tally: Tally, world: World, checks: list[Check]) -> dict[
     }
     return {
         "seed": seed,
-        **asdict(tally),
+        **vars(tally),
         "produced": {"matches": len(world.matches), "fills": checks[0].expected},
         "lost": sum(check.lost for check in checks),
         "doubled": sum(check.doubled for check in checks),
