@@ -50,29 +50,28 @@ def main(
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
 
     def on_kill(done: int) -> None:
-        where = kills[done - 1]
-        print(
-            f"{time.monotonic() - started:6.0f} s  {done}/{len(kills)}  {where.victim}: {where.where}",
-            file=sys.stderr,
-            flush=True,
-        )
+        last = kills[done - 1]
+        line = f"{done}/{len(kills)}  {last.victim}: {last.where}"
+        print(f"{time.monotonic() - started:6.0f} s  {line}", file=sys.stderr, flush=True)
 
-    with Harness(seed, folder, matches=matches) as harness:
-        try:
+    try:
+        with Harness(seed, folder, matches=matches) as harness:
             harness.run(kills, on_kill=on_kill, deadline=started + minutes * 60)
-        except Broken as broken:
-            print(f"{broken}\nEverything is left in {folder}", file=sys.stderr)
-            print(json.dumps({"seed": seed, "equal": False, "broken": str(broken).splitlines()[0]}))
-            sys.exit(1)
-        checks = examine(harness.client(), DATABASE, harness.world)
-        result = summary(seed, harness.tally, harness.world, checks)
-    result["seconds"] = round(time.monotonic() - started)
-    _print_table(checks)
-    print(json.dumps(result))
-    if not result["equal"]:
+            checks = examine(harness.client(), DATABASE, harness.world)
+            result = summary(seed, harness.tally, harness.world, checks)
+        _print_table(checks)
+    except Broken as broken:
+        print(broken, file=sys.stderr)
+        result = {"seed": seed, "equal": False, "broken": str(broken).splitlines()[0]}
+    except KeyboardInterrupt:
+        shutil.rmtree(folder)
+        raise
+    if result["equal"]:
+        shutil.rmtree(folder)
+    else:
         print(f"Everything is left in {folder}", file=sys.stderr)
-        sys.exit(1)
-    shutil.rmtree(folder)
+    print(json.dumps(result | {"seconds": round(time.monotonic() - started)}))
+    sys.exit(0 if result["equal"] else 1)
 
 
 def _print_table(checks: list[Check]) -> None:
