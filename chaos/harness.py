@@ -274,17 +274,16 @@ class Harness:
     # -- the end -----------------------------------------------------------------------------------
 
     def _catch_up(self) -> None:
-        """Run cycles until two in a row bring nothing; no block is mined meanwhile.
+        """Run cycles until one brings nothing; no block is mined meanwhile.
 
         Raises:
             Broken: a cycle fails, or there is no end to what they bring.
         """
-        quiet, rows = 0, -1
+        rows = -1
         for _ in range(MOST_CATCH_UP_RUNS):
             self._once(budget_s=60)
             before, rows = rows, self._landed()
-            quiet = quiet + 1 if rows == before else 0
-            if quiet == 2:
+            if rows == before:
                 return
         raise Broken(f"still new rows after {MOST_CATCH_UP_RUNS} cycles of catching up")
 
