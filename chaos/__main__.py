@@ -62,16 +62,16 @@ def main(
         _print_table(checks)
     except Broken as broken:
         print(broken, file=sys.stderr)
-        result = {"seed": seed, "equal": False, "broken": str(broken).splitlines()[0]}
+        result = {"seed": seed, "passed": False, "broken": str(broken).splitlines()[0]}
     except KeyboardInterrupt:
         shutil.rmtree(folder)
         raise
-    if result["equal"]:
+    if result["passed"]:
         shutil.rmtree(folder)
     else:
         print(f"Everything is left in {folder}", file=sys.stderr)
     print(json.dumps(result | {"seconds": round(time.monotonic() - started)}))
-    sys.exit(0 if result["equal"] else 1)
+    sys.exit(0 if result["passed"] else 1)
 
 
 def _print_table(checks: list[Check]) -> None:

@@ -93,10 +93,11 @@ class Database:
 
 
 class Pipeline:
-    """`run_pipeline.py` as a process that may die at a seam."""
+    """`run_pipeline.py` as a process that may die at a seam; the last of `words` is its verb."""
 
     def __init__(self, folder: Path, settings: dict[str, str], words: list[str]) -> None:
         self._log = folder / "pipeline.log"
+        self._verb = words[-1]
         with self._log.open("ab") as log:
             self._begin = log.tell()
             self._process = subprocess.Popen(
@@ -116,6 +117,13 @@ class Pipeline:
     def exit_code(self) -> int | None:
         """Exit code, negative for a signal; None while it lives."""
         return self._process.poll()
+
+    @property
+    def ended_as_it_may(self) -> bool:
+        """True if it has ended as it may without its database: a loop only before its first cycle."""
+        if self._verb == "loop" and self.cycles() > 0:
+            return False
+        return self.exit_code in (0, 1)
 
     def cycles(self) -> int:
         """Cycles that it has finished."""

@@ -61,5 +61,6 @@ def summary(seed: int, tally: Tally, world: World, checks: list[Check]) -> dict[
         "lost": sum(check.lost for check in checks),
         "doubled": sum(check.doubled for check in checks),
         "equal": all(check.equal for check in checks),
+        "passed": all(check.equal for check in checks) and not tally.tracebacks,
         "tables": tables,
     }

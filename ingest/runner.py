@@ -105,7 +105,8 @@ def _take_over_state_of_destination(pipeline: dlt.Pipeline) -> None:
     restored), and would never read again what is missing there.
     """
     _step(pipeline, pipeline.sync_destination)
-    ahead = pipeline.state["_state_version"] - _stored_version(pipeline)
+    stored = _step(pipeline, lambda: _stored_version(pipeline))
+    ahead = pipeline.state["_state_version"] - stored
     # A pending package brings one version of the state, or none if nothing in it changed.
     if ahead not in ((0, 1) if pipeline.has_pending_data else (0,)):
         give_up(pipeline)
@@ -150,22 +151,23 @@ def _describe(pipeline: dlt.Pipeline, load_id: str) -> LoadPackage:
     return LoadPackage(load_id_as_integer(load_id), rows)
 
 
-def _step(pipeline: dlt.Pipeline, step: Callable[[], Any]) -> None:
-    """Run one dlt step and turn dlt's many-lined failures into one line.
+def _step(pipeline: dlt.Pipeline, step: Callable[[], Any]) -> Any:
+    """Run one dlt step and turn dlt's many-lined failures into one line; return what it returns.
 
     Raises:
         IngestError, KeyboardInterrupt: what the step's code raised, if it was one.
         LoadError: anything else that failed in dlt or in ClickHouse.
     """
     try:
-        step()
-    except PipelineStepFailed as failure:
+        return step()
+    except (PipelineStepFailed, DestinationException) as failure:
         causes = list(_causes(failure))
         for cause in causes:
             if isinstance(cause, IngestError | KeyboardInterrupt):
                 raise cause from failure
+        name = getattr(failure, "step", "comparing cursors")
         raise LoadError(
-            f"{pipeline.pipeline_name}: {failure.step} failed: {_reason(causes)}; run again when"
+            f"{pipeline.pipeline_name}: {name} failed: {_reason(causes)}; run again when"
             " that is fixed, nothing was lost"
         ) from failure
 

@@ -66,7 +66,7 @@ def test_a_loss_would_be_seen(run: Run) -> None:
     tally = Tally(kills=Counter(pipeline=2))
     result = json.loads(json.dumps(summary(1, tally, world, checks)))
     assert result["kills"] == {"pipeline": 2}
-    assert not result["equal"]
+    assert not result["passed"]
     assert result["lost"] >= 2
     assert result["tables"]["raw order_filled"]["produced"] == len(fills)
 
@@ -87,5 +87,5 @@ def test_a_few_kills_lose_and_double_nothing() -> None:
     result = json.loads(last)
     assert result["kills"] == {"pipeline": 6, "database": 2, "both": 1}
     assert result["missed"] == {}
-    assert (result["lost"], result["doubled"], result["equal"]) == (0, 0, True)
+    assert (result["lost"], result["doubled"], result["passed"]) == (0, 0, True)
     assert result["tables"]["order_fills"]["uniq"] == result["produced"]["fills"] > 300

@@ -374,6 +374,25 @@ def test_a_dropped_connection_is_transient(lake: Lake) -> None:
     assert stored(lake) == (20, 20)
 
 
+def test_a_connection_lost_while_cursors_are_compared_is_one_line(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake.load("counter", counter)
+    proxy = Proxy(lake.endpoint.port)
+    through = replace(lake, endpoint=replace(lake.endpoint, port=proxy.port))
+    synchronise = dlt.Pipeline.sync_destination
+
+    def cut_afterwards(pipeline: dlt.Pipeline) -> None:
+        synchronise(pipeline)
+        proxy.cut()
+
+    monkeypatch.setattr(dlt.Pipeline, "sync_destination", cut_afterwards)
+    with pytest.raises(LoadError, match="counter: comparing cursors failed") as told:
+        through.load("counter", counter)
+    assert "\n" not in str(told.value)
+    proxy.close()
+
+
 def sql_client(lake: Lake):
     return lake.pipeline("counter").sql_client(schema_name="counter")
 
