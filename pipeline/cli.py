@@ -15,7 +15,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from pipeline import console
 from pipeline.clickhouse import first_line
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, SourcesStale
 from pipeline.settings import Settings, load_settings
 from pipeline.signals import Stopped, stop_on_signals
 
@@ -187,6 +187,25 @@ def backfill(
 
 
 @cli.command()
+@click.option(
+    "--source",
+    type=click.Choice(["gamma_markets", "gamma_events", "goldsky", "polygon"]),
+    help="Only dead letters of this source.",
+)
+@click.option("--reason", help="Only those of this reason, as `status` names it.")
+@click.option("--dry-run", is_flag=True, help="Only count what would be replayed.")
+@click.pass_context
+def replay(context: click.Context, source: str | None, reason: str | None, dry_run: bool) -> None:
+    """Take up records again that could not be parsed, once that is fixed: land them, settle, and say what is left."""
+    from pipeline import replay as replaying
+    from pipeline.report import print_replay
+    from pipeline.run import open_run
+
+    with verb(context) as settings, open_run(settings) as run:
+        print_replay(replaying.replay(run, source, reason, dry_run=dry_run), dry_run=dry_run)
+
+
+@cli.command()
 @click.argument("query", required=False)
 @click.pass_context
 def sql(context: click.Context, query: str | None) -> None:
@@ -209,8 +228,9 @@ def sql(context: click.Context, query: str | None) -> None:
 
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--strict", is_flag=True, help="Exit with 1 if a source is stale; for health checks.")
 @click.pass_context
-def status(context: click.Context, as_json: bool) -> None:
+def status(context: click.Context, as_json: bool, strict: bool) -> None:
     """Show what is loaded, how fresh it is, who is writing and what needs attention."""
     from pipeline.report import print_status
     from pipeline.run import open_run
@@ -222,6 +242,8 @@ def status(context: click.Context, as_json: bool) -> None:
             click.echo(json.dumps(answer.to_json(), indent=2))
         else:
             print_status(answer)
+        if strict and answer.stale:
+            raise SourcesStale(f"stale: {', '.join(answer.stale)}")
 
 
 @cli.command()

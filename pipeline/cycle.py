@@ -21,6 +21,7 @@ from ingest.runner import LoadPackage, open_pipeline
 from ingest.runner import run as run_source
 from pipeline.console import Step, human, step
 from pipeline.errors import LoadFailed
+from pipeline.freshness import note_read
 from pipeline.lock import WriterLock
 from pipeline.patience import Patience
 from pipeline.run import Run
@@ -68,7 +69,7 @@ def run_cycle(run: Run, lock: WriterLock, patience: Patience) -> CycleReport:
     started = time.monotonic()
     report = CycleReport()
     finish_earlier(run)
-    for name in filter(patience.may_try, _sources(run)):
+    for name in filter(patience.may_try, run.settings.active_sources):
         lock.check()
         before = time.monotonic()
         rows = _load(run, name, report)
@@ -106,14 +107,6 @@ def _counts(rows: Counter[str]) -> str:
     return ", ".join(f"{human(count)} {table}" for table, count in rows.items() if count)
 
 
-def _sources(run: Run) -> list[str]:
-    """Sources of a cycle, in order: markets first, so that fills find theirs."""
-    wanted = run.settings.sources.split(",")
-    if run.settings.goldsky_start is None:
-        wanted = [name for name in wanted if name != "goldsky"]
-    return [name for name in ("gamma", "polygon", "goldsky") if name in wanted]
-
-
 def _load(run: Run, name: str, report: CycleReport) -> Counter[str]:
     """Load one source and return the rows it brought by landing table; a failure goes into the report."""
     progress = Progress(run.settings.cycle_budget_s)
@@ -121,12 +114,36 @@ def _load(run: Run, name: str, report: CycleReport) -> Counter[str]:
     with step(f"{name}: reading") as shown:
         try:
             source = make_source(name, run, progress)
-            load_source(run, f"polymarket_{name}", source, progress, rows, shown)
+            packages = load_source(run, f"polymarket_{name}", source, progress, rows, shown)
         except IngestError as error:
             report.failures[name] = str(error)
         else:
-            report.caught_up &= all(progress.caught_up.values())
+            caught_up = all(progress.caught_up.values())
+            report.caught_up &= caught_up
+            read_to = max(progress.watermark.values(), default=0)
+            note_read(run.client, run.settings.raw_database, name, read_to, caught_up)
+            if complaint := _too_many_dead_letters(run, name, [each.load_id for each in packages]):
+                report.failures[name] = complaint
     return rows
+
+
+def _too_many_dead_letters(run: Run, name: str, loads: list[int]) -> str:
+    """What to say if these loads of a source brought more than DEAD_LETTERS_MAX records that are no rows; else nothing."""
+    if not loads:
+        return ""
+    reasons = run.client.query(
+        f"select reason, count() from {run.settings.raw_database}.dead_letter_sightings final"
+        " where load_id in {loads:Array(UInt64)} group by reason order by 2 desc",
+        parameters={"loads": loads},
+    ).result_rows
+    total = sum(count for _, count in reasons)
+    if total <= run.settings.dead_letters_max:
+        return ""
+    counts = ", ".join(f"{reason} {human(count)}" for reason, count in reasons)
+    return (
+        f"{name}: {human(total)} records of this cycle could not be used ({counts}), more than DEAD_LETTERS_MAX;"
+        " the rest is loaded, they are in dead_letters, and `replay` takes them up once that is fixed"
+    )
 
 
 def load_source(

@@ -43,6 +43,10 @@ class LoadFailed(PipelineError):
     """A source could not be read or loaded; what was loaded before is intact."""
 
 
+class SourcesStale(PipelineError):
+    """Sources were not read for longer than they should be."""
+
+
 class LockHeld(PipelineError):
     """Another run holds the writer lock."""
 

@@ -113,7 +113,7 @@ class Ledger:
 
         From then on they are unsettled loads like any other: whoever settles next does them.
         """
-        first_id = self._next_id()
+        first_id = self.next_id()
         loads = [
             replace(each, load_id=first_id + number, state="loaded", is_rebuild=True)
             for number, each in enumerate(slices)
@@ -123,7 +123,7 @@ class Ledger:
 
     def start_settling(self, loads: list[Load]) -> list[Load]:
         """Mark loads as being settled under one new settle id, later than every load and settle before it."""
-        settle_id = self._next_id()
+        settle_id = self.next_id()
         settling = [replace(load, state="settling", settle_id=settle_id) for load in loads]
         self._write(settling)
         return settling
@@ -136,7 +136,7 @@ class Ledger:
         """Take loads out of `settling`, so that a batch holds exactly what is being settled now."""
         self._write([replace(load, state="loaded") for load in loads])
 
-    def _next_id(self) -> int:
+    def next_id(self) -> int:
         """An id later than that of every load and settle, whatever the clock says; microseconds since 1970."""
         newest = self._client.query(
             f"select max(greatest(load_id, settle_id)) from {self._raw}.loads"

@@ -69,8 +69,12 @@ def plan(run: Run, start: datetime | None, end: datetime) -> list[Load]:
     whole = [
         _slice(table, span, _count(run, table, span)) for table in TIME_COLUMNS if table != FILLS
     ]
-    hours = _rows_by_hour(run, span)
-    return whole + cut(span, hours, run.settings.settle_max_rows)
+    return whole + plan_fills(run, span)
+
+
+def plan_fills(run: Run, span: TimeRange) -> list[Load]:
+    """The slices that derive the fills of a range again, oldest first."""
+    return cut(span, _rows_by_hour(run, span), run.settings.settle_max_rows)
 
 
 def cut(span: TimeRange, hours: Iterable[tuple[datetime, int]], max_rows: int) -> list[Load]:

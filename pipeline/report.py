@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.markup import escape
 
 from pipeline.console import human, out, simple_table
 from pipeline.doctor import Finding
+from pipeline.freshness import COMPLETE, Freshness
 from pipeline.ledger import Load
 from pipeline.rebuild import span_of
 from pipeline.slicing import SOURCES, Plan, at
 from pipeline.status import Status
 from pipeline.timerange import show
+
+if TYPE_CHECKING:
+    from pipeline.replay import Replay
 
 
 def print_status(status: Status) -> None:
@@ -21,6 +27,7 @@ def print_status(status: Status) -> None:
     if not status.ready:
         out.print("Nothing is loaded yet. Run `python run_pipeline.py` for a first cycle.")
         return
+    _print_freshness(status.sources)
     table = simple_table(("table", "left"), ("rows", "right"), ("newest", "left"), ("age", "right"))
     for row in status.tables:
         table.add_row(row.name, human(row.rows), row.newest_at or "", age(row.age_s))
@@ -44,6 +51,40 @@ def print_status(status: Status) -> None:
         out.print(
             f"[red]dead letters[/]: {letter['source']} {letter['reason']}: {human(letter['records'])}"
         )
+
+
+def _print_freshness(sources: list[Freshness]) -> None:
+    table = simple_table(
+        ("source", "left"),
+        ("state", "left"),
+        ("read to", "left"),
+        ("lag", "right"),
+        ("at most", "right"),
+    )
+    for each in sources:
+        state = f"[red]{each.state}[/]" if each.is_stale else each.state
+        lag = "" if each.state == COMPLETE else age(each.lag_s)
+        table.add_row(each.source, state, each.read_to or "", lag, age(each.max_lag_s))
+    out.print(table)
+
+
+def print_replay(report: Replay, *, dry_run: bool) -> None:
+    """Print what `replay` did, or would do."""
+    if not report.letters:
+        out.print("There are no dead letters to replay.")
+        return
+    outcomes = (
+        ("landed", report.landed),
+        ("landed before, derived again", report.derived),
+        ("landed since in another way, off the list", report.known),
+        ("of blocks that left the chain, off the list", report.gone),
+        ("[red]still refused[/]", report.refused),
+    )
+    for outcome, counts in outcomes:
+        for (source, reason), count in sorted(counts.items()):
+            out.print(f"{outcome}: {source} {escape(reason)}: {human(count)}", soft_wrap=True)
+    if dry_run:
+        out.print("nothing was written")
 
 
 def print_slices(slices: list[Load]) -> None:

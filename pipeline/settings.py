@@ -175,6 +175,28 @@ class Settings(BaseSettings):
         120, ge=0, description="Longest time that one request's retries may wait in total"
     )
 
+    # What counts as trouble
+    gamma_max_lag_s: float = Field(
+        900,
+        gt=0,
+        description="Age of the last good reading of Gamma that makes it stale in `status`",
+    )
+    polygon_max_lag_s: float = Field(
+        900,
+        gt=0,
+        description="Age of the newest block read, or of an unsettled load, that makes it stale in `status`",
+    )
+    goldsky_max_lag_s: float = Field(
+        3600,
+        gt=0,
+        description="Age of the last good reading of an archive that is not complete yet that makes it stale",
+    )
+    dead_letters_max: int = Field(
+        1000,
+        ge=0,
+        description="Records of one source that cannot be parsed in one cycle; more fail it (the rest is kept)",
+    )
+
     # Upkeep
     dlt_pipelines_dir: Path = Field(
         Path("data/dlt"), description="dlt working folder; keep it on a volume"
@@ -189,6 +211,14 @@ class Settings(BaseSettings):
     def embedded(self) -> bool:
         """True if the embedded ClickHouse is used."""
         return not self.clickhouse_host
+
+    @property
+    def active_sources(self) -> list[str]:
+        """Sources of a cycle, in order: markets first, so that fills find theirs; the archive only where it has a start."""
+        wanted = self.sources.split(",")
+        if self.goldsky_start is None:
+            wanted = [name for name in wanted if name != "goldsky"]
+        return [name for name in ("gamma", "polygon", "goldsky") if name in wanted]
 
     @property
     def raw_database(self) -> str:

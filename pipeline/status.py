@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from pipeline.freshness import Freshness, judge, last_reads
 from pipeline.run import Run
 
 # Promised table -> the column that says how new it is.
@@ -41,13 +42,14 @@ class Status:
         database: database of the models.
         ready: False until the first run has made the schema.
         writer: who holds the writer lock, or None.
+        sources: how fresh each source of a cycle is, and what is derived.
         tables: promised tables.
         unsettled_loads: loads that derived tables do not reflect yet.
         settled_loads: loads that they do.
         last_load_at: when the newest load was written down, ISO, UTC.
         unknown_tokens: tokens with trades whose market has not landed.
         backfills: per source the span of its slices, how many of them are done and requested, and the last problem.
-        dead_letters: distinct records that could not be parsed, per source and reason.
+        dead_letters: distinct records that could not be parsed and were not replayed, per source and reason.
     """
 
     clickhouse: str
@@ -55,6 +57,7 @@ class Status:
     database: str
     ready: bool
     writer: str | None
+    sources: list[Freshness]
     tables: list[TableStatus]
     unsettled_loads: int
     settled_loads: int
@@ -63,9 +66,14 @@ class Status:
     backfills: list[dict[str, Any]]
     dead_letters: list[dict[str, Any]]
 
+    @property
+    def stale(self) -> list[str]:
+        """Sources that are stale or were never read, and `settling` if what is derived lags behind."""
+        return [each.source for each in self.sources if each.is_stale]
+
     def to_json(self) -> dict[str, Any]:
         """The same as plain JSON types."""
-        return asdict(self)
+        return asdict(self) | {"stale": self.stale}
 
 
 def read_status(run: Run) -> Status:
@@ -75,11 +83,13 @@ def read_status(run: Run) -> Status:
     ready = run.has_database(raw) and _exists(run, models, "trades")
     holder = run.lock.holder()
     writing = holder is not None and not holder.is_dead(settings.lock_ttl_s)
-    loads = (0, 0, None)
-    unknown, letters = 0, []
+    loads = (0, 0, None, 0)
+    unknown, letters, reads = 0, [], {}
     if ready:
         loads = client.query(
-            f"select countIf(state != 'settled'), countIf(state = 'settled'), max(updated_at) from {raw}.loads final"
+            "select countIf(state != 'settled'), countIf(state = 'settled'), max(updated_at),"
+            " minIf(load_id, state != 'settled' and not is_rebuild)"
+            f" from {raw}.loads final"
         ).result_rows[0]
         unknown = client.query(f"select count() from {models}.unknown_tokens").result_rows[0][0]
         letters = [
@@ -88,12 +98,15 @@ def read_status(run: Run) -> Status:
                 f"select source, reason, count() from {raw}.dead_letters group by source, reason order by 1, 2"
             ).result_rows
         ]
+        reads = last_reads(client, raw)
+    unsettled_since = datetime.fromtimestamp(loads[3] / 1e6, UTC) if loads[3] else None
     return Status(
         clickhouse=str(run.server),
         version=str(client.server_version),
         database=models,
         ready=ready,
         writer=str(holder) if writing else None,
+        sources=judge(settings, reads, unsettled_since, datetime.now(UTC)),
         tables=[_table(run, name, column) for name, column in TABLES.items()] if ready else [],
         unsettled_loads=loads[0],
         settled_loads=loads[1],

@@ -1,0 +1,129 @@
+"""How old what is loaded may be: a source that stopped is an error, not an idle source.
+
+A cycle writes down when it last read each source without a failure, and how far. From that, and from what is not
+settled yet, `judge` says what is stale. An archive that was read to its end is complete, and never stale again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from clickhouse_connect.driver.client import Client
+
+from pipeline.settings import Settings
+
+FRESH, STALE, NEVER, COMPLETE = "fresh", "stale", "never read", "complete"
+SETTLING = "settling"
+
+
+@dataclass(frozen=True)
+class Read:
+    """The last reading of a source that went well.
+
+    Attributes:
+        read_at: when it was, UTC.
+        read_to: time up to which its records were read, UTC; the same where records have no time to go by.
+        caught_up: nothing was left to read.
+    """
+
+    read_at: datetime
+    read_to: datetime
+    caught_up: bool
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """How fresh one source is, or `settling`, which stands for everything that is derived.
+
+    Attributes:
+        source: gamma, polygon, goldsky or settling.
+        state: fresh, stale, never read, or complete (an archive that was read to its end).
+        read_to: time up to which it was read, ISO, UTC; None: never, or nothing is left to settle.
+        lag_s: seconds since then, or since the last good reading where that is what counts.
+        max_lag_s: the lag that is expected at most.
+    """
+
+    source: str
+    state: str
+    read_to: str | None
+    lag_s: float | None
+    max_lag_s: float
+
+    @property
+    def is_stale(self) -> bool:
+        """True if somebody should look at it."""
+        return self.state in (STALE, NEVER)
+
+
+def judge(
+    settings: Settings, reads: dict[str, Read], unsettled_since: datetime | None, now: datetime
+) -> list[Freshness]:
+    """How fresh each source of a cycle is, and what is derived.
+
+    The lag of polygon is the age of the newest block read. Gamma has no such time, and the archive is old by nature:
+    theirs is the time since they were last read without a failure.
+
+    Args:
+        unsettled_since: when the oldest load came that is not settled; None: all are.
+    """
+    limits = {
+        "gamma": settings.gamma_max_lag_s,
+        "polygon": settings.polygon_max_lag_s,
+        "goldsky": settings.goldsky_max_lag_s,
+    }
+    answer = [_judge(name, reads.get(name), limits[name], now) for name in settings.active_sources]
+    lag_s = 0.0 if unsettled_since is None else _seconds(unsettled_since, now)
+    state = STALE if lag_s > settings.polygon_max_lag_s else FRESH
+    since = None if unsettled_since is None else _iso(unsettled_since)
+    return [*answer, Freshness(SETTLING, state, since, lag_s, settings.polygon_max_lag_s)]
+
+
+def _judge(source: str, read: Read | None, limit_s: float, now: datetime) -> Freshness:
+    if read is None:
+        return Freshness(source, NEVER, None, None, limit_s)
+    lag_s = _seconds(read.read_to if source == "polygon" else read.read_at, now)
+    state = STALE if lag_s > limit_s else FRESH
+    if source == "goldsky" and read.caught_up:
+        state = COMPLETE
+    return Freshness(source, state, _iso(read.read_to), lag_s, limit_s)
+
+
+def note_read(
+    client: Client, raw_database: str, source: str, watermark: int, caught_up: bool
+) -> None:
+    """Write down that a source was just read without a failure.
+
+    Args:
+        watermark: unix seconds up to which its records were read; 0: not known.
+    """
+    now = datetime.now(UTC)
+    # That of Gamma is the newest record it has, which says nothing about when it was asked.
+    known = watermark and source != "gamma"
+    read_to = datetime.fromtimestamp(watermark, UTC) if known else now
+    client.insert(
+        "source_reads",
+        [[source, now, read_to, caught_up]],
+        column_names=["source", "read_at", "read_to", "caught_up"],
+        database=raw_database,
+    )
+
+
+def last_reads(client: Client, raw_database: str) -> dict[str, Read]:
+    """The last good reading of each source that had one."""
+    rows: Sequence[Sequence] = client.query(
+        f"select source, read_at, read_to, caught_up from {raw_database}.source_reads final"
+    ).result_rows
+    return {
+        source: Read(read_at.replace(tzinfo=UTC), read_to.replace(tzinfo=UTC), bool(caught_up))
+        for source, read_at, read_to, caught_up in rows
+    }
+
+
+def _seconds(moment: datetime, now: datetime) -> float:
+    return round((now - moment).total_seconds(), 1)
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds")
