@@ -9,17 +9,18 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 
 import click
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from pipeline import console
 from pipeline.clickhouse import first_line
-from pipeline.errors import PipelineError, SourcesStale
+from pipeline.errors import PipelineError, SourcesStale, TablesDiffer
 from pipeline.settings import Settings, load_settings
 from pipeline.signals import Stopped, stop_on_signals
 
-DEMO_VERBS = ("sql", "status", "clickhouse", "dbt", "rebuild")
+DEMO_VERBS = ("sql", "status", "clickhouse", "dbt", "rebuild", "verify")
 
 
 @contextmanager
@@ -184,6 +185,46 @@ def backfill(
                 print_plan(backfilling.plan(run, request))
             else:
                 backfilling.backfill(run, request)
+
+
+@cli.command()
+@click.option("--from", "from_text", metavar="TIME", help="First day; else all there is before.")
+@click.option(
+    "--to", "to_text", metavar="TIME", help="First moment after it; else all there is after."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def verify(
+    context: click.Context, from_text: str | None, to_text: str | None, as_json: bool
+) -> None:
+    """Compare every derived table with what raw makes it (whole UTC days); exit with 1 on any difference.
+
+    \b
+    Everything:  verify
+    A month:     verify --from 2026-05-01 --to 2026-06-01
+    """
+    from pipeline.crosscheck import crosscheck
+    from pipeline.models import full_refresh_selects
+    from pipeline.report import print_verdicts
+    from pipeline.run import open_run
+    from pipeline.timerange import parse_bounds
+    from pipeline.verify import verify as compare
+
+    with verb(context) as settings:
+        start, end = parse_bounds(from_text, to_text)
+        with open_run(settings) as run:
+            verdicts = compare(run, full_refresh_selects, start, end)
+            verdicts += crosscheck(run, start, end)
+        if as_json:
+            equal = all(each.equal for each in verdicts)
+            tables = [asdict(each) | {"equal": each.equal} for each in verdicts]
+            click.echo(json.dumps({"equal": equal, "tables": tables}, indent=2))
+        else:
+            print_verdicts(verdicts)
+        if different := [each.table for each in verdicts if not each.equal]:
+            raise TablesDiffer(
+                f"{', '.join(different)}: not what they should be; `rebuild --from --to` derives a range again"
+            )
 
 
 @cli.command()

@@ -48,6 +48,9 @@ def examine(settings: Settings) -> list[Finding]:
         _upstream("Goldsky", settings.goldsky_url, "GOLDSKY_URL", _ask_goldsky),
         _upstream("Polygon", settings.polygon_rpc_url, "POLYGON_RPC_URL", _ask_polygon),
     ]
+    if settings.polymarket_data_url:
+        url = settings.polymarket_data_url
+        findings.append(_upstream("Data API", url, "POLYMARKET_DATA_URL", _ask_data_api))
     return findings
 
 
@@ -119,6 +122,13 @@ def _ask_gamma(url: str) -> str:
     response = requests.get(f"{url}/markets/keyset", params={"limit": 1}, timeout=TIMEOUT_S)
     response.raise_for_status()
     return f"{len(response.json()['markets'])} market read"
+
+
+def _ask_data_api(url: str) -> str:
+    params = {"condition": f"0x{0:064x}", "limit": 1}
+    response = requests.get(f"{url}/v2/trades", params=params, timeout=TIMEOUT_S)
+    response.raise_for_status()
+    return f"{len(response.json()['data'])} trades of no market"
 
 
 def _ask_goldsky(url: str) -> str:

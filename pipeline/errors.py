@@ -39,6 +39,14 @@ class NothingLoaded(PipelineError):
     """There are no raw records to work on."""
 
 
+class NotSettled(PipelineError):
+    """Loads wait to be settled, so derived tables cannot agree with raw yet."""
+
+
+class TablesDiffer(PipelineError):
+    """Derived tables are not what raw makes them."""
+
+
 class LoadFailed(PipelineError):
     """A source could not be read or loaded; what was loaded before is intact."""
 

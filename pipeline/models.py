@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clickhouse_connect.driver.client import Client
 
@@ -24,6 +24,9 @@ from pipeline.errors import ModelsError
 from pipeline.settings import PROJECT_DIR, Settings
 from pipeline.settle import Statement
 from pipeline.signals import Stopped
+
+if TYPE_CHECKING:
+    from pipeline.run import Run
 
 DBT_DIR = PROJECT_DIR / "dbt_project"
 SETTLE_TAG = "settle_"
@@ -106,15 +109,34 @@ def _pass_on_signal(outcome: Any) -> None:
         raise outcome.exception
 
 
+def full_refresh_selects(run: Run) -> dict[str, str]:
+    """The select by which `dbt run --full-refresh` would fill each settled model from those below it, by model, in order.
+
+    Raises:
+        ModelsError: the models in ClickHouse are not of this version, or dbt failed.
+    """
+    if not _deployed(run.client, run.settings, project_hash(run.settings)):
+        raise ModelsError(
+            "the models are not those of this version; run `python run_pipeline.py` to build them"
+        )
+    with _environment(run.server, run.settings):
+        return {node.name: node.compiled_code for node in _compile("--full-refresh")}
+
+
 def _compile_statements(client: Client) -> list[Statement]:
     """Compile the incremental models against the tables that exist now."""
-    result = run_dbt(["compile", "--no-inject-ephemeral-ctes", "--select", f"tag:{SETTLE_TAG}*"])
+    return [_statement(client, node) for node in _compile()]
+
+
+def _compile(*flags: str) -> list[Any]:
+    """The compiled incremental models, each after those that it reads."""
+    selected = ["--no-inject-ephemeral-ctes", "--select", f"tag:{SETTLE_TAG}*"]
+    results = run_dbt(["compile", *selected, *flags]).results
     # Selecting a model selects the tests on it too.
-    nodes = [entry.node for entry in result.results if entry.node.resource_type == "model"]
+    nodes = [entry.node for entry in results if entry.node.resource_type == "model"]
     if not nodes:
         raise ModelsError("dbt compile: no model has a settle_ tag")
-    parents = run_dbt(["parse"]).parent_map
-    return [_statement(client, node) for node in _in_dependency_order(nodes, parents)]
+    return _in_dependency_order(nodes, run_dbt(["parse"]).parent_map)
 
 
 def _in_dependency_order(nodes: list[Any], parents: Mapping[str, list[str]]) -> list[Any]:

@@ -74,7 +74,18 @@ def plan(run: Run, start: datetime | None, end: datetime) -> list[Load]:
 
 def plan_fills(run: Run, span: TimeRange) -> list[Load]:
     """The slices that derive the fills of a range again, oldest first."""
-    return cut(span, _rows_by_hour(run, span), run.settings.settle_max_rows)
+    return cut(span, rows_by_hour(run, span), run.settings.settle_max_rows)
+
+
+def rows_by_hour(run: Run, span: TimeRange) -> list[tuple[datetime, int]]:
+    """Hours of a range that hold raw fills, in order, each with their number."""
+    column = TIME_COLUMNS[FILLS]
+    rows = run.client.query(
+        f"select toStartOfHour({column}) as hour, count() from {run.settings.raw_database}.{FILLS}"
+        f" where {_within(column)} group by hour order by hour",
+        parameters=_parameters(span),
+    ).result_rows
+    return [(hour.replace(tzinfo=UTC), count) for hour, count in rows]
 
 
 def cut(span: TimeRange, hours: Iterable[tuple[datetime, int]], max_rows: int) -> list[Load]:
@@ -155,16 +166,6 @@ def _count(run: Run, table: str, span: TimeRange) -> int:
         f"select count() from {run.settings.raw_database}.{table} where {_within(TIME_COLUMNS[table])}",
         parameters=_parameters(span),
     ).result_rows[0][0]
-
-
-def _rows_by_hour(run: Run, span: TimeRange) -> list[tuple[datetime, int]]:
-    column = TIME_COLUMNS[FILLS]
-    rows = run.client.query(
-        f"select toStartOfHour({column}) as hour, count() from {run.settings.raw_database}.{FILLS}"
-        f" where {_within(column)} group by hour order by hour",
-        parameters=_parameters(span),
-    ).result_rows
-    return [(hour.replace(tzinfo=UTC), count) for hour, count in rows]
 
 
 def _within(column: str) -> str:

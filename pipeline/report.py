@@ -16,6 +16,7 @@ from pipeline.status import Status
 from pipeline.timerange import show
 
 if TYPE_CHECKING:
+    from pipeline.comparison import Verdict
     from pipeline.replay import Replay
 
 
@@ -85,6 +86,18 @@ def print_replay(report: Replay, *, dry_run: bool) -> None:
             out.print(f"{outcome}: {source} {escape(reason)}: {human(count)}", soft_wrap=True)
     if dry_run:
         out.print("nothing was written")
+
+
+def print_verdicts(verdicts: list[Verdict]) -> None:
+    """Print what `verify` found: a line per table, and the first differences of those that have any."""
+    table = simple_table(("table", "left"), ("rows", "right"), ("should be", "right"), ("", "left"))
+    for each in verdicts:
+        verdict = "equal" if each.equal else f"[red]{human(each.differences)} DIFFERENT[/]"
+        table.add_row(each.table, human(each.rows), human(each.expected), verdict)
+    out.print(table)
+    for each in verdicts:
+        for example in each.examples:
+            out.print(f"  {each.table}: {example}", style="red", markup=False, soft_wrap=True)
 
 
 def print_slices(slices: list[Load]) -> None:

@@ -78,6 +78,7 @@ def _http_url(url: str) -> str:
 UtcTime = Annotated[datetime, BeforeValidator(parse_utc)]
 DatabaseName = Annotated[str, AfterValidator(_not_reserved)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
+OptionalHttpUrl = Annotated[str, AfterValidator(lambda url: _http_url(url) if url else url)]
 
 
 class Settings(BaseSettings):
@@ -123,6 +124,10 @@ class Settings(BaseSettings):
     polygon_rpc_url: HttpUrl = Field(
         "https://polygon-rpc.com",
         description="V2 fills from the chain; an endpoint of your own is quicker",
+    )
+
+    polymarket_data_url: OptionalHttpUrl = Field(
+        "", description="Data API with which `verify` compares totals; empty: it does not"
     )
 
     # What a cycle reads

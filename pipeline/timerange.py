@@ -54,6 +54,22 @@ def parse_moment(option: str, text: str | None) -> datetime | None:
     return min(max(moment, EARLIEST), LATEST)
 
 
+def parse_bounds(
+    from_text: str | None, to_text: str | None
+) -> tuple[datetime | None, datetime | None]:
+    """Start and end of a range, each None if not given.
+
+    Raises:
+        SettingsError: one is no date or time, or the range holds nothing.
+    """
+    start, end = parse_moment("--from", from_text), parse_moment("--to", to_text)
+    if start is not None and end is not None and start >= end:
+        raise SettingsError(
+            f"--from {from_text} is not before --to {to_text}: the range would be empty"
+        )
+    return start, end
+
+
 def parse_range(from_text: str | None, to_text: str | None) -> tuple[datetime | None, datetime]:
     """Start (None if not given) and end (now if not given) of a range.
 

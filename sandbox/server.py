@@ -1,5 +1,5 @@
-"""The simulated Polymarket on one loopback port: Gamma, the subgraph and a Polygon node, each under
-its own path.
+"""The simulated Polymarket on one loopback port: Gamma, the subgraph, a Polygon node and the Data API,
+each under its own path.
 
 `build_app` puts the upstreams together, `SandboxServer` runs them in a thread for tests, `serve` in
 the foreground with new blocks at a steady pace. Requests pass one middleware that counts them and
@@ -24,6 +24,7 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandbox.clock import BLOCK_SECONDS
+from sandbox.data_api import data_api_app
 from sandbox.faults import Faults
 from sandbox.gamma import gamma_app
 from sandbox.goldsky import goldsky_app
@@ -44,12 +45,13 @@ class Urls:
     gamma_url: str
     goldsky_url: str
     polygon_url: str
+    data_url: str = ""
 
     @classmethod
     def at(cls, port: int) -> Urls:
         """The URLs of a sandbox on loopback port `port`."""
         base = f"http://127.0.0.1:{port}"
-        return cls(f"{base}/gamma", f"{base}{_SUBGRAPH_PATH}", f"{base}/polygon")
+        return cls(f"{base}/gamma", f"{base}{_SUBGRAPH_PATH}", f"{base}/polygon", f"{base}/data")
 
     def environment(self) -> dict[str, str]:
         """The settings that point the pipeline at the sandbox."""
@@ -57,6 +59,7 @@ class Urls:
             "POLYMARKET_GAMMA_URL": self.gamma_url,
             "GOLDSKY_URL": self.goldsky_url,
             "POLYGON_RPC_URL": self.polygon_url,
+            "POLYMARKET_DATA_URL": self.data_url,
         }
 
 
@@ -93,6 +96,15 @@ class RequestMiddleware:
 def build_app(world: World, limits: NodeLimits | None = None) -> RequestMiddleware:
     """All upstreams over `world`, and `/sandbox/{advance,truth,stats}` to steer and watch it."""
 
+    truths: dict[int, Truth] = {}  # of the newest head only
+
+    def current_truth() -> Truth:
+        with world.lock:
+            if world.chain.head not in truths:
+                truths.clear()
+                truths[world.chain.head] = Truth(world)
+            return truths[world.chain.head]
+
     async def advance(request: HttpRequest) -> Response:
         body = orjson.loads(await request.body() or b"{}")
         world.advance(int(body.get("blocks", 1)))
@@ -100,7 +112,7 @@ def build_app(world: World, limits: NodeLimits | None = None) -> RequestMiddlewa
 
     async def truth(request: HttpRequest) -> Response:
         with world.lock:
-            return _json(Truth(world).totals())
+            return _json(current_truth().totals())
 
     async def stats(request: HttpRequest) -> Response:
         return _json(dict(app.counts))
@@ -108,6 +120,7 @@ def build_app(world: World, limits: NodeLimits | None = None) -> RequestMiddlewa
     upstreams = Starlette(
         routes=[
             Mount("/gamma", gamma_app(world.gamma, world.lock)),
+            Mount("/data", data_api_app(current_truth)),
             Mount("/goldsky", goldsky_app(world.archive_fills())),
             # Not mounted: a node answers on its bare URL, where a mount would redirect.
             Route("/polygon", polygon_app(world.chain, limits, world.lock)),

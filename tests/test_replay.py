@@ -216,9 +216,7 @@ def test_an_old_version_of_a_market_does_not_become_the_current_one(
     assert reading.client.query(current.format(models), parameters=asked).result_rows == [
         (payload["question"],)
     ]
-    history = (
-        "select question from {}.market_history where market_id = {{id:String}} order by fetched_at"
-    )
+    history = "select question from {}.market_history_store final where market_id = {{id:String}} order by fetched_at"
     assert reading.client.query(history.format(models), parameters=asked).result_rows == [
         ("An older one?",),
         (payload["question"],),

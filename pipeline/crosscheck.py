@@ -1,0 +1,165 @@
+"""Holds our trades against Polymarket's own: the Data API's `/v2/trades`, added up by market.
+
+It is the one comparison that shares nothing with the models, not even what a trade is. It asks for every trade of a
+condition, so only some conditions are compared: the busiest of those that have few enough trades to be read. Counts and
+shares must be equal; dollars are compared loosely, because the API gives prices as rounded numbers. Source of the
+protocol: Polymarket's documentation of Data API v2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from ingest.errors import IngestError, RepeatedCursor, WrongShape
+from ingest.http import HttpClient, RateLimit, RetryPolicy
+from pipeline.comparison import EXAMPLES, Verdict
+from pipeline.errors import LoadFailed
+from pipeline.run import Run
+from pipeline.sources import CONNECT_TIMEOUT_S
+from pipeline.verify import whole_days
+
+SOURCE = "data_api"
+TABLE = "trades of the Data API"
+LIMITS = (RateLimit(requests=200),)
+PAGE = 1000  # more is refused
+CONDITIONS = 20
+MOST_TRADES = 20_000  # of one condition
+# Either side may be this much behind at the newest end.
+UNSURE = timedelta(minutes=10)
+USD_TOLERANCE = 1e-4  # relative, and a cent
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Trades of one condition: their number, shares and dollars."""
+
+    trades: int
+    shares: float
+    usd: float
+
+    def differs(self, other: Totals) -> bool:
+        """Whether they cannot be the totals of the same trades."""
+        return (
+            self.trades != other.trades
+            or abs(self.shares - other.shares) > 1e-6 * max(1, self.trades)
+            or abs(self.usd - other.usd) > USD_TOLERANCE * abs(self.usd) + 0.01
+        )
+
+    def __str__(self) -> str:
+        return f"{self.trades} trades, {self.shares:,.6f} shares, ${self.usd:,.2f}"
+
+
+def crosscheck(run: Run, start: datetime | None, end: datetime | None) -> list[Verdict]:
+    """Compare the totals of some conditions with the Data API; nothing where POLYMARKET_DATA_URL is not set.
+
+    Compared is what lies in the range (whole days), after the first trade that is loaded and ten minutes before the
+    newest. A range in which not everything was loaded differs, as it should.
+
+    Raises:
+        LoadFailed: the Data API does not answer as documented.
+    """
+    url = run.settings.polymarket_data_url
+    if not url:
+        return []
+    ours = _our_totals(run, start, end)
+    if ours is None:
+        return []
+    first, last, totals = ours
+    client = HttpClient(
+        SOURCE,
+        limits=LIMITS,
+        timeout=(CONNECT_TIMEOUT_S, run.settings.http_timeout_s),
+        retry=RetryPolicy(max_wait=run.settings.http_give_up_s),
+    )
+    verdict = Verdict(TABLE)
+    for condition_id, mine in totals.items():
+        try:
+            theirs = add_up(_trades(client, f"{url}/v2/trades", condition_id), first, last)
+        except IngestError as error:
+            raise LoadFailed(f"{error}; unset POLYMARKET_DATA_URL to verify without it") from error
+        verdict.rows += mine.trades
+        verdict.expected += theirs.trades
+        if mine.differs(theirs):
+            verdict.differences += 1
+            if len(verdict.examples) < EXAMPLES:
+                verdict.examples.append(f"{condition_id}: {mine}; the Data API has {theirs}")
+    return [verdict]
+
+
+def _our_totals(
+    run: Run, start: datetime | None, end: datetime | None
+) -> tuple[int, int, dict[str, Totals]] | None:
+    """First and last second (unix) of what is compared, and totals by condition; None if nothing is loaded there."""
+    trades = f"{run.settings.clickhouse_database}.trades"
+    span = whole_days(start, end)
+    rows, low, high = run.client.query(
+        f"select count(), toUnixTimestamp(min(filled_at)), toUnixTimestamp(max(filled_at)) from {trades}"
+    ).result_rows[0]
+    if not rows:
+        return None
+    first = max(low, int(span.start.timestamp()))
+    last = min(high - int(UNSURE.total_seconds()), int(span.end.timestamp()) - 1)
+    totals = run.client.query(
+        f"""
+        select
+            condition_id,
+            countIf(filled_at between {first} and {last}) as compared,
+            toFloat64(sumIf(shares, filled_at between {first} and {last})),
+            toFloat64(sumIf(usd, filled_at between {first} and {last}))
+        from {trades}
+        where condition_id != ''
+        group by condition_id
+        having compared > 0 and count() <= {MOST_TRADES}
+        order by compared desc, condition_id
+        limit {CONDITIONS}
+        """
+    ).result_rows
+    return first, last, {condition_id: Totals(*row) for condition_id, *row in totals}
+
+
+def add_up(trades: Iterator[dict[str, Any]], first: int, last: int) -> Totals:
+    """Totals of the trades between two seconds (unix, both inclusive)."""
+    count, shares, usd = 0, 0.0, 0.0
+    for trade in trades:
+        if first <= trade["timestamp"] <= last:
+            count += 1
+            shares += trade["size"]
+            usd += trade["size"] * trade["price"]
+    return Totals(count, shares, usd)
+
+
+def _trades(client: HttpClient, url: str, condition_id: str) -> Iterator[dict[str, Any]]:
+    """Every trade of a condition, taker orders only.
+
+    Raises:
+        IngestError: what `HttpClient` raises; WrongShape and RepeatedCursor for answers that cannot be.
+    """
+    cursors: set[str] = set()
+    cursor = ""
+    while True:
+        params = [("condition", condition_id), ("taker_only", "true"), ("limit", str(PAGE))]
+        answer = client.get_json(url, [*params, *([("cursor", cursor)] if cursor else [])])
+        where = {"source": SOURCE, "url": url, "request": f"trades of {condition_id}"}
+        try:
+            page, pagination = answer["data"], answer["pagination"]
+            yield from (
+                {name: _number(row[name]) for name in ("timestamp", "size", "price")}
+                for row in page
+            )
+            cursor = pagination["next_cursor"] if pagination["has_more"] else ""
+        except (KeyError, TypeError, ValueError) as error:
+            raise WrongShape(f"not a page of trades ({error!r})", **where) from error
+        if not cursor:
+            return
+        if cursor in cursors:
+            raise RepeatedCursor("handed out a cursor that it had handed out before", **where)
+        cursors.add(cursor)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{value!r} is not a number")
+    return value
