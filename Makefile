@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 CHAOS ?= --pipeline-kills 200 --database-kills 50 --both-kills 25 --matches 10000
 
-.PHONY: help install demo test chaos lint format docs clean
+.PHONY: help install demo test chaos lint audit format docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ lint: $(STAMP) ## ruff and sqlfluff
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/sqlfluff lint --processes 2 --disable-progress-bar dbt_project/models dbt_project/tests dbt_project/analyses
+
+audit: $(STAMP) ## hold the pinned packages against security advisories
+	@$(BIN)/python .ci/audit.py
 
 format: $(STAMP) ## let ruff format the code
 	@$(BIN)/ruff check --fix --quiet .

@@ -7,6 +7,7 @@ statements a moment, cancels the rest and closes the engine.
 
 import asyncio
 import errno
+import ipaddress
 import os
 import resource
 import socket
@@ -133,7 +134,10 @@ async def _supervise(server: uvicorn.Server, front: "Front", unused: UnusedLock 
 
 
 def _is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, which may stand for any address
+        return False
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,7 +1,7 @@
 """Everything that can go wrong while reading an upstream, as one tree of exceptions.
 
 Every message is one line: what happened, where, and what to do about it. API keys never appear in
-one: addresses are masked here, once, before an error is built. Retrying is decided in
+one: addresses are masked here, once, before an error is built, and so is what quotes them. Retrying is decided in
 `ingest.http`, what a failure means for a run in `ingest.runner`.
 
     IngestError
@@ -26,7 +26,7 @@ one: addresses are masked here, once, before an error is built. Retrying is deci
 from __future__ import annotations
 
 import re
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 _SECRET_PARAMETERS = re.compile(r"key|token|secret|password|auth", re.IGNORECASE)
 _PUBLIC_PARAMETERS = {"clob_token_ids"}
@@ -55,6 +55,18 @@ def mask_url(url: str) -> str:
         safe="*",
     )
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], path, query, ""))
+
+
+def redact(text: str, url: str) -> str:
+    """`text` without the secrets of `url`: what an upstream answers, or a library says, may quote them."""
+    parts = urlsplit(url)
+    secrets = [segment for segment in parts.path.split("/") if _SECRET_SEGMENT.match(segment)]
+    secrets += [value for name, value in parse_qsl(parts.query) if _is_secret(name)]
+    userinfo = parts.netloc.rpartition("@")[0]
+    secrets += [userinfo, unquote(userinfo.partition(":")[2])]
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+        text = text.replace(secret, "***").replace(quote(secret, safe=""), "***")
+    return text
 
 
 def _is_secret(name: str) -> bool:
@@ -90,7 +102,7 @@ class UpstreamError(IngestError):
         self.url = mask_url(url)
         self.request = one_line(request)
         asked = f" ({self.request})" if self.request else ""
-        super().__init__(one_line(f"{source}: {message} [{self.url}]{asked}", 1000))
+        super().__init__(one_line(f"{source}: {redact(message, url)} [{self.url}]{asked}", 1000))
 
 
 class Unreachable(UpstreamError):

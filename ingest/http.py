@@ -32,6 +32,7 @@ from ingest.errors import (
     Unreachable,
     UpstreamError,
     one_line,
+    redact,
 )
 
 _RETRIED_STATUSES = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524}
@@ -237,7 +238,7 @@ def _check_status(response: requests.Response, where: dict[str, str]) -> None:
     if 200 <= status < 300:
         return
     retry_after = parse_retry_after(response.headers.get("Retry-After"))
-    excerpt = one_line(response.text, 160)
+    excerpt = one_line(redact(response.text, where["url"]), 160)
     if status == 429:
         message = f"rate limited (429: {excerpt}); wait, or raise your quota"
         raise RateLimited(message, status=status, retry_after=retry_after, **where)

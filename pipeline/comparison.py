@@ -118,7 +118,7 @@ def _both_sides(comparison: Comparison) -> str:
         names.append(comparison.version)
     stored = ", ".join(names)
     derived = ", ".join(
-        f"cast({name}, '{comparison.columns[name]}') as {name}"
+        f"cast({name} as {comparison.columns[name]}) as {name}"
         if name in comparison.columns
         else name
         for name in names

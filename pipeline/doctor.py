@@ -13,6 +13,7 @@ from pathlib import Path
 
 import requests
 
+from ingest.errors import one_line, redact
 from pipeline.errors import PipelineError
 from pipeline.run import Run, open_run
 from pipeline.settings import Settings
@@ -108,7 +109,9 @@ def _upstream(name: str, url: str, setting: str, ask: Callable[[str], str]) -> F
     try:
         answer = ask(url)
     except (requests.RequestException, ValueError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = redact(
+            one_line(str(error) or type(error).__name__), url
+        )  # requests quotes the address
         return Finding(
             name,
             f"{setting} does not answer as it should: {reason[:160]}",

@@ -167,9 +167,10 @@ def test_a_taken_port_is_named_with_the_setting_to_change(tmp_path):
     )
 
 
-def test_others_are_let_in_only_with_a_password(tmp_path):
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.168.1.2", "127.example.com"])
+def test_others_are_let_in_only_with_a_password(tmp_path, host):
     with pytest.raises(EmbeddedError, match="set CLICKHOUSE_PASSWORD, or listen on"):
-        serve(tmp_path, 0, host="0.0.0.0")
+        serve(tmp_path, 0, host=host)
 
 
 def test_a_folder_that_is_no_folder_is_one_line(tmp_path):
