@@ -17,6 +17,7 @@ from pipeline.timerange import TimeRange
 TIMES = ("filled_at", "bucket_at")  # the column that says to which time of trading a row belongs
 FILLS = "order_filled"
 EXAMPLES = 3  # differences of a table that are put into words
+ONLY_VERSION = "toUInt8(0)"
 MOST_DIFFERENCES = 1000  # of one comparison that are looked at again
 
 
@@ -39,7 +40,7 @@ class Comparison:
     derived: str
     key: str
     columns: dict[str, str]
-    version: str = "0"
+    version: str = ONLY_VERSION
     span: str = "all"
 
 
@@ -114,7 +115,7 @@ def find_differences(
 def _both_sides(comparison: Comparison) -> str:
     """Stored and derived rows, in the stored types, each with the hash of its key."""
     names = list(comparison.columns)
-    if comparison.version not in ("0", *names):
+    if comparison.version not in (ONLY_VERSION, *names):
         names.append(comparison.version)
     stored = ", ".join(names)
     derived = ", ".join(

@@ -17,6 +17,11 @@ from pipeline.clickhouse import first_line
 from pipeline.errors import ModelsError
 from pipeline.ledger import Ledger, Load, next_batch
 
+MEMORY_LIMIT_EXCEEDED = 241
+MORE_MEMORY = (
+    "; it needs more memory, so lower SETTLE_MAX_ROWS, or raise CLICKHOUSE_LOCAL_MEMORY_GB (embedded)"
+    " or max_memory_usage (a server)"
+)
 log = logging.getLogger(__name__)
 
 
@@ -78,6 +83,7 @@ def _execute(client: Client, statement: Statement) -> None:
     try:
         client.command(statement.sql)
     except ClickHouseError as error:
+        advice = MORE_MEMORY if getattr(error, "code", None) == MEMORY_LIMIT_EXCEEDED else ""
         raise ModelsError(
-            f"settling {statement.model} failed and will be tried again by the next run: {first_line(error)}"
+            f"settling {statement.model} failed and will be tried again by the next run{advice}: {first_line(error)}"
         ) from error

@@ -16,13 +16,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
+from itertools import pairwise
 
-from pipeline.comparison import EXAMPLES, TIMES, Comparison, Verdict, find_differences, in_words
+from pipeline.comparison import (
+    EXAMPLES,
+    ONLY_VERSION,
+    TIMES,
+    Comparison,
+    Verdict,
+    find_differences,
+    in_words,
+)
 from pipeline.console import Step, human, step
 from pipeline.errors import NothingLoaded, NotSettled
-from pipeline.ledger import Load
 from pipeline.rebuild import FILLS, cut, rows_by_hour, span_of
 from pipeline.run import Run
 from pipeline.timerange import EARLIEST, LATEST, TimeRange
@@ -30,7 +38,7 @@ from pipeline.timerange import EARLIEST, LATEST, TimeRange
 BOOKKEEPING = ("version", "is_deleted", "load_id")
 SETTLE_TIMEOUT_S = 120.0
 LOG_EVERY_S = 10.0
-WHOLE = 1 << 62  # rows: more than any slice can hold
+MIDNIGHT = {"hour": 0, "minute": 0, "second": 0, "microsecond": 0}
 log = logging.getLogger(__name__)
 
 
@@ -63,32 +71,41 @@ def verify(
     span = whole_days(start, end)
     comparisons = [*_of_models(run, selects_of(run)), _of_refused(run), _of_volumes(run)]
     verdicts = {each.table: Verdict(each.table) for each in comparisons}
-    hours = rows_by_hour(run, span)
+    hours, most_rows = rows_by_hour(run, span), run.settings.settle_max_rows
     parts = {
-        "slice": cut(span, hours, run.settings.settle_max_rows),
-        "day": cut(span, hours, WHOLE),
-        "all": [Load(0, FILLS)],
+        "slice": [(span_of(each), each.loaded_rows) for each in cut(span, hours, most_rows)],
+        "day": [(each, 0) for each in days_of(span, [hour for hour, _ in hours])],
+        "all": [(None, 0)],
     }
     with step("verify", total=sum(count for _, count in hours)) as shown:
         report = _Report(shown)
-        for kind, loads in parts.items():
-            for load in loads:
+        for kind, parts_of_kind in parts.items():
+            for part, rows in parts_of_kind:
                 for each in comparisons:
                     if each.span == kind:
-                        part = None if kind == "all" else span_of(load)
                         _compare(run, each, part, verdicts[each.table])
-                report.done(load.loaded_rows if kind == "slice" else 0)
+                report.done(rows)
     return list(verdicts.values())
 
 
 def whole_days(start: datetime | None, end: datetime | None) -> TimeRange:
     """The whole days (UTC) that a half-open range touches."""
-    midnight = {"hour": 0, "minute": 0, "second": 0, "microsecond": 0}
-    first = EARLIEST if start is None else start.replace(**midnight)
-    last = LATEST if end is None else end.replace(**midnight)
+    first = EARLIEST if start is None else start.replace(**MIDNIGHT)
+    last = LATEST if end is None else end.replace(**MIDNIGHT)
     return TimeRange(
         first, last if end is None or end == last else min(last + timedelta(days=1), LATEST)
     )
+
+
+def days_of(span: TimeRange, hours: Iterable[datetime]) -> list[TimeRange]:
+    """The days that hold some of these hours, in order, each with the time without any that follows it.
+
+    Args:
+        span: whole days, which the result covers.
+    """
+    days = sorted({hour.replace(**MIDNIGHT) for hour in hours})
+    bounds = [span.start, *days[1:], span.end]
+    return [TimeRange(start, end) for start, end in pairwise(bounds)]
 
 
 class _Report:
@@ -118,13 +135,14 @@ def _of_models(run: Run, selects: dict[str, str]) -> Iterator[Comparison]:
         derived = select.replace("`markets_store`", "`stg_polymarket__markets`")
         if "is_deleted" in columns:
             derived = f"select * from ({derived}) where is_deleted = 0"
+        is_versioned = "fetched_at" in columns and "fetched_at" not in key
         yield Comparison(
             table=model.removesuffix("_store"),
             stored=f"(select * from {models}.{model} final)",
             derived=f"({derived})",
             key=key,
             columns={name: kind for name, kind in columns.items() if name not in BOOKKEEPING},
-            version="fetched_at" if "fetched_at" in columns and "fetched_at" not in key else "0",
+            version="fetched_at" if is_versioned else ONLY_VERSION,
             span="all" if time_column is None else "day" if "_1d_" in model else "slice",
         )
 

@@ -10,6 +10,7 @@ from fnmatch import fnmatch
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -23,7 +24,7 @@ from pipeline.cli import cli
 from pipeline.settings import Settings
 
 PROJECT = Path(__file__).resolve().parent.parent
-COMPOSE_ONLY = {"CLICKHOUSE_MEMORY_LIMIT", "CRON_SCHEDULE"}
+COMPOSE_ONLY = {"CLICKHOUSE_MEMORY_LIMIT", "CRON_SCHEDULE", "DASHBOARD_PASSWORD"}
 FIELDS = {name.upper() for name in Settings.model_fields}
 VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::(?P<kind>[-?])(?P<word>[^}]*))?\}")
 EXAMPLE_LINE = re.compile(r"^# (?P<line>(?P<name>[A-Z][A-Z0-9_]+)=.*)$", re.MULTILINE)
@@ -52,7 +53,9 @@ def pins() -> dict[str, Version]:
 
 
 COMPOSE: dict[str, Any] = yaml.safe_load(
-    interpolate(read("docker-compose.yml"), CLICKHOUSE_PASSWORD="secret")
+    interpolate(
+        read("docker-compose.yml"), CLICKHOUSE_PASSWORD="secret", DASHBOARD_PASSWORD="other"
+    )
 )
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 PIPELINES = ("pipeline", "pipeline-cron")
@@ -137,9 +140,36 @@ def test_containers_do_not_share_a_host_name(name: str) -> None:
     assert not {"hostname", "network_mode", "pid"} & set(SERVICES[name])
 
 
-def test_without_a_password_nothing_starts() -> None:
-    with pytest.raises(LookupError, match=r"set CLICKHOUSE_PASSWORD in \.env"):
-        interpolate(read("docker-compose.yml"))
+@pytest.mark.parametrize("name", ["CLICKHOUSE_PASSWORD", "DASHBOARD_PASSWORD"])
+def test_without_a_password_nothing_starts(name: str) -> None:
+    others = {"CLICKHOUSE_PASSWORD": "a", "DASHBOARD_PASSWORD": "b"} | {name: ""}
+    with pytest.raises(LookupError, match=rf"set {name} in \.env"):
+        interpolate(read("docker-compose.yml"), **others)
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_pipeline_is_healthy_while_its_sources_are_fresh(name: str) -> None:
+    command, *program, verb, option = SERVICES[name]["healthcheck"]["test"]
+    assert (command, program) == ("CMD", ["python", "run_pipeline.py"])
+    assert option in {each for param in cli.commands[verb].params for each in param.opts}
+
+
+def test_the_user_of_dashboards_can_only_read_within_bounds() -> None:
+    mounted = [volume.split(":") for volume in SERVICES["clickhouse"]["volumes"]]
+    [(source, mode)] = [(source, mode) for source, target, *mode in mounted if "users.d" in target]
+    assert mode == ["ro"]
+    config = ElementTree.fromstring(read(source))
+    user = config.find("users/dashboard")
+    variable = user.find("password").get("from_env")
+    assert SERVICES["clickhouse"]["environment"][variable] == "other"
+    profile = config.find(f"profiles/{user.findtext('profile')}")
+    assert profile.findtext("readonly") == "1"
+    for bound in ("max_memory_usage", "max_execution_time", "max_result_rows"):
+        assert int(profile.findtext(bound)) > 0
+    assert config.find(f"quotas/{user.findtext('quota')}/interval") is not None
+    database = Settings.model_fields["clickhouse_database"].default
+    grants = {grant.text for grant in user.findall("grants/query")}
+    assert grants == {f"GRANT SELECT ON {name}.*" for name in (database, f"{database}_raw")}
 
 
 def test_compose_asks_for_known_variables_with_the_defaults_of_the_settings(
@@ -171,7 +201,7 @@ def test_env_example_shows_every_setting_with_its_default(
     assert set(shown) == FIELDS | COMPOSE_ONLY
     assert Settings(_env_file=example) == Settings(_env_file=None)
     # An empty value is ignored, so it would hide a default that is not empty.
-    blank = {name for name, value in shown.items() if not value}
+    blank = {name for name, value in shown.items() if not value} - COMPOSE_ONLY
     assert blank == {name for name in FIELDS if is_blank(Settings.model_fields[name.lower()])}
     assert shown["CRON_SCHEDULE"] in SERVICES["pipeline-cron"]["command"]
     assert shown["CLICKHOUSE_MEMORY_LIMIT"] == SERVICES["clickhouse"]["mem_limit"]

@@ -97,28 +97,36 @@ def prepared(settings: Settings, template: Settings):
 
 
 def copy_databases(run: Run, template: Settings) -> None:
-    """Copy tables, views and book-keeping of the template under the run's names, without data."""
+    """Copy tables, views and book-keeping of the template under the run's names, without data.
+
+    The template may be in another ClickHouse.
+    """
     old, new = template.clickhouse_database, run.settings.clickhouse_database
     for database in (f"{new}_raw", new):
         run.client.command(f"create database if not exists {database}")
-    # Tables before the views that read them, views in the order in which they were made.
-    tables = run.client.query(
-        "select create_table_query from system.tables where database in ({raw:String}, {models:String})"
-        " order by engine in ('View', 'MaterializedView'), metadata_modification_time, name",
-        parameters={"raw": f"{old}_raw", "models": old},
-    ).result_rows
+    with open_run(template) as source:
+        # Tables before the views that read them, views in the order in which they were made.
+        tables = source.client.query(
+            "select create_table_query from system.tables where database in ({raw:String}, {models:String})"
+            " order by engine in ('View', 'MaterializedView'), metadata_modification_time, name",
+            parameters={"raw": f"{old}_raw", "models": old},
+        ).result_rows
+        migrations = source.client.query(f"select * from {old}_raw.schema_migrations")
+        statements = source.client.query(
+            f"select statements from {old}_raw.model_deployments final"
+        ).result_rows[0][0]
     pending = [query.replace(old, new) for (query,) in tables]
     while pending:
         failed = [query for query in pending if not _created(run, query)]
         if len(failed) == len(pending):
             run.client.command(failed[0])  # raises, and says why
         pending = failed
-    run.client.command(
-        f"insert into {new}_raw.schema_migrations select * from {old}_raw.schema_migrations"
+    run.client.insert(
+        "schema_migrations",
+        migrations.result_rows,
+        column_names=migrations.column_names,
+        database=f"{new}_raw",
     )
-    statements = run.client.query(
-        f"select statements from {old}_raw.model_deployments final"
-    ).result_rows[0][0]
     run.client.insert(
         "model_deployments",
         [
