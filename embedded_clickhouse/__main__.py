@@ -17,9 +17,16 @@ from embedded_clickhouse.server import DEFAULT_PORT, serve
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--user", default="default", show_default=True, help="The only user.")
 @click.option("--max-memory", type=int, help="Bytes the engine may use; default: half of all.")
+@click.option("--min-free", type=int, help="Bytes that have to be free to write anything.")
 @click.option("--until-unused", is_flag=True, help="Stop once no process uses the folder.")
 def main(
-    path: Path, port: int, host: str, user: str, max_memory: int | None, until_unused: bool
+    path: Path,
+    port: int,
+    host: str,
+    user: str,
+    max_memory: int | None,
+    min_free: int | None,
+    until_unused: bool,
 ) -> None:
     """Serve a chDB folder through the ClickHouse HTTP interface."""
     try:
@@ -30,6 +37,7 @@ def main(
             user=user,
             password=os.environ.get("EMBEDDED_CLICKHOUSE_PASSWORD", ""),
             max_memory=max_memory,
+            min_free=min_free,
             until_unused=until_unused,
         )
     except EmbeddedError as error:

@@ -10,17 +10,26 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import threading
+import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from chdb.state.sqlitelike import Connection
 
-from embedded_clickhouse.protocol import ClickHouseError, Code
+from embedded_clickhouse.protocol import ClickHouseError, Code, refusal
+from embedded_clickhouse.sqltext import settings_clause
 
 _CODE = re.compile(r"Code: (\d+)\. DB::")
+_REPEATED = re.compile(r"^(Code: \d+\. DB::Exception: )\1")
+_INFILE = re.compile(r": \(in file/uri /dev/fd/\d+\)")
 _VERSION = re.compile(r"\(version [^()]*(?:\([^()]*\))?\)\s*\Z")
+
+# More than everything small that a statement writes, the files of its parts' marks and its tables' definitions.
+MIN_FREE_BYTES = 256 << 20
 
 # What a server has and clickhouse-local, from which chDB descends, has not.
 _SERVER_BEHAVIOUR = "implicit_select=0"
@@ -47,13 +56,15 @@ class Engine:
         path: chDB's folder, made if missing.
         max_memory: bytes the engine may use altogether; statements beyond it fail with code 241. By
             default half of the memory of the machine or the container.
+        min_free: bytes that have to be free on the disk for anything to be written.
 
     Raises:
         RuntimeError: the folder is in use by another process or cannot be read.
     """
 
-    def __init__(self, path: Path, max_memory: int | None) -> None:
+    def __init__(self, path: Path, max_memory: int | None, min_free: int = MIN_FREE_BYTES) -> None:
         self._path = str(path)
+        self._min_free = min_free
         # The engine lives as long as any connection does: this one is its anchor. Limits of the
         # whole server count only on the connection that starts it.
         limit = "max_server_memory_usage_to_ram_ratio=0.5"
@@ -65,15 +76,34 @@ class Engine:
             self._anchor.query("select version(), timezone()", "TSV").bytes().decode().split()
         )
 
+    def check_room(self) -> None:
+        """Refuse to write on a disk that is nearly full.
+
+        The engine checks room for the rows of an insert, and nothing else: it takes no notice when a small file cannot
+        be written, and leaves an empty one, that of a table's definition for example, with which it never starts again.
+
+        Raises:
+            ClickHouseError: too little is free.
+        """
+        free = shutil.disk_usage(self._path).free
+        if free < self._min_free:
+            raise refusal(
+                Code.NOT_ENOUGH_SPACE,
+                f"{free >> 20} MiB are free where the ClickHouse data are, and {self._min_free >> 20} MiB are needed"
+                " to write anything, not enough space",
+            )
+
     def connect(self) -> Connection:
         """A fresh session, about 0.2 ms."""
         return Connection(f"{self._path}?{_SERVER_BEHAVIOUR}")
 
-    def kill(self, marker: str = "") -> None:
-        """Ask the running statements whose text has the marker to stop; by default all of them."""
+    def kill(self, marker: str = "") -> bool:
+        """Ask the running statements whose text has the marker to stop, by default all; True if there was one."""
         mine = "query_id != queryID()"
+        sql = f"KILL QUERY WHERE position(query, '{marker}') > 0 AND {mine} ASYNC"
         with self._anchor_lock, contextlib.suppress(RuntimeError):
-            run(self._anchor, f"KILL QUERY WHERE position(query, '{marker}') > 0 AND {mine} ASYNC")
+            return bool(run(self._anchor, sql).body)
+        return False
 
     def close(self) -> None:
         """Close the engine; every session has to be closed before."""
@@ -86,7 +116,8 @@ class Engine:
         if found is None:
             text = f"Code: {Code.STD_EXCEPTION}. DB::Exception: {text}. (STD_EXCEPTION)"
             found = _CODE.search(text)
-        text = text[found.start() :]  # without chDB's "Streaming insert finish failed: " and such
+        text = text[found.start() :]  # without chDB's "Streaming query failed: " and such
+        text = _INFILE.sub("", _REPEATED.sub(r"\1", text))  # an insert reads its data as a file
         if not _VERSION.search(text):
             text = f"{text} (version {self.version})"
         return ClickHouseError(int(found[1]), text)
@@ -178,24 +209,77 @@ def write_result(
 
 
 class Insert:
-    """An INSERT that is fed piece by piece, in bounded memory for row-based formats."""
+    """An INSERT that is fed piece by piece, in bounded memory for row-based formats.
 
-    def __init__(self, connection: Connection, statement: bytes, input_format: str) -> None:
-        self._inserter = connection.send_insert(statement, input_format)
+    The engine reads the data from a pipe, as a file. chDB's own streaming insert is not used: it swallows what goes
+    wrong while rows are written (a full disk, a constraint, a view that throws, the memory limit), and reports the rows
+    as written.
+
+    Args:
+        engine: kills the statement if it is abandoned.
+        connection: the session; nothing else may run in it until the insert has ended.
+        statement: its text up to FORMAT or VALUES.
+    """
+
+    def __init__(
+        self, engine: Engine, connection: Connection, statement: bytes, input_format: str
+    ) -> None:
+        self._engine = engine
+        self._marker = uuid.uuid4().hex
+        self._outcome = Outcome()
+        self._error: RuntimeError | None = None
+        read_end, self._write_end = os.pipe()
+        head, settings = settings_clause(statement)
+        source = f" FROM INFILE '/dev/fd/{read_end}' ".encode()
+        marked = f" FORMAT {input_format} /* {self._marker} */".encode()
+        sql = head + source + settings + marked
+        self._thread = threading.Thread(target=self._run, args=(connection, sql, read_end))
+        self._thread.start()
+
+    def _run(self, connection: Connection, sql: bytes, read_end: int) -> None:
+        try:
+            self._outcome = run(connection, sql)
+        except RuntimeError as error:
+            self._error = error
+        finally:
+            os.close(read_end)  # whoever still writes gets a broken pipe
 
     def append(self, data: bytes) -> None:
-        self._inserter.append(data)
+        """Hand on a piece of the data; waits until the engine has room for it.
+
+        Raises:
+            RuntimeError: the insert has failed.
+        """
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[os.write(self._write_end, rest) :]
+        except BrokenPipeError:  # the engine has ended: failed, or read as much as it wanted
+            self._thread.join()
+            if self._error is not None:
+                raise self._error from None
 
     def finish(self) -> Outcome:
-        """Commit; the result counts rows of cascading views too, as ClickHouse's summary does."""
-        result = self._inserter.finish()
-        return Outcome(
-            written_rows=result.rows_written,
-            written_bytes=result.bytes_written,
-            elapsed=result.elapsed,
-        )
+        """Commit; the result counts rows of cascading views too, as ClickHouse's summary does.
+
+        Raises:
+            RuntimeError: the insert has failed.
+        """
+        self._close()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._outcome
 
     def cancel(self) -> None:
         """Abandon what is not committed yet. Blocks already written stay, as in ClickHouse."""
-        with contextlib.suppress(RuntimeError):
-            self._inserter.cancel()
+        # The end of the pipe would be taken for the end of the data, so the kill has to come first.
+        while self._thread.is_alive() and not self._engine.kill(self._marker):
+            time.sleep(0.005)
+        self._close()
+        self._thread.join()
+
+    def _close(self) -> None:
+        if self._write_end >= 0:
+            os.close(self._write_end)
+            self._write_end = -1

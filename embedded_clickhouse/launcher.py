@@ -45,6 +45,7 @@ def running(
     user: str = "default",
     password: str = "",
     max_memory: int | None = None,
+    min_free: int | None = None,
 ) -> Iterator[Endpoint]:
     """Have a server of the data folder `path` for as long as the block runs.
 
@@ -57,13 +58,15 @@ def running(
         user: the only user, if it is started here.
         password: their password.
         max_memory: bytes the engine may use altogether; by default half of the machine's.
+        min_free: bytes that have to be free on the disk for anything to be written.
 
     Raises:
         EmbeddedError: it cannot be started; the message says why.
     """
     make_folder(path)
     with using(path):
-        command = _command(path, port, user, max_memory)
+        limits = {"--max-memory": max_memory, "--min-free": min_free}
+        command = _command(path, port, user, limits)
         owner = _reach(path, command, password)
         yield Endpoint(owner.host, owner.port, owner.pid)
 
@@ -89,11 +92,12 @@ def _reach(path: Path, command: list[str], password: str) -> Owner:
     )
 
 
-def _command(path: Path, port: int, user: str, max_memory: int | None) -> list[str]:
+def _command(path: Path, port: int, user: str, limits: dict[str, int | None]) -> list[str]:
     command = [sys.executable, "-m", "embedded_clickhouse", "--until-unused"]
     command += ["--path", str(path), "--port", str(port), "--user", user]
-    if max_memory is not None:
-        command += ["--max-memory", str(max_memory)]
+    for option, limit in limits.items():
+        if limit is not None:
+            command += [option, str(limit)]
     return command
 
 

@@ -41,6 +41,7 @@ def serve(
     user: str = "default",
     password: str = "",
     max_memory: int | None = None,
+    min_free: int | None = None,
     until_unused: bool = False,
     on_ready: Callable[[str, int], None] | None = None,
 ) -> None:
@@ -53,6 +54,7 @@ def serve(
         user: the only user.
         password: their password; needed to listen on anything but loopback.
         max_memory: bytes the engine may use altogether; by default half of the machine's.
+        min_free: bytes that have to be free on the disk for anything to be written.
         until_unused: stop once no process holds the folder's users.lock.
         on_ready: called with address and port once clients may connect.
 
@@ -70,7 +72,7 @@ def serve(
     lock = OwnerLock(path)
     listener = _listen(host, port)
     _prepare_process(path)
-    front = _open(path, max_memory, user, password)
+    front = _open(path, max_memory, min_free, user, password)
     lock.publish(host, listener.getsockname()[1])
     if on_ready is not None:
         on_ready(host, listener.getsockname()[1])
@@ -102,14 +104,17 @@ def _prepare_process(path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _open(path: Path, max_memory: int | None, user: str, password: str) -> "Front":
+def _open(
+    path: Path, max_memory: int | None, min_free: int | None, user: str, password: str
+) -> "Front":
     # Loaded this late because the engine takes the time zone while it is loaded, and because
     # those who only start a server need none of it.
     from embedded_clickhouse.app import Front
-    from embedded_clickhouse.engine import Engine
+    from embedded_clickhouse.engine import MIN_FREE_BYTES, Engine
 
+    room = MIN_FREE_BYTES if min_free is None else min_free
     try:
-        return Front(Engine(path / "engine", max_memory), user, password)
+        return Front(Engine(path / "engine", max_memory, room), user, password)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise EmbeddedError(f"Cannot open the ClickHouse data in {path}: {reason}") from None

@@ -168,6 +168,14 @@ def _name(token: Token) -> str:
     return token.text.decode("utf-8", "replace")
 
 
+def settings_clause(head: bytes) -> tuple[bytes, bytes]:
+    """Split the head of an INSERT in front of its SETTINGS, which may be missing."""
+    for token in tokens(head):
+        if token.depth == 0 and token.is_word(b"SETTINGS"):
+            return head[: token.start], head[token.start :]
+    return head, b""
+
+
 def _skip_target(stream: Iterator[Token]) -> Token | None:
     """Consume `INTO [TABLE] [FUNCTION] name`, so that a table may be called format or values."""
     for token in stream:

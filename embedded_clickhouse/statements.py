@@ -41,6 +41,8 @@ from embedded_clickhouse.results import HELD_BACK_BYTES, Reply, Spool
 from embedded_clickhouse.sessions import InThread
 
 _PIPE_BYTES = 1024 * 1024
+_SESSION_ONLY = ("SET", "USE")
+_MAKE_ROOM = ("DROP", "TRUNCATE", "KILL", "SYSTEM")
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,10 @@ class Statements:
             raise refusal(Code.SYNTAX_ERROR, "Empty query")
         _refuse_unsupported(text)
         reads = await self._in_thread(is_read_only, call.connection, text)
-        if not (call.may_write or reads or sqltext.verb(text) in ("SET", "USE")):
+        if not (call.may_write or reads or sqltext.verb(text) in _SESSION_ONLY):
             raise _read_only_refusal()
+        if not reads and sqltext.verb(text) not in (*_SESSION_ONLY, *_MAKE_ROOM):
+            self._engine.check_room()
         if reads and sqltext.is_streamable(text):
             await _unless_disconnected(self._select(call, text), receive)
             return
@@ -101,10 +105,13 @@ class Statements:
     async def _insert(self, call: Call, body: AsyncIterator[bytes]) -> None:
         if not call.may_write:
             raise _read_only_refusal()
+        self._engine.check_room()
         head = call.statement.insert
         parameters = {f"param_{name}": value for name, value in call.options.parameters.items()}
         await self._in_thread(apply_settings, call.connection, parameters)
-        insert = await self._in_thread(Insert, call.connection, head.statement, head.format)
+        insert = await self._in_thread(
+            Insert, self._engine, call.connection, head.statement, head.format
+        )
         try:
             if call.statement.data:
                 await self._in_thread(insert.append, call.statement.data)

@@ -96,14 +96,15 @@ class RequestMiddleware:
 def build_app(world: World, limits: NodeLimits | None = None) -> RequestMiddleware:
     """All upstreams over `world`, and `/sandbox/{advance,truth,stats}` to steer and watch it."""
 
-    truths: dict[int, Truth] = {}  # of the newest head only
+    truths: dict[str, Truth] = {}  # by the hash of the head, of the newest only
 
     def current_truth() -> Truth:
         with world.lock:
-            if world.chain.head not in truths:
+            head = world.chain.block_hash(world.chain.head)
+            if head not in truths:
                 truths.clear()
-                truths[world.chain.head] = Truth(world)
-            return truths[world.chain.head]
+                truths[head] = Truth(world)
+            return truths[head]
 
     async def advance(request: HttpRequest) -> Response:
         body = orjson.loads(await request.body() or b"{}")

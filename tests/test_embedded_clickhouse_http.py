@@ -100,6 +100,70 @@ def test_data_may_come_in_the_body_or_behind_the_statement(clickhouse, table, bo
     assert ask(clickhouse, f"select * from {table}".encode()).text == "1\tone\n"
 
 
+@pytest.mark.parametrize(
+    ("column", "view", "settings", "code"),
+    [
+        ("constraint small check a < 1000000", "a", {}, 469),
+        ("index i a type minmax", "throwIf(a = 7, 'seven') + a", {}, 395),
+        ("index i a type minmax", "a", {"max_memory_usage": 50_000}, 241),
+        ("index i a type minmax", "a", {}, 0),
+    ],
+)
+@pytest.mark.parametrize("rows", [1, 200_000])
+def test_what_fails_while_rows_are_written_is_an_error(
+    clickhouse, database_prefix, column, view, settings, code, rows
+):
+    """However small or large the insert: an answer of 200 says that its rows are there."""
+    ask(clickhouse, f"create database {database_prefix}".encode())
+    name = f"{database_prefix}.strict"
+    create = f"create table {name} (a Int64, s String, {column}) engine=MergeTree order by a"
+    ask(clickhouse, create.encode())
+    ask(
+        clickhouse,
+        f"create materialized view {name}_mv engine=MergeTree order by b as select {view} as b"
+        f" from {name}".encode(),
+    )
+    values = [2_000_000, 7, *range(3)] if rows == 1 else range(10_000_000, 10_000_000 + rows)
+    lines = "".join(f'{{"a": {a if rows == 1 or a % 9 else 7}, "s": "x"}}\n' for a in values)
+    answer = ask(
+        clickhouse, lines.encode(), query=f"insert into {name} format JSONEachRow", **settings
+    )
+    assert answer.code == code, answer.text
+    assert (answer.status == 200) == (code == 0)
+    assert "/dev/fd" not in answer.text
+    if code:
+        assert answer.text.startswith(f"Code: {code}. DB::Exception: ")
+    else:
+        stored = ask(clickhouse, f"select count() from {name}".encode())
+        assert int(stored.text) == len(values)
+
+
+def test_settings_of_an_insert_count(clickhouse, table):
+    statement = f"insert into {table} (s, a) settings format_csv_delimiter = ';' format CSV"
+    taken = ask(clickhouse, b"x;1\n", query=statement)
+    assert taken.status == 200, taken.text
+    assert ask(clickhouse, f"select * from {table}".encode()).text == "1\tx\n"
+
+
+def test_an_insert_that_breaks_off_leaves_no_row_of_its_last_block(clickhouse, table):
+    """The client promises more than it sends, and what it sent would be whole rows."""
+    connection = http.client.HTTPConnection(clickhouse.host, clickhouse.port, timeout=30)
+    connection.putrequest("POST", "/?" + urlencode({"query": f"insert into {table} format TSV"}))
+    connection.putheader("Content-Length", "1000000")
+    connection.endheaders(b"1\tone\n2\ttwo\n")
+    time.sleep(0.3)
+    connection.close()
+    deadline = time.monotonic() + 10
+    running = (
+        "select count() from system.processes"
+        " where query ilike '%infile%' and query not ilike '%processes%'"
+    )
+    while ask(clickhouse, running.encode()).text != "0\n":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert ask(clickhouse, f"select count() from {table}".encode()).text == "0\n"
+
+
 def test_parameters_reach_every_kind_of_statement(clickhouse, table):
     insert = f"insert into {table} values ({{a:Int64}}, {{s:String}})".encode()
     database, name = table.split(".")

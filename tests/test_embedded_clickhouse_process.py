@@ -194,6 +194,32 @@ def test_data_that_cannot_be_opened_is_one_line(tmp_path):
         pass
 
 
+def test_on_a_full_disk_nothing_is_written_and_what_is_there_can_be_read_and_dropped(tmp_path):
+    with running(tmp_path, 0) as server:
+        client = connect(server)
+        for name in ("kept", "dropped"):
+            client.command(f"create table {name} (a Int64) engine = MergeTree order by a")
+            client.insert(name, [[1]], column_names=["a"])
+        os.kill(server.pid, signal.SIGKILL)  # or the next user would find it still there
+    with running(tmp_path, 0, min_free=1 << 60) as server:
+        client = connect(server)
+        for write in (
+            "insert into kept values (2)",
+            "create table more (a Int8) engine = Log",
+            "insert into kept select 2",
+        ):
+            with pytest.raises(DatabaseError, match=r"MiB are free.*not enough space") as failure:
+                client.command(write)
+            assert failure.value.code == 243
+        with pytest.raises(DatabaseError, match="not enough space"):
+            client.insert("kept", [[2]], column_names=["a"])
+        client.command("drop table dropped")
+        assert client.command("select count() from kept") == 1
+        os.kill(server.pid, signal.SIGKILL)
+    with running(tmp_path, 0) as server:
+        assert connect(server).command("exists table more") == 0
+
+
 def test_memory_is_capped(tmp_path):
     with running(tmp_path, 0, max_memory=400_000_000) as endpoint:
         client = connect(endpoint)

@@ -220,20 +220,42 @@ def harmed(
             yield run, endpoint
 
 
-@pytest.mark.parametrize("bytes_per_file", [0, 5_000])
 def test_a_full_disk_under_clickhouse(
-    harmed: tuple[Run, Endpoint], world: World, bytes_per_file: int
+    harmed: tuple[Run, Endpoint], own_folder: Path, world: World
 ) -> None:
+    """The embedded one takes its disk for full: what is there can be read, and nothing is half written."""
     run, endpoint = harmed
-    unlimited = resource.RLIM_INFINITY
-    resource.prlimit(endpoint.pid, resource.RLIMIT_FSIZE, (bytes_per_file, unlimited))
-    try:
+    os.kill(endpoint.pid, signal.SIGKILL)
+    with running(own_folder, endpoint.port, min_free=1 << 60) as full:
         answer = call(run.settings)
-    finally:
-        resource.prlimit(endpoint.pid, resource.RLIMIT_FSIZE, (unlimited, unlimited))
-    assert answer.returncode == 1, answer.stderr
+        assert answer.returncode == 1
+        assert "Traceback" not in answer.stderr
+        assert re.search(r"MiB are free.*not enough space", answer.stderr), answer.stderr
+        assert "0 trades" not in call(run.settings, "status").stdout
+        os.kill(full.pid, signal.SIGKILL)
+    with running(own_folder, endpoint.port):
+        finish(run, world)
+
+
+def test_clickhouse_out_of_space_in_the_middle_of_a_load(
+    harmed: tuple[Run, Endpoint], world: World
+) -> None:
+    """Rows that ClickHouse refuses stay in the working folder and are loaded by the next run."""
+    run, _ = harmed
+    raw = run.settings.raw_database
+    run.client.command(
+        f"alter table {raw}.order_filled modify setting min_free_disk_bytes_to_perform_insert = {1 << 60}"
+    )
+    answer = call(run.settings)
+    assert answer.returncode == 1
     assert "Traceback" not in answer.stderr
-    assert "Cannot write to file" in answer.stderr.splitlines()[-1]
+    assert re.search(
+        r"NOT_ENOUGH_SPACE.*run again when that is fixed, nothing was lost", answer.stderr
+    )
+    assert run.client.command(f"select count() from {raw}.order_filled") == 0
+    run.client.command(
+        f"alter table {raw}.order_filled reset setting min_free_disk_bytes_to_perform_insert"
+    )
     finish(run, world)
 
 
