@@ -16,6 +16,8 @@ from ingest.records import ORDER_FILLED
 TOKENS, WALLETS = 20_000, 100_000
 MAKER_LEGS = 2.2  # of a match, on average
 FILLS_PER_HOUR = 25_000
+# Two after the other are those of one market.
+TOKEN_IDS = [str((number + 1) * (10**72 + 7919)) for number in range(TOKENS)]
 _HEX = np.frombuffer(b"".join(b"%02x" % byte for byte in range(256)), np.uint16)
 
 
@@ -57,8 +59,7 @@ def fills(
     taker = pc.if_else(
         pa.array(is_taker_leg), exchange, wallets.take(pa.array(taker_owner[match]))
     )
-    tokens = pa.array([str((number + 1) * (10**72 + 7919)) for number in range(TOKENS)])
-    token_id = tokens.take(pa.array(token[match]))
+    token_id = pa.array(TOKEN_IDS).take(pa.array(token[match]))
     given, received = np.where(is_buy, usd, shares), np.where(is_buy, shares, usd)
     columns = {
         "timestamp": pa.array(times[match]).cast(pa.timestamp("s", tz="UTC")),

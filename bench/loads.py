@@ -28,6 +28,7 @@ from pipeline.settle import settle
 
 # Stage -> the function in the main thread's profile whose time it is, callees included.
 STAGES = {
+    "prepare": ("pipeline/run.py", "prepare"),
     "extract": ("dlt/pipeline/pipeline.py", "extract"),
     "of it waiting for pages": ("ingest/fetching.py", "take"),
     "normalize": ("dlt/pipeline/pipeline.py", "normalize"),

@@ -1,0 +1,140 @@
+"""How long after a block appears its candle can be read: `loop` at its default cadence over the sandbox."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from bench.figures import Part, percentile
+from bench.place import Place
+from pipeline.settings import PROJECT_DIR, Settings
+from sandbox.clock import BLOCK_SECONDS
+from sandbox.server import SandboxServer
+
+LOOK_EVERY_S = 0.05
+START_TIMEOUT_S = 60
+LONGEST_S = 60
+STOP_TIMEOUT_S = 60
+
+
+def live(place: Place, upstream: SandboxServer, stored: int, seconds: float) -> Part:
+    """Mine a block every two seconds for so long, and see when each can be read.
+
+    Raises:
+        RuntimeError: the loop did not start, or brought nothing.
+    """
+    defaults = {name: field.default for name, field in Settings.model_fields.items()}
+    poll_s, confirmations = defaults["poll_interval_s"], defaults["polygon_confirmations"]
+    with _loop(place):
+        _wait_for_the_loop(place, upstream)
+        appeared, read = _watch(place, upstream, seconds)
+    latencies = [read[block] - at for block, at in appeared.items()]
+    behind_s = confirmations * BLOCK_SECONDS
+    part = Part(
+        "Live",
+        f"`run_pipeline.py loop` with default settings (a cycle every {poll_s:g} s, {confirmations} confirmations:"
+        f" {behind_s:g} s in which a block waits on purpose) over {stored:,} stored fills; a block every {BLOCK_SECONDS} s for"
+        f" {seconds:g} s. From its appearance to when `select max(last_trade_at) from ohlcv_1m` over HTTP says that its candle"
+        f" is there, asked every {LOOK_EVERY_S * 1000:g} ms; {len(latencies)} blocks with trades.",
+    )
+    for percent in (50, 95, 99):
+        value = percentile(latencies, percent)
+        part.add(f"live_p{percent}_s", "s", [value])
+        part.add(f"live_p{percent}_beyond_poll_s", "s", [value - poll_s])
+        note = {95: "goal: 2", 99: "goal: 4"}.get(percent, "")
+        name = f"live_p{percent}_beyond_poll_and_confirmations_s"
+        part.add(name, "s", [value - poll_s - behind_s], note)
+    return part
+
+
+@contextmanager
+def _loop(place: Place) -> Iterator[None]:
+    settings = place.run.settings
+    environment = {
+        "CLICKHOUSE_HOST": settings.clickhouse_host,
+        "CLICKHOUSE_PORT": str(settings.clickhouse_port),
+        "CLICKHOUSE_DATABASE": settings.clickhouse_database,
+        "DLT_PIPELINES_DIR": str(settings.dlt_pipelines_dir),
+        "POLYGON_RPC_URL": settings.polygon_rpc_url,
+        "SOURCES": "polygon",
+        "POLYGON_STALE_AFTER_S": str(settings.polygon_stale_after_s),
+    }
+    with (place.folder / "loop.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, PROJECT_DIR / "run_pipeline.py", "loop"],
+            cwd=place.folder,  # where no .env is
+            env=os.environ | environment,
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _wait_for_the_loop(place: Place, upstream: SandboxServer) -> None:
+    """Mine blocks until one of them has come through."""
+    newest = _newest(place)
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while _newest(place) == newest:
+        if time.monotonic() > deadline:
+            log = (place.folder / "loop.log").read_text(errors="replace").strip()
+            raise RuntimeError(f"nothing came live in {START_TIMEOUT_S} s; the loop says: {log[-300:]}")
+        upstream.world.advance(1)
+        time.sleep(BLOCK_SECONDS)
+
+
+def _watch(
+    place: Place, upstream: SandboxServer, seconds: float
+) -> tuple[dict[int, float], dict[int, float]]:
+    """When each block with trades appeared and could be read, by its unix time.
+
+    Raises:
+        RuntimeError: some of them never could.
+    """
+    appeared: dict[int, float] = {}
+    read: dict[int, float] = {}
+    until = time.monotonic() + seconds
+    ended = threading.Event()
+
+    def mine() -> None:
+        world, due = upstream.world, time.monotonic()
+        while not ended.wait(max(0.0, due - time.monotonic())):
+            due += BLOCK_SECONDS
+            known = len(world.matches)
+            world.advance(1)
+            if (at := time.monotonic()) < until:
+                times = {leg.timestamp for match in world.matches[known:] for leg in match.legs}
+                appeared.update(dict.fromkeys(times, at))
+
+    miner = threading.Thread(target=mine, daemon=True)
+    miner.start()
+    try:
+        while time.monotonic() < until or appeared.keys() - read.keys():
+            if time.monotonic() > until + LONGEST_S:
+                raise RuntimeError(f"{len(appeared.keys() - read.keys())} blocks never came")
+            newest, now = _newest(place), time.monotonic()
+            for block in [each for each in appeared if each <= newest]:
+                read.setdefault(block, now)
+            time.sleep(LOOK_EVERY_S)
+    finally:
+        ended.set()
+        miner.join()
+    return appeared, read
+
+
+def _newest(place: Place) -> int:
+    database = place.run.settings.clickhouse_database
+    sql = f"select toUnixTimestamp(max(last_trade_at)) from {database}.ohlcv_1m where bucket_at > now() - interval 2 hour"
+    return int(place.run.client.command(sql))
