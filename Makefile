@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 CHAOS ?= --pipeline-kills 200 --database-kills 50 --both-kills 25 --matches 10000
+BENCH ?=
 
-.PHONY: help install demo test chaos lint audit format docs clean
+.PHONY: help install demo test chaos bench lint audit format docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -28,6 +29,9 @@ test: $(STAMP) ## run the test suite
 
 chaos: $(STAMP) ## kill the pipeline and its ClickHouse for up to 45 minutes, and compare (CHAOS="--seed 1 ...")
 	@$(BIN)/python -m chaos $(CHAOS)
+
+bench: $(STAMP) ## measure the speed (ten minutes) and write BENCHMARKS.md
+	@$(BIN)/python -m bench $(BENCH)
 
 lint: $(STAMP) ## ruff and sqlfluff
 	@$(BIN)/ruff check .

@@ -14,6 +14,7 @@ import click
 
 from bench import catalogue, comparison, stored, wire
 from bench.figures import Part
+from bench.live import Cadence
 from bench.machine import describe
 from bench.report import closing_lines, markdown
 
@@ -35,26 +36,86 @@ ONE = click.IntRange(1)
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--only", type=click.Choice(["end-to-end", "wire", "stored", "markets"]), multiple=True, help="Parts to run; default: all.")
-@click.option("--out", type=click.Path(path_type=Path), default="BENCHMARKS.md", help="File to write.")
+@click.option(
+    "--only",
+    type=click.Choice(["end-to-end", "wire", "stored", "markets"]),
+    multiple=True,
+    help="Parts to run; default: all.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default="BENCHMARKS.md", help="File to write."
+)
 @click.option("--runs", type=ONE, default=5, help="Turns of the short runs.")
-@click.option("--rows", type=ONE, default=250_000, help="end-to-end: fills of each run (2000000: an hour).")
+@click.option(
+    "--rows", type=ONE, default=250_000, help="end-to-end: fills of each run (2000000: an hour)."
+)
 @click.option("--few", type=ONE, default=50_000, help="end-to-end: fills for the paths of others.")
-@click.option("--latencies", default="50,200,500", callback=_numbers(int), help="wire: ms added to each request.")
-@click.option("--workers", default="1,4,16,32", callback=_numbers(int), help="wire: fetching threads.")
+@click.option(
+    "--latencies",
+    default="50,200,500",
+    callback=_numbers(int),
+    help="wire: ms added to each request.",
+)
+@click.option(
+    "--workers", default="1,4,16,32", callback=_numbers(int), help="wire: fetching threads."
+)
 @click.option("--pages", type=ONE, default=25, help="wire: pages in each slice.")
-@click.option("--stored", "sizes", default="1000000,5000000", callback=_numbers(int), help="stored: fills at which cycles are timed; multiples of the first (add 20000000).")
-@click.option("--cycles", type=ONE, default=20, help="stored: cycles at each size.")
-@click.option("--questions", type=ONE, default=100, help="stored: times that each query is asked.")
-@click.option("--live", "live_s", type=click.IntRange(0), default=60, help="stored: seconds of blocks for the live latency; 0: leave it out.")
+@click.option(
+    "--stored",
+    "sizes",
+    default="1000000,5000000",
+    callback=_numbers(int),
+    help="stored: fills at which cycles are timed; multiples of the first (add 20000000).",
+)
+@click.option("--cycles", type=ONE, default=10, help="stored: cycles at each size.")
+@click.option("--questions", type=ONE, default=50, help="stored: times that each query is asked.")
+@click.option(
+    "--live",
+    "live_s",
+    type=click.IntRange(0),
+    default=60,
+    help="stored: seconds of blocks for the live latency; 0: leave it out.",
+)
+@click.option(
+    "--poll",
+    "poll_s",
+    type=float,
+    default=Cadence.poll_s,
+    help="stored: POLL_INTERVAL_S of the live loop.",
+)
+@click.option(
+    "--confirmations",
+    type=click.IntRange(0),
+    default=Cadence.confirmations,
+    help="stored: POLYGON_CONFIRMATIONS of it.",
+)
 @click.option("--markets", type=ONE, default=20_000, help="markets: how many (200000).")
 @click.option("--events", type=ONE, default=2_000, help="markets: events (20000).")
-def main(only: tuple[str, ...], out: Path, runs: int, rows: int, few: int, latencies: list[int], workers: list[int], pages: int, sizes: list[int], cycles: int, questions: int, live_s: int, markets: int, events: int) -> None:
+def main(
+    only: tuple[str, ...],
+    out: Path,
+    runs: int,
+    rows: int,
+    few: int,
+    latencies: list[int],
+    workers: list[int],
+    pages: int,
+    sizes: list[int],
+    cycles: int,
+    questions: int,
+    live_s: int,
+    poll_s: float,
+    confirmations: int,
+    markets: int,
+    events: int,
+) -> None:
     """Measure how fast the pipeline is. The defaults take about ten minutes on two processors."""
     parts: dict[str, Callable[[], list[Part]]] = {
         "end-to-end": lambda: [comparison.measure(rows, few, runs)],
         "wire": lambda: [wire.measure([each / 1000 for each in latencies], workers, pages, runs)],
-        "stored": lambda: stored.measure(sizes, cycles, questions, live_s),
+        "stored": lambda: stored.measure(
+            sizes, cycles, questions, live_s, Cadence(poll_s, confirmations)
+        ),
         "markets": lambda: [catalogue.measure(markets, events, min(runs, 3))],
     }
     started, found = time.monotonic(), []

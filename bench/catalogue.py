@@ -78,7 +78,10 @@ def catalogue(kind: str, count: int, version: int = 0) -> Iterator[dict]:
         record["closedTime"] = record["createdAt"] if closed else None
         if kind == "markets":
             tokens = TOKEN_IDS[2 * number : 2 * number + 2] or [f"{number}01", f"{number}02"]
-            record |= {"conditionId": f"0x{number:064x}", "clobTokenIds": orjson.dumps(tokens).decode()}
+            record |= {
+                "conditionId": f"0x{number:064x}",
+                "clobTokenIds": orjson.dumps(tokens).decode(),
+            }
             record |= {"outcomes": '["Yes", "No"]', "outcomePrices": '["0.4", "0.6"]'}
         yield record
 
@@ -141,7 +144,12 @@ def _load(place: Place, url: str, markets: int, events: int, changed: int) -> fl
             rows, caught_up = rows + report.rows.total(), report.caught_up
     seconds = time.perf_counter() - since
     database = run.settings.clickhouse_database
-    found = [run.client.command(f"select count() from {database}.{name}") for name in ("markets", "events")]
+    found = [
+        run.client.command(f"select count() from {database}.{name}")
+        for name in ("markets", "events")
+    ]
     if found != [markets, events] or rows != changed:
-        raise RuntimeError(f"{found} markets and events by {rows} rows, not {[markets, events]} by {changed}")
+        raise RuntimeError(
+            f"{found} markets and events by {rows} rows, not {[markets, events]} by {changed}"
+        )
     return seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -42,7 +43,7 @@ class Clock:
 
 
 def in_child(function: Callable[..., Clock], *arguments: Any) -> Clock:
-    """What `function(*arguments)` returns, called in a new process.
+    """What `function(*arguments)` returns, called in a new process; says on stderr how long it took.
 
     Raises:
         RuntimeError: it failed; the process has printed why.
@@ -55,7 +56,9 @@ def in_child(function: Callable[..., Clock], *arguments: Any) -> Clock:
     try:
         if not ours.poll(_LONGEST_S):
             raise RuntimeError(f"{function.__name__} took more than {_LONGEST_S} s")
-        return ours.recv()
+        clock = ours.recv()
+        print(f"  {function.__name__}: {clock.seconds:.1f} s", file=sys.stderr, flush=True)
+        return clock
     except EOFError:
         raise RuntimeError(f"{function.__name__} failed; its traceback is above") from None
     finally:

@@ -21,6 +21,7 @@ from bench.place import Place, prepared
 
 SLOW_S = 0.2
 SLOW_WORKERS = 16
+SLOW_RUNS = 2
 
 
 def measure(rows: int, few: int, runs: int) -> Part:
@@ -57,7 +58,7 @@ def measure(rows: int, few: int, runs: int) -> Part:
         upstream.set_latency(SLOW_S)
         slow = settings.model_copy(update={"backfill_workers": SLOW_WORKERS})
         fewest = max(few // 4, 1)
-        for _ in range(min(runs, 3)):
+        for _ in range(min(runs, SLOW_RUNS)):
             turns.ours("ours slow", rows, through_the_product, slow, start)
             turns.take("csv slow", fewest, loop_with_csv, upstream.url, place.folder, start, fewest)
     _figures(part, turns, rows)
@@ -110,7 +111,9 @@ def _figures(part: Part, turns: _Turns, rows: int) -> None:
     million = rows / 1e6
     part.add("end_to_end_rows_per_s", "rows/s", rates["ours"], "fills to candles")
     part.add("limit_rows_per_s", "rows/s", rates["limit"], "ClickHouse alone, to candles")
-    part.add("dict_path_rows_per_s", "rows/s", rates["dicts"], "rows as dictionaries, to a raw table")
+    part.add(
+        "dict_path_rows_per_s", "rows/s", rates["dicts"], "rows as dictionaries, to a raw table"
+    )
     part.add("poly_data_style_rows_per_s", "rows/s", rates["csv"], "CSV loop and polars, to trades")
     part.add("end_to_end_vs_limit", "ratio", turns.ratios("ours", "limit"), "goal: 0.5")
     part.add("vs_dict_path", "ratio", turns.ratios("ours", "dicts"), "goal: 10")
@@ -123,7 +126,11 @@ def _figures(part: Part, turns: _Turns, rows: int) -> None:
         for process, key in (("pipeline", None), ("clickhouse", "clickhouse_cpu_s")):
             cpu = [(x.more[key] if key else x.cpu_s) / million for x in clocks[path]]
             part.add(f"{name}_{process}_cpu_s_per_million_rows", "s", cpu)
-    part.add("pages_cpu_s_per_million_rows", "s", [x.more["pages_cpu_s"] / million for x in clocks["ours"]])
+    part.add(
+        "pages_cpu_s_per_million_rows",
+        "s",
+        [x.more["pages_cpu_s"] / million for x in clocks["ours"]],
+    )
     part.add("pipeline_peak_mb", "MB", [x.peak_mb for x in clocks["ours"]], "resident memory")
     part.add("clickhouse_peak_mb", "MB", [x.more["clickhouse_peak_mb"] for x in clocks["ours"]])
     part.tables["Where the time of a run goes (main thread, medians)"] = [

@@ -33,14 +33,13 @@ def fills(
         version: v1 as from the archive, v2 as from the chain.
     """
     rng = np.random.default_rng(count)
-    matches = int(count / (1 + MAKER_LEGS) * 1.1) + 10
-    legs = 1 + np.clip(rng.geometric(1 / MAKER_LEGS, matches), 1, 40)
-    match = np.repeat(np.arange(matches), legs)[:count]
+    legs = 1 + np.clip(rng.geometric(1 / MAKER_LEGS, count), 1, 40)
+    match = np.repeat(np.arange(count), legs)[:count]
+    matches = match[-1] + 1
     starts = np.concatenate([[0], np.cumsum(legs)[:-1]])
-    at_in_match = np.arange(count) - starts[match]
-    is_taker_leg = at_in_match == (legs[match] - 1)
+    is_taker_leg = np.arange(count) - starts[match] == legs[match] - 1
     span = max(int(count / per_hour * 3600), 1)
-    times = end - span + np.sort(rng.integers(0, span, matches))
+    times = end - span + np.arange(matches) * span // matches
     token = (TOKENS * rng.random(matches) ** 4).astype(np.int64)
     buys = rng.random(matches) < 0.6
     cents = rng.integers(2, 99, matches)
@@ -54,11 +53,9 @@ def fills(
     wallets = _hex(rng, WALLETS, 20)
     owner = rng.integers(0, WALLETS, count)
     taker_owner = rng.integers(0, WALLETS, matches)
-    exchange = [name for name, generation in EXCHANGES.items() if generation == version][0]
+    exchange = next(name for name, generation in EXCHANGES.items() if generation == version)
     maker = wallets.take(pa.array(np.where(is_taker_leg, taker_owner[match], owner)))
-    taker = pc.if_else(
-        pa.array(is_taker_leg), exchange, wallets.take(pa.array(taker_owner[match]))
-    )
+    taker = pc.if_else(pa.array(is_taker_leg), exchange, wallets.take(pa.array(taker_owner[match])))
     token_id = pa.array(TOKEN_IDS).take(pa.array(token[match]))
     given, received = np.where(is_buy, usd, shares), np.where(is_buy, shares, usd)
     columns = {

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from bench.figures import Part, percentile
 from bench.place import Place
@@ -23,25 +24,34 @@ LONGEST_S = 60
 STOP_TIMEOUT_S = 60
 
 
-def live(place: Place, upstream: SandboxServer, stored: int, seconds: float) -> Part:
+@dataclass(frozen=True)
+class Cadence:
+    """How often the loop looks, and how many blocks it leaves for later; by default as users have it."""
+
+    poll_s: float = Settings.model_fields["poll_interval_s"].default
+    confirmations: int = Settings.model_fields["polygon_confirmations"].default
+
+
+def live(
+    place: Place, upstream: SandboxServer, stored: int, seconds: float, cadence: Cadence
+) -> Part:
     """Mine a block every two seconds for so long, and see when each can be read.
 
     Raises:
         RuntimeError: the loop did not start, or brought nothing.
     """
-    defaults = {name: field.default for name, field in Settings.model_fields.items()}
-    poll_s, confirmations = defaults["poll_interval_s"], defaults["polygon_confirmations"]
-    with _loop(place):
+    poll_s, confirmations = cadence.poll_s, cadence.confirmations
+    with _loop(place, cadence):
         _wait_for_the_loop(place, upstream)
         appeared, read = _watch(place, upstream, seconds)
     latencies = [read[block] - at for block, at in appeared.items()]
     behind_s = confirmations * BLOCK_SECONDS
     part = Part(
         "Live",
-        f"`run_pipeline.py loop` with default settings (a cycle every {poll_s:g} s, {confirmations} confirmations:"
-        f" {behind_s:g} s in which a block waits on purpose) over {stored:,} stored fills; a block every {BLOCK_SECONDS} s for"
-        f" {seconds:g} s. From its appearance to when `select max(last_trade_at) from ohlcv_1m` over HTTP says that its candle"
-        f" is there, asked every {LOOK_EVERY_S * 1000:g} ms; {len(latencies)} blocks with trades.",
+        f"`run_pipeline.py loop` (POLL_INTERVAL_S={poll_s:g}, POLYGON_CONFIRMATIONS={confirmations}:"
+        f" {behind_s:g} s in which a block waits on purpose) over {stored:,} stored fills; a block every"
+        f" {BLOCK_SECONDS} s for {seconds:g} s, from its appearance until `select max(last_trade_at) from ohlcv_1m` over"
+        f" HTTP says that its candles are there, asked every {LOOK_EVERY_S * 1000:g} ms; {len(latencies)} blocks with trades.",
     )
     for percent in (50, 95, 99):
         value = percentile(latencies, percent)
@@ -54,7 +64,7 @@ def live(place: Place, upstream: SandboxServer, stored: int, seconds: float) -> 
 
 
 @contextmanager
-def _loop(place: Place) -> Iterator[None]:
+def _loop(place: Place, cadence: Cadence) -> Iterator[None]:
     settings = place.run.settings
     environment = {
         "CLICKHOUSE_HOST": settings.clickhouse_host,
@@ -62,6 +72,8 @@ def _loop(place: Place) -> Iterator[None]:
         "CLICKHOUSE_DATABASE": settings.clickhouse_database,
         "DLT_PIPELINES_DIR": str(settings.dlt_pipelines_dir),
         "POLYGON_RPC_URL": settings.polygon_rpc_url,
+        "POLYGON_CONFIRMATIONS": str(cadence.confirmations),
+        "POLL_INTERVAL_S": str(cadence.poll_s),
         "SOURCES": "polygon",
         "POLYGON_STALE_AFTER_S": str(settings.polygon_stale_after_s),
     }
@@ -90,7 +102,9 @@ def _wait_for_the_loop(place: Place, upstream: SandboxServer) -> None:
     while _newest(place) == newest:
         if time.monotonic() > deadline:
             log = (place.folder / "loop.log").read_text(errors="replace").strip()
-            raise RuntimeError(f"nothing came live in {START_TIMEOUT_S} s; the loop says: {log[-300:]}")
+            raise RuntimeError(
+                f"nothing came live in {START_TIMEOUT_S} s; the loop says: {log[-300:]}"
+            )
         upstream.world.advance(1)
         time.sleep(BLOCK_SECONDS)
 

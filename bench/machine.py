@@ -27,7 +27,9 @@ def reset_peak(pid: int | str = "self") -> None:
 
 def describe() -> str:
     """Processors, memory, system and load, in one line."""
-    model = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")]
+    model = [
+        x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")
+    ]
     name = model[0].partition(": ")[2] if model else platform.machine()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     load = "/".join(f"{each:.1f}" for each in os.getloadavg())

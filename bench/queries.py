@@ -30,7 +30,9 @@ def queries(place: Place, stored: int, times: int) -> Part:
     drawn = client.query(
         f"select token_id, wallet from trades_store order by cityHash64(tx_hash, log_index) limit {times}"
     ).result_rows
-    rows: list[tuple[object, ...]] = [("question", "p50, ms", "p95, ms", "rows read, median", "rows returned, median")]
+    rows: list[tuple[object, ...]] = [
+        ("question", "p50, ms", "p95, ms", "rows read, median", "rows returned, median")
+    ]
     for name, sql in QUESTIONS.items():
         milliseconds, read, returned = [], [], []
         for token, wallet in drawn:
@@ -59,4 +61,6 @@ def queries(place: Place, stored: int, times: int) -> Part:
 
 def _rows_read(place: Place) -> int:
     """Rows that ClickHouse has read in all."""
-    return int(place.run.client.command("select value from system.events where event = 'SelectedRows'"))
+    return int(
+        place.run.client.command("select value from system.events where event = 'SelectedRows'")
+    )

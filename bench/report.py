@@ -15,7 +15,9 @@ only those compare.
 """
 
 
-def markdown(parts: Sequence[Part], *, machine: str, date: str, command: str, seconds: float) -> str:
+def markdown(
+    parts: Sequence[Part], *, machine: str, date: str, command: str, seconds: float
+) -> str:
     """The text of BENCHMARKS.md."""
     lines = [f"- machine: {machine}", f"- date: {date}", f"- command: `{command}`, {seconds:.0f} s"]
     text = _HEAD + "\n".join(lines) + "\n"

@@ -1,7 +1,7 @@
 """What depends on how much is stored: a cycle with the same new work, what users ask, and how late a candle is.
 
-History is made without the pipeline: one settled piece is copied inside ClickHouse, each copy moved into the past by
-whole days, raw, fills, trades and candles alike, as if it had been loaded. New work comes from the sandbox, by the product's own cycle.
+History is made inside ClickHouse: one piece is loaded and settled, and then copied with its trades and candles, each copy
+moved into the past by whole days, as if it had been loaded. New work comes from the sandbox, by the product's own cycle.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from bench.figures import Part, percentile, shown
 from bench.catalogue import land_markets
+from bench.figures import Part, percentile, shown
 from bench.fills import FILLS_PER_HOUR, fills
-from bench.live import live
+from bench.live import Cadence, live
 from bench.loads import land_file, stages, write_loads
 from bench.place import Place, prepared
 from bench.queries import queries
@@ -33,7 +33,9 @@ MATCHES_PER_BLOCK = 8.0
 _COPIED = ("order_filled", "trades_store", "ohlcv_1m_store", "ohlcv_1h_store", "ohlcv_1d_store")
 
 
-def measure(sizes: list[int], cycles: int, questions: int, live_s: float) -> list[Part]:
+def measure(
+    sizes: list[int], cycles: int, questions: int, live_s: float, cadence: Cadence
+) -> list[Part]:
     """Cycles at each size, then queries and, for `live_s` seconds, the loop at the largest.
 
     Args:
@@ -50,12 +52,15 @@ def measure(sizes: list[int], cycles: int, questions: int, live_s: float) -> lis
     world = World.generate(
         3, now=now, markets=200, matches=500, v1_days=0, v2_days=0.05, matches_per_block=MATCHES_PER_BLOCK
     )  # fmt: skip
-    with SandboxServer(world) as upstream, prepared(
-        sources="polygon",
-        polygon_rpc_url=upstream.urls.polygon_url,
-        polygon_confirmations=0,
-        polygon_stale_after_s=10**9,
-    ) as place:
+    with (
+        SandboxServer(world) as upstream,
+        prepared(
+            sources="polygon",
+            polygon_rpc_url=upstream.urls.polygon_url,
+            polygon_confirmations=0,
+            polygon_stale_after_s=10**9,
+        ) as place,
+    ):
         found: dict[int, tuple[list[float], list[float]]] = {}
         _land_piece(place, piece, int(now.timestamp()))
         _cycle(place)  # what the sandbox has from before
@@ -68,7 +73,7 @@ def measure(sizes: list[int], cycles: int, questions: int, live_s: float) -> lis
         _growth_figures(growth, found)
         parts = [growth, queries(place, stored, questions)]
         if live_s:
-            parts.append(live(place, upstream, stored, live_s))
+            parts.append(live(place, upstream, stored, live_s, cadence))
     return parts
 
 
@@ -91,7 +96,9 @@ def _copy(place: Place, now: datetime, piece: int, copies: int) -> None:
     days = copies * ((now.date() - first.date()).days + 1)
     whole = f"between toDateTime('{first:%Y-%m-%d}', 'UTC') and toDateTime({int(now.timestamp())}, 'UTC')"
     for table in _COPIED:
-        database = settings.raw_database if table == "order_filled" else settings.clickhouse_database
+        database = (
+            settings.raw_database if table == "order_filled" else settings.clickhouse_database
+        )
         times = place.run.client.query(
             "select name, is_in_sorting_key from system.columns where database = {database:String}"
             " and table = {table:String} and startsWith(type, 'DateTime(')",
