@@ -124,14 +124,15 @@ def main(
             since = time.monotonic()
             found += measure()
             click.echo(f"{name}: measured in {time.monotonic() - since:.0f} s", err=True)
-    text = markdown(
-        found,
-        machine=describe(),
-        date=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        command=shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
-        seconds=time.monotonic() - started,
-    )
-    out.write_text(text)
+            # After every part: should a later one fail, this one was not for nothing.
+            text = markdown(
+                found,
+                machine=describe(),
+                date=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+                command=shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
+                seconds=time.monotonic() - started,
+            )
+            out.write_text(text)
     click.echo("\n".join(closing_lines(found)))
 
 
