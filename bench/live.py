@@ -49,9 +49,9 @@ def live(
     part = Part(
         "Live",
         f"`run_pipeline.py loop` (POLL_INTERVAL_S={poll_s:g}, POLYGON_CONFIRMATIONS={confirmations}:"
-        f" {behind_s:g} s in which a block waits on purpose) over {stored:,} stored fills; a block every {BLOCK_SECONDS} s"
-        f" for {seconds:g} s, from its appearance until `select max(last_trade_at) from ohlcv_1m` over"
-        f" HTTP says that its candles are there, asked every {LOOK_EVERY_S * 1000:g} ms; {len(latencies)} blocks with trades.",
+        f" {behind_s:g} s in which a block waits on purpose) over {stored:,} stored fills; a block with"
+        f" trades every {BLOCK_SECONDS} s for {seconds:g} s, from its appearance until `select max(last_trade_at) from ohlcv_1m` over"
+        f" HTTP says that its candles are there, asked every {LOOK_EVERY_S * 1000:g} ms; {len(latencies)} blocks.",
     )
     for percent in (50, 95, 99):
         value = percentile(latencies, percent)
