@@ -68,6 +68,14 @@ select * from renamed
     )
 {%- endmacro %}
 
+{#-
+    Whether one of a transaction's `taker_legs` (owner, log index) is of the order that a fill was matched with. A maker leg
+    names the owner of the taker order as its taker, and precedes that order's own leg; the archive says no positions.
+-#}
+{% macro is_of_taker_order(taker, log_index) -%}
+    arrayExists(t -> t.1 = {{ taker }} and (t.2 > {{ log_index }} or t.2 = 0), taker_legs)
+{%- endmacro %}
+
 {#- A fee in dollars: one in shares is worth its shares at the price of its own fill, cut to 1e-6. -#}
 {% macro fee_in_usd() -%}
     multiIf(

@@ -37,14 +37,18 @@
     {{ time }} between {{ first }} and {{ settle_to() }} and {{ settling_loads('order_filled', 'max(is_rebuild)') }}
 {%- endmacro %}
 
-{#- Transactions with a fill in the loads being settled. A rebuild also touches those that only derived tables know. -#}
-{% macro touched_transactions(derived) -%}
-    (
-        select timestamp, tx_hash
+{#-
+    Condition for the seconds in which the loads being settled have a fill, which are what is computed again: whole, so with
+    the rest of each transaction. A rebuild also touches the seconds that only the derived table knows.
+-#}
+{% macro in_touched_seconds(time, derived) -%}
+    {{ time }} between {{ settle_from() }} and {{ settle_to() }}
+    and {{ time }} in (
+        select timestamp
         from {{ source('polymarket_raw', 'order_filled') }}
         where timestamp between {{ settle_from() }} and {{ settle_to() }} and {{ in_settling_load('order_filled') }}
         union distinct
-        select filled_at, tx_hash
+        select filled_at
         from {{ derived }}
         where
             filled_at between {{ settle_from() }} and {{ settle_to() }}

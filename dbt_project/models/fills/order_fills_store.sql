@@ -14,87 +14,130 @@
         ],
     )
 }}
-{%- set touched = touched_transactions(this) -%}
-{%- set key = '(filled_at, tx_hash, log_index, order_hash)' -%}
 {%- set columns = 'filled_at, block_number, log_index, tx_hash, order_hash, contract_version, exchange, maker, taker, leg, side,'
     ~ ' token_id, shares, usd, price, fee, fee_asset, is_dust' -%}
-{%- set content = '(filled_at, tx_hash, log_index, order_hash, cityHash64(' ~ columns ~ '))' -%}
-{%- set range = 'filled_at between ' ~ settle_from() ~ ' and ' ~ settle_to() -%}
+{#- Of the legs the materialized view knows only which are taker legs. -#}
+{%- set content = 'toInt64(cityHash64(' ~ columns | replace(' leg,', " leg = 'taker',") ~ '))' -%}
+{%- set is_touched = in_touched_seconds('filled_at', this) %}
 with fills as (
 
-    select * except (is_deleted)
+    select
+        {{ columns }},
+        load_id as version,
+        0 as is_deleted
     from {{ ref('stg_polymarket__order_filled') }}
     {%- if is_incremental() %}
-    where {{ range }} and (filled_at, tx_hash) in {{ touched }}
+    where {{ is_touched }}
+    union all
+    -- What only the store holds has left raw: blocks that left the chain.
+    select
+        {{ columns }},
+        version,
+        1 as is_deleted
+    from {{ this }} final
+    where {{ is_touched }}
     {%- endif %}
 
 ),
+{% if is_incremental() %}
+in_raw as (
 
--- A maker leg names the owner of the taker order as its taker, and precedes that order's own leg.
+    select
+        filled_at,
+        tx_hash,
+        sum({{ content }}) as content
+    from {{ ref('stg_polymarket__order_filled') }}
+    where {{ is_touched }}
+    group by filled_at, tx_hash
+
+),
+
+in_store as (
+
+    select
+        filled_at,
+        tx_hash,
+        sum({{ content }}) as content,
+        groupArrayIf((cityHash64(maker), log_index), leg = 'taker') as taker_legs,
+        groupArrayIf((cityHash64(taker), log_index, leg = 'maker'), leg != 'taker') as other_legs,
+        arrayExists(other -> other.3 != {{ is_of_taker_order('other.1', 'other.2') }}, other_legs) as has_wrong_leg
+    from {{ this }} final
+    where {{ is_touched }}
+    group by filled_at, tx_hash
+
+),
+
+both as (
+
+    select
+        filled_at,
+        tx_hash,
+        content,
+        false as has_wrong_leg
+    from in_raw
+    union all
+    select
+        filled_at,
+        tx_hash,
+        -content as content,
+        has_wrong_leg
+    from in_store
+
+),
+
+-- Transactions that are not the same in raw and store, or have a leg that the others belie: almost none, because the
+-- materialized view has written them.
+differing as (
+
+    select
+        filled_at,
+        tx_hash
+    from both
+    group by filled_at, tx_hash
+    having sum(content) != 0 or max(has_wrong_leg)
+
+),
+{% endif %}
 legs as (
 
     select
         *,
-        groupArrayIf((maker, log_index), leg = 'taker') over (partition by filled_at, tx_hash) as taker_legs
+        groupArrayIf((maker, log_index), leg = 'taker' and not is_deleted) over (partition by filled_at, tx_hash)
+            as taker_legs
     from fills
+    {%- if is_incremental() %}
+    where (filled_at, tx_hash) in (
+        select
+            filled_at,
+            tx_hash
+        from differing
+    )
+    {%- endif %}
 
 ),
 
 expected as (
 
     select
-        * except (taker_legs, leg),
+        * except (taker_legs, leg, version),
         toLowCardinality(
             multiIf(
                 legs.leg = 'taker', 'taker',
-                arrayExists(t -> t.1 = taker and (t.2 > log_index or t.2 = 0), taker_legs), 'maker',
+                {{ is_of_taker_order('taker', 'log_index') }}, 'maker',
                 'direct'
             )
-        ) as leg
+        ) as leg,
+        {{ settle_id() if is_incremental() else 'version' }} as version
     from legs
 
 )
-{% if is_incremental() %}
-,
 
--- What the materialized view has not written, or could not know.
-missing_or_changed as (
-
-    select
-        {{ columns }},
-        {{ settle_id() }} as version,
-        0 as is_deleted
-    from expected
-    where {{ content }} not in (
-        select {{ content }}
-        from {{ this }} final
-        where {{ range }}
-    )
-
-),
-
--- What raw no longer holds: blocks that left the chain.
-withdrawn as (
-
-    select
-        {{ columns }},
-        {{ settle_id() }} as version,
-        1 as is_deleted
-    from {{ this }} final
-    where
-        {{ range }}
-        and (filled_at, tx_hash) in {{ touched }}
-        and {{ key }} not in (select {{ key }} from expected)
-
-)
-
-select * from missing_or_changed
-union all
-select * from withdrawn
-{% else %}
 select
     {{ columns }},
-    load_id as version,
-    0 as is_deleted
+    version,
+    is_deleted
 from expected
-{% endif %}
+{%- if is_incremental() %}
+order by is_deleted
+limit 1 by filled_at, tx_hash, log_index, order_hash
+{%- endif %}

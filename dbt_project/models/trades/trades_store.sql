@@ -12,11 +12,9 @@
             {'name': 'ix_token', 'definition': 'token_id type bloom_filter(0.01) granularity 1'},
             {'name': 'ix_wallet', 'definition': 'wallet type bloom_filter(0.01) granularity 1'},
         ],
-        query_settings={'optimize_aggregation_in_order': 1},
     )
 }}
-{%- set touched = touched_transactions(this) -%}
-{%- set range = 'filled_at between ' ~ settle_from() ~ ' and ' ~ settle_to() -%}
+{%- set is_touched = in_touched_seconds('filled_at', this) -%}
 {%- set columns = 'filled_at, tx_hash, log_index, order_hash, block_number, contract_version, exchange, wallet, side, token_id,'
     ~ ' match_type, maker_legs, maker_shares, maker_usd, maker_fee_usd, shares, usd, price, fee, fee_asset, is_dust' -%}
 {%- set leg_columns = 'log_index, order_hash, block_number, contract_version, exchange, maker, side, token_id, shares, usd, price, fee, fee_asset, is_dust' %}
@@ -30,9 +28,12 @@ with transactions as (
         groupArrayIf(({{ leg_columns }}), leg = 'direct') as direct_fills
     from {{ ref('order_fills') }}
     {%- if is_incremental() %}
-    where {{ range }} and (filled_at, tx_hash) in {{ touched }}
+    where {{ is_touched }}
     {%- endif %}
     group by filled_at, tx_hash
+    {%- if not is_incremental() %}
+    settings optimize_aggregation_in_order = 1
+    {%- endif %}
 
 ),
 
@@ -119,7 +120,7 @@ withdrawn as (
         {{ settle_id() }} as version,
         1 as is_deleted
     from {{ this }}
-    where {{ range }} and (filled_at, tx_hash) in {{ touched }}
+    where {{ is_touched }}
 
 ),
 
