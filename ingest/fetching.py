@@ -17,7 +17,7 @@ from ingest.backlog import Backlog
 from ingest.errors import IngestError
 from ingest.sources.slices import Page, Reader, Slice
 
-QUEUE_BYTES = 64 << 20
+QUEUE_BYTES = 128 << 20
 JOIN_TIMEOUT_S = 1.0
 # A thread that has nothing to read looks again after this time, for a source whose pause is over.
 LOOK_AGAIN_S = 0.2

@@ -24,6 +24,7 @@ import requests
 from tenacity import RetryCallState, Retrying, retry_if_exception
 from urllib3.exceptions import ProtocolError, ReadTimeoutError
 
+from ingest.decoding import DECODING
 from ingest.errors import (
     HttpStatusError,
     NotJson,
@@ -37,6 +38,8 @@ from ingest.errors import (
 
 _RETRIED_STATUSES = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524}
 _GATEWAY_TIMEOUTS = {408, 504, 522, 524}
+# requests reads bodies in pieces of 10 KB, and every piece gives the interpreter away.
+requests.models.CONTENT_CHUNK_SIZE = 1 << 20
 # Of every rate limit, what reads in the background leave to those that are in a hurry.
 BACKGROUND_SHARE = 0.75
 
@@ -137,7 +140,7 @@ class HttpClient:
         return twin
 
     def _open_session(self) -> None:
-        self._session = requests.Session()
+        self._session = _Session()
         self._session.headers["Accept"] = "application/json"
         self._session.headers["User-Agent"] = "polymarket-elt"
 
@@ -229,6 +232,22 @@ class HttpClient:
         return answer
 
 
+class _Session(requests.Session):
+    """Looks up the environment's proxies and certificates once for each host, not for each request: that took 3 ms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._environments: dict[str, dict[str, Any]] = {}
+
+    def merge_environment_settings(self, url: Any, *arguments: Any) -> dict[str, Any]:
+        """See `requests.Session`; the other arguments are always the same here."""
+        parts = urlsplit(url)
+        host = f"{parts.scheme}://{parts.netloc}"
+        if host not in self._environments:
+            self._environments[host] = super().merge_environment_settings(url, *arguments)
+        return dict(self._environments[host])
+
+
 def _with_params(url: str, params: Sequence[tuple[str, str]]) -> str:
     return f"{url}?{urlencode(params)}" if params else url
 
@@ -250,7 +269,8 @@ def _check_status(response: requests.Response, where: dict[str, str]) -> None:
 
 def _decode(response: requests.Response, where: dict[str, str]) -> Any:
     try:
-        return orjson.loads(response.content)
+        with DECODING:
+            return orjson.loads(response.content)
     except orjson.JSONDecodeError as error:
         kind = response.headers.get("Content-Type", "no content type")
         body = response.content

@@ -13,7 +13,7 @@ from typing import Any
 import dlt
 import pyarrow as pa
 
-from ingest.records import DEAD_LETTER_TABLE, DeadLetter, dead_letters_table
+from ingest.records import DEAD_LETTER_TABLE, DeadLetter, dead_letters_table, with_load_id
 
 # Landing tables are made by migrations: a column that dlt does not know yet is an error.
 RESOURCE_OPTIONS: dict[str, Any] = {
@@ -37,7 +37,7 @@ def current_load_id() -> int:
 
 
 class Landing:
-    """Collects pages of one resource and yields them as Arrow tables of useful size.
+    """Collects pages of one resource and yields them as Arrow tables of useful size, under this load's id.
 
     Args:
         source: name under which records that cannot be parsed are kept.
@@ -63,9 +63,9 @@ class Landing:
     def flush(self) -> Iterator[Any]:
         """Yield everything that was collected."""
         if self._pages:
-            table = pa.concat_tables(self._pages).combine_chunks()
+            rows = pa.concat_tables(self._pages).combine_chunks()
             self._pages, self._rows, self._bytes = [], 0, 0
-            yield table
+            yield with_load_id(rows, self.load_id)
         if self._dead:
             letters, self._dead = self._dead, []
             table = dead_letters_table(letters, source=self._source, load_id=self.load_id)

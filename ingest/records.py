@@ -18,6 +18,8 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
+from ingest.decoding import DECODING
+
 _SECONDS = pa.timestamp("s", tz="UTC")
 _MICROSECONDS = pa.timestamp("us", tz="UTC")
 
@@ -123,7 +125,8 @@ def decode_batch(
     if not records:
         return [], []
     try:
-        return [decode(records)], []
+        with DECODING:
+            return [decode(records)], []
     except (BadRecord, LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
         if len(records) == 1:
             return [], [_dead_letter(records[0], error)]
@@ -221,12 +224,12 @@ def tombstones(rows: pa.Table, *, load_id: int) -> pa.Table:
 
 
 def with_load_id(rows: pa.Table, load_id: int) -> pa.Table:
-    """`order_filled` rows under another load."""
+    """Rows of any landing table under another load."""
     return _with_constant(rows, "load_id", load_id)
 
 
 def _with_constant(rows: pa.Table, name: str, value: int) -> pa.Table:
-    at, column = rows.schema.get_field_index(name), ORDER_FILLED.field(name)
+    at, column = rows.schema.get_field_index(name), rows.schema.field(name)
     return rows.set_column(at, column, pa.repeat(pa.scalar(value, column.type), len(rows)))
 
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import operator
 import time
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import Any
 
 import dlt
@@ -139,7 +139,7 @@ def archive_pages(
             state["complete"] = True
             return
         yield rows
-        state["timestamp"], state["id"] = _key(rows[-1])
+        [(state["timestamp"], state["id"])] = _keys(rows[-1:])
         if not progress.has_time():
             return
 
@@ -202,8 +202,8 @@ class Archive:
             raise GraphQLError(message, **where)
         rows = data["orderFilledEvents"]
         try:
-            keys = [_key(row) for row in rows]
-        except (KeyError, TypeError, ValueError) as error:
+            keys = _keys(rows)
+        except (LookupError, TypeError, ValueError) as error:
             message = f"a fill without a usable id and timestamp ({error}): cannot page on"
             raise WrongShape(message, **where) from error
         if keys and keys[0] <= (after[0], after[1] or ""):
@@ -211,7 +211,7 @@ class Archive:
         if keys and keys[-1][0] > time.time() + FUTURE_S:
             message = f"a fill of the future (unix time {keys[-1][0]}): cannot page on"
             raise WrongShape(message, **where)
-        if any(one >= other for one, other in pairwise(keys)):
+        if not all(map(operator.lt, keys, keys[1:])):
             raise WrongShape("rows are not in order of (timestamp, id): cannot page on", **where)
         return rows
 
@@ -219,10 +219,17 @@ class Archive:
         return {"source": SOURCE, "url": self._url, "request": request}
 
 
-def _key(row: dict) -> tuple[int, str]:
-    if not isinstance(row["id"], str) or not row["id"]:
+def _keys(rows: Sequence[dict]) -> list[tuple[int, str]]:
+    """(timestamp, id) of each row.
+
+    Raises:
+        LookupError, TypeError, ValueError: one has none.
+    """
+    ids = [row["id"] for row in rows]
+    if not all(ids) or set(map(type, ids)) - {str}:
         raise ValueError("id is not a text")
-    return whole_number("timestamp", row["timestamp"]), row["id"]
+    times = numbers("timestamp", [row["timestamp"] for row in rows])
+    return list(zip(times.to_pylist(), ids, strict=True))
 
 
 def keyset_filter(timestamp: int, last_id: str | None, end: int | None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Protocol
 
 import dlt
@@ -20,7 +21,7 @@ from ingest.errors import SourceFrozen
 from ingest.http import HttpClient
 from ingest.landing import RESOURCE_OPTIONS, Landing
 from ingest.progress import Progress
-from ingest.records import DeadLetter, with_load_id
+from ingest.records import DeadLetter
 from ingest.sources import goldsky, polygon
 from ingest.sources.polygon_rpc import Block, Node
 
@@ -67,7 +68,7 @@ class Page:
         """Rows in this page."""
         return sum(map(len, self.tables))
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Memory that the page takes, about."""
         return sum(table.nbytes for table in self.tables) + sum(len(x.payload) for x in self.dead)
@@ -175,8 +176,7 @@ def slices(take: Callable[[], Page | None], *, most_rows: int, ended: list[Page]
         while rows < most_rows and (page := take()) is not None:
             source = page.slice.source
             landing = landings.setdefault(source, Landing(source))
-            tables = [with_load_id(table, landing.load_id) for table in page.tables]
-            yield from landing.add(tables, page.dead)
+            yield from landing.add(page.tables, page.dead)
             rows += page.rows
             if page.is_last:
                 ended.append(page)
