@@ -13,11 +13,12 @@ from typing import Any
 from bench.child import Clock, in_child
 from bench.figures import Part, ratios, shown
 from bench.fills import FILLS_PER_HOUR, fills
-from bench.loads import STAGES, clickhouse_alone, through_the_product, write_loads
+from bench.loads import clickhouse_alone, through_the_product, write_loads
 from bench.machine import cpu_seconds, peak_mb
 from bench.others import dictionaries_through_dlt, loop_with_csv
 from bench.pages import Upstream, archive, serving
 from bench.place import Place, prepared
+from bench.stages import STAGES
 
 SLOW_S = 0.2
 SLOW_WORKERS = 16
@@ -141,7 +142,7 @@ def _figures(part: Part, turns: _Turns, rows: int) -> None:
     main = [x.more["main_cpu_s"] for x in clocks["ours"]]
     part.tables["CPU of the pipeline's process"] = [
         ("threads", "seconds"),
-        ("main: dlt, Parquet, SQL (with the profiler's cost)", shown(statistics.median(main))),
+        ("main: dlt, Parquet, SQL", shown(statistics.median(main))),
         ("others: fetching and decoding, load jobs", shown(statistics.median(threads))),
     ]
     part.tables["Where the time of ClickHouse alone goes (medians)"] = [

@@ -48,8 +48,9 @@ def live(
     behind_s = confirmations * BLOCK_SECONDS
     part = Part(
         "Live",
-        f"`run_pipeline.py loop` (POLL_INTERVAL_S={poll_s:g}, POLYGON_CONFIRMATIONS={confirmations}: {behind_s:g} s in which a"
-        f" block waits on purpose) over {stored:,} stored fills; a block with trades every {BLOCK_SECONDS} s for {seconds:g} s,"
+        f"`run_pipeline.py loop` (POLL_INTERVAL_S={poll_s:g}, POLYGON_CONFIRMATIONS={confirmations}: {behind_s:g} s in which"
+        f" a block waits on purpose) over {stored:,} stored fills; a block with trades every {BLOCK_SECONDS} s"
+        f" for {seconds:g} s,"
         " from its appearance until `select max(last_trade_at) from ohlcv_1m` over HTTP says that its candles are there,"
         f" asked every {LOOK_EVERY_S * 1000:g} ms; {len(latencies)} blocks.",
     )

@@ -5,9 +5,7 @@ Both are called in a process of their own over empty tables and return what they
 
 from __future__ import annotations
 
-import cProfile
 import logging
-import pstats
 import time
 from collections import Counter
 from datetime import UTC, datetime
@@ -19,22 +17,13 @@ from clickhouse_connect.driver.client import Client
 
 from bench.child import Clock
 from bench.place import without_limits
+from bench.stages import timed
 from ingest.contracts import V1_HORIZON
 from pipeline.backfill import Request, backfill
 from pipeline.ledger import now_us
 from pipeline.run import Run, open_run
 from pipeline.settings import Settings
 from pipeline.settle import settle
-
-# Stage -> the function in the main thread's profile whose time it is, callees included.
-STAGES = {
-    "prepare": ("pipeline/run.py", "prepare"),
-    "extract": ("dlt/pipeline/pipeline.py", "extract"),
-    "of it waiting for pages": ("ingest/fetching.py", "take"),
-    "normalize": ("dlt/pipeline/pipeline.py", "normalize"),
-    "load": ("dlt/pipeline/pipeline.py", "load"),
-    "settle": ("pipeline/settle.py", "settle"),
-}
 
 
 def through_the_product(settings: Settings, start: int) -> Clock:
@@ -43,24 +32,13 @@ def through_the_product(settings: Settings, start: int) -> Clock:
     with open_run(settings) as run:
         without_limits(run, "goldsky")
         request = Request(_moment(start), _moment(V1_HORIZON + 1))
-        profile = cProfile.Profile()
-        clock, main_cpu_s = Clock(), time.thread_time()
-        profile.runcall(backfill, run, request)
-        clock.stop()
-        clock.more = stages(profile)
+        with timed() as seconds:
+            clock, main_cpu_s = Clock(), time.thread_time()
+            backfill(run, request)
+            clock.stop()
+        clock.more = seconds
         clock.more["main_cpu_s"] = time.thread_time() - main_cpu_s
     return clock
-
-
-def stages(profile: cProfile.Profile) -> dict[str, float]:
-    """Seconds by stage."""
-    functions = pstats.Stats(profile).stats
-    seconds = dict.fromkeys(STAGES, 0.0)
-    for (path, _, name), (_, _, _, cumulative, _) in functions.items():
-        for stage, (file, function) in STAGES.items():
-            if path.endswith(file) and name == function:
-                seconds[stage] = max(seconds[stage], cumulative)
-    return seconds
 
 
 def clickhouse_alone(settings: Settings, folder: Path) -> Clock:

@@ -6,7 +6,6 @@ moved into the past by whole days, as if it had been loaded. New work comes from
 
 from __future__ import annotations
 
-import cProfile
 import statistics
 import tempfile
 import time
@@ -17,9 +16,10 @@ from bench.catalogue import land_markets
 from bench.figures import Part, percentile, shown
 from bench.fills import FILLS_PER_HOUR, fills
 from bench.live import Cadence, live
-from bench.loads import land_file, stages, write_loads
+from bench.loads import land_file, write_loads
 from bench.place import Place, prepared
 from bench.queries import queries
+from bench.stages import timed
 from ingest.contracts import V2
 from pipeline.cycle import run_cycle
 from pipeline.patience import Patience
@@ -117,11 +117,11 @@ def _cycles(place: Place, world: World, cycles: int) -> tuple[list[float], list[
     wholes, settles = [], []
     for _ in range(cycles + 1):
         world.advance(BLOCKS_PER_CYCLE)
-        profile = cProfile.Profile()
-        since = time.perf_counter()
-        profile.runcall(_cycle, place)
-        wholes.append(time.perf_counter() - since)
-        settles.append(stages(profile)["settle"])
+        with timed() as seconds:
+            since = time.perf_counter()
+            _cycle(place)
+            wholes.append(time.perf_counter() - since)
+        settles.append(seconds["settle"])
     return wholes[1:], settles[1:]
 
 
