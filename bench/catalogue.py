@@ -13,6 +13,7 @@ from bench.figures import Part
 from bench.fills import TOKEN_IDS
 from bench.pages import serving
 from bench.place import Place, prepared, without_limits
+from ingest.records import with_load_id
 from ingest.sources.gamma_entities import MARKET, entities_table
 from pipeline.cycle import run_cycle
 from pipeline.ledger import now_us
@@ -91,7 +92,7 @@ def land_markets(run: Run) -> None:
     load_id, fetched_at = now_us(), datetime.now(UTC)
     run.ledger.open(load_id, ["markets"])
     records = list(catalogue("markets", len(TOKEN_IDS) // 2))
-    table = entities_table(MARKET, records, fetched_at=fetched_at, load_id=load_id)
+    table = with_load_id(entities_table(MARKET, records, fetched_at=fetched_at), load_id)
     run.client.insert_arrow("markets", table, database=run.settings.raw_database)
     run.ledger.close_loading()
     settle(run.client, run.ledger, run.statements, max_rows=run.settings.settle_max_rows)

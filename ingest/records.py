@@ -81,6 +81,7 @@ _DECIMAL = re.compile(r"-?[0-9]{1,80}").fullmatch
 _QUANTITY = re.compile(r"0x[0-9a-fA-F]{1,64}").fullmatch
 
 DEAD_LETTER_TABLE = "dead_letter_sightings"
+NO_LOAD = 0  # load_id of rows until they are landed: which load that is, only the landing knows
 
 
 class BadRecord(ValueError):
@@ -183,10 +184,10 @@ def hex_number(name: str, value: Any) -> int:
     raise BadRecord("bad_field", f"{name} is not 0x and hex digits: {str(value)[:80]}")
 
 
-def fills_table(columns: dict[str, list | pa.Array], *, source: str, load_id: int) -> pa.Table:
-    """`order_filled` rows; columns that are the same for all rows of a source may be left out."""
+def fills_table(columns: dict[str, list | pa.Array], *, source: str) -> pa.Table:
+    """`order_filled` rows of no load yet; columns that are the same for all rows of a source may be left out."""
     rows = len(columns["tx_hash"])
-    constants = {"source": source, "is_deleted": 0, "load_id": load_id}
+    constants = {"source": source, "is_deleted": 0, "load_id": NO_LOAD}
     defaults = {"maker_asset_id": "", "taker_asset_id": "", "side": "", "token_id": ""}
     defaults |= {"block_number": 0, "log_index": 0, "builder": ""}
     arrays = []
@@ -218,13 +219,13 @@ def as_order_filled(rows: pa.Table) -> pa.Table:
     return pa.table(arrays, schema=ORDER_FILLED)
 
 
-def tombstones(rows: pa.Table, *, load_id: int) -> pa.Table:
-    """`order_filled` rows that take `rows` back: the same keys, `is_deleted` 1, a newer load."""
-    return with_load_id(_with_constant(rows, "is_deleted", 1), load_id)
+def tombstones(rows: pa.Table) -> pa.Table:
+    """`order_filled` rows that take `rows` back once they land: the same keys, `is_deleted` 1."""
+    return _with_constant(rows, "is_deleted", 1)
 
 
 def with_load_id(rows: pa.Table, load_id: int) -> pa.Table:
-    """Rows of any landing table under another load."""
+    """Rows of any landing table as rows of this load."""
     return _with_constant(rows, "load_id", load_id)
 
 

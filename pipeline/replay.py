@@ -18,7 +18,7 @@ import orjson
 import pyarrow as pa
 
 from ingest.errors import IngestError
-from ingest.records import DeadLetter, decode_batch, fill_keys
+from ingest.records import NO_LOAD, DeadLetter, decode_batch, fill_keys, with_load_id
 from ingest.sources import goldsky, polygon
 from ingest.sources.gamma_entities import EVENT, MARKET, Entity, entities_table
 from ingest.sources.polygon_logs import decode_logs
@@ -138,21 +138,20 @@ class Chain:
         return self._hashes[number].lower() == str(log_record["blockHash"]).lower()
 
 
-def parse(letter: Letter, load_id: int) -> Parsed:
+def parse(letter: Letter) -> Parsed:
     """Landing rows of a letter, or why it still makes none."""
     try:
         record = orjson.loads(letter.payload)
     except orjson.JSONDecodeError as error:
         return [], [DeadLetter("not_json", str(error), letter.payload.encode())]
     if letter.source == polygon.SOURCE:
-        return decode_logs([record], source=polygon.SOURCE, load_id=load_id)
+        return decode_logs([record], source=polygon.SOURCE)
     if letter.source == goldsky.SOURCE:
-        return goldsky.decode_fills([record], load_id=load_id)
+        return goldsky.decode_fills([record])
 
     def entities(rows: Sequence[dict]) -> pa.Table:
         # It was so when it was read: a newer version that is landed stays the current one.
-        entity = ENTITIES[letter.source]
-        return entities_table(entity, rows, fetched_at=letter.seen_at, load_id=load_id)
+        return entities_table(ENTITIES[letter.source], rows, fetched_at=letter.seen_at)
 
     return decode_batch([record], entities)
 
@@ -160,12 +159,11 @@ def parse(letter: Letter, load_id: int) -> Parsed:
 def _replay_batch(
     run: Run, letters: list[Letter], chain: Chain, report: Replay, dry_run: bool
 ) -> None:
-    load_id = 0 if dry_run else run.ledger.next_id()
     rows: dict[str, list[pa.Table]] = {}
     closed: list[Letter] = []
     parsed: list[tuple[Letter, str, list[pa.Table]]] = []
     for letter in letters:
-        tables, dead = parse(letter, load_id)
+        tables, dead = parse(letter)
         if dead:
             report.refused[letter.source, dead[0].reason] += 1
         elif letter.source == polygon.SOURCE and not chain.holds(orjson.loads(letter.payload)):
@@ -184,9 +182,8 @@ def _replay_batch(
         closed.append(letter)
     if dry_run:
         return
-    if rows:
-        _land(run, load_id, rows)
-    _close(run, [letter.key for letter in closed], load_id if rows else 0)
+    load_id = _land(run, rows) if rows else NO_LOAD
+    _close(run, [letter.key for letter in closed], load_id)
 
 
 def _landing_table(source: str) -> str:
@@ -208,14 +205,15 @@ def _landed_keys(run: Run, tables: Iterable[pa.Table]) -> set[tuple]:
     )
 
 
-def _land(run: Run, load_id: int, rows: dict[str, list[pa.Table]]) -> None:
-    """Land rows as one load: in the ledger before the first of them, and again after the last."""
+def _land(run: Run, rows: dict[str, list[pa.Table]]) -> int:
+    """Land rows as one load, in the ledger before the first of them, and again after the last; return its id."""
+    load_id = run.ledger.next_id()
     run.ledger.open(load_id, rows)
     for name, tables in rows.items():
-        run.client.insert_arrow(
-            name, pa.concat_tables(tables).combine_chunks(), database=run.settings.raw_database
-        )
+        landed = with_load_id(pa.concat_tables(tables).combine_chunks(), load_id)
+        run.client.insert_arrow(name, landed, database=run.settings.raw_database)
     run.ledger.close_loading()
+    return load_id
 
 
 def _close(run: Run, keys: list[tuple[str, str, int]], load_id: int) -> None:

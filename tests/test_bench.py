@@ -81,7 +81,7 @@ def test_pages_hold_every_fill_once_in_order() -> None:
         cursor = {"timestamp": 0, "id": None}
         read = []
         for rows in archive_pages(archive, cursor, V1_HORIZON + 1, V1_HORIZON, Progress()):
-            tables, dead = decode_fills(rows, load_id=0)
+            tables, dead = decode_fills(rows)
             assert not dead
             read += tables
         assert upstream.stats()["requests"] >= 3000 / 7

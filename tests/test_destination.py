@@ -55,9 +55,7 @@ def counter(progress: Progress, rows: int = 10, last: int = LAST):
             columns |= {"tx_hash": [f"0x{number:064x}" for number in numbers]}
             texts = ("order_hash", "contract_version", "exchange", "maker", "taker")
             columns |= {name: [name] * len(numbers) for name in texts}
-            yield from landing.add(
-                [fills_table(columns, source="counter", load_id=landing.load_id)]
-            )
+            yield from landing.add([fills_table(columns, source="counter")])
             yield from landing.flush()
             state["next"] = numbers.stop
 
@@ -99,7 +97,8 @@ def test_largest_values_and_load_id_arrive(lake: Lake) -> None:
             )
             row |= {"timestamp": 2**32 - 1, "log_index": 2**32 - 1, "is_deleted": 1}
             columns = {name: [value] for name, value in row.items() if name != "load_id"}
-            yield fills_table(columns, source="counter", load_id=landing.load_id)
+            yield from landing.add([fills_table(columns, source="counter")])
+            yield from landing.flush()
 
         return dlt.source(lambda: fills, name="huge")()
 

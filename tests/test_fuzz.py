@@ -118,13 +118,13 @@ def check_counts(records: list, tables: list[pa.Table], dead: list[DeadLetter]) 
 
 @given(st.lists(LOGS | JSON, max_size=8))
 def test_logs_become_rows_or_dead_letters(records: list) -> None:
-    tables, dead = decode_logs(records, source="polygon", load_id=1)
+    tables, dead = decode_logs(records, source="polygon")
     check_counts(records, tables, dead)
 
 
 @given(st.lists(mutations(ROW) | JSON, max_size=8))
 def test_archive_rows_become_rows_or_dead_letters(records: list) -> None:
-    tables, dead = decode_fills(records, load_id=1)
+    tables, dead = decode_fills(records)
     check_counts(records, tables, dead)
     good = [r for r in records if orjson.dumps(r) not in {letter.payload for letter in dead}]
     amounts = [value for table in tables for value in table.column("maker_amount").to_pylist()]
@@ -135,7 +135,7 @@ def test_archive_rows_become_rows_or_dead_letters(records: list) -> None:
 @given(records=st.lists(mutations(GAMMA_RECORD) | JSON, max_size=8))
 def test_gamma_records_become_rows_or_dead_letters(entity, records: list) -> None:
     def to_table(batch: list) -> pa.Table:
-        return entities_table(entity, batch, fetched_at=datetime.now(UTC), load_id=1)
+        return entities_table(entity, batch, fetched_at=datetime.now(UTC))
 
     tables, dead = decode_batch(records, to_table)
     check_counts(records, tables, dead)
@@ -230,7 +230,7 @@ def test_any_graphql_answer_is_rows_or_an_upstream_error(
     try:
         archive = Archive(client("goldsky"), answering(answers), 100)
         for rows in archive_pages(archive, state, end, 10**9, Progress(0.0)):
-            check_counts(rows, *decode_fills(rows, load_id=1))
+            check_counts(rows, *decode_fills(rows))
     except IngestError as error:
         assert "\n" not in str(error)
     assert 0 <= state["timestamp"] < 2**32
@@ -252,7 +252,7 @@ BATCHES = st.tuples(
 @BY_HTTP
 @given(st.lists(BATCHES | st.lists(REPLIES, max_size=3) | JSON, min_size=1, max_size=3))
 def test_any_rpc_answer_is_rows_or_an_upstream_error(answering, answers: list) -> None:
-    reader = RangeReader(Node(client("polygon"), answering(answers)), (V2,), 8, load_id=1)
+    reader = RangeReader(Node(client("polygon"), answering(answers)), (V2,), 8)
     try:
         tables, _, block = reader.read(5, 9)
     except IngestError as error:

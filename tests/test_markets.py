@@ -17,6 +17,7 @@ from worlds import (
     small_world,
 )
 
+from ingest.records import with_load_id
 from ingest.sources.gamma_entities import MARKET, entities_table
 from pipeline.ledger import now_us
 from pipeline.run import Run
@@ -70,7 +71,7 @@ def read_market(run: Run, payload: dict, after_s: int) -> None:
     load_id = now_us()
     read_at = READ_AT + timedelta(seconds=after_s)
     run.ledger.open(load_id, ["markets"])
-    rows = entities_table(MARKET, [payload], fetched_at=read_at, load_id=load_id)
+    rows = with_load_id(entities_table(MARKET, [payload], fetched_at=read_at), load_id)
     run.client.insert_arrow("markets", rows, database=run.settings.raw_database)
     run.ledger.close_loading()
     settle_all(run)
@@ -114,7 +115,7 @@ def test_a_market_that_returns_to_old_content_has_three_versions(run: Run, merge
         ("0.4", 2)
     ]
     # The content known is the one read last: the next pass stores nothing.
-    last = entities_table(MARKET, [market("0.4")], fetched_at=READ_AT, load_id=1)
+    last = entities_table(MARKET, [market("0.4")], fetched_at=READ_AT)
     assert KnownHashes(run)("markets", ["1"]) == {"1": last.column("content_hash")[0].as_py()}
 
 

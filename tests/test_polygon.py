@@ -92,7 +92,7 @@ def v2_log(**changes: object) -> dict:
 
 
 def test_a_v2_log_becomes_a_row() -> None:
-    [rows], dead = decode_logs([v2_log()], source="polygon", load_id=7)
+    [rows], dead = decode_logs([v2_log()], source="polygon")
     assert dead == []
     assert rows.to_pylist() == [
         {
@@ -115,7 +115,7 @@ def test_a_v2_log_becomes_a_row() -> None:
             "builder": "0x" + word(0xB17D),
             "source": "polygon",
             "is_deleted": 0,
-            "load_id": 7,
+            "load_id": 0,
         }
     ]
 
@@ -127,7 +127,7 @@ def test_a_v1_log_becomes_a_row() -> None:
         data="0x" + "".join(word(value) for value in [0, token, 7_434_000, 17_700_000, 1_770_000]),
     )
     log["topics"] = [ORDER_FILLED_TOPICS[V1], *log["topics"][1:]]
-    [rows], _ = decode_logs([log], source="polygon", load_id=7)
+    [rows], _ = decode_logs([log], source="polygon")
     [row] = rows.to_pylist()
     assert (row["contract_version"], row["maker_asset_id"], row["taker_asset_id"]) == (
         "v1",
@@ -145,7 +145,7 @@ def test_a_v1_log_becomes_a_row() -> None:
 def test_no_builder_is_empty() -> None:
     words = [0, 5, 1, 1, 0, 0, 0]
     log = v2_log(data="0x" + "".join(word(value) for value in words))
-    [rows], _ = decode_logs([log], source="polygon", load_id=7)
+    [rows], _ = decode_logs([log], source="polygon")
     assert rows.column("builder").to_pylist() == [""]
     assert rows.column("side").to_pylist() == ["BUY"]
 
@@ -181,7 +181,7 @@ def data(**at: int) -> str:
     ],
 )
 def test_a_bad_log_is_a_dead_letter_and_its_neighbours_are_rows(log, reason: str | None) -> None:
-    tables, dead = decode_logs([v2_log(), log, v2_log()], source="polygon", load_id=1)
+    tables, dead = decode_logs([v2_log(), log, v2_log()], source="polygon")
     assert [letter.reason for letter in dead] == ([reason] if reason else [])
     assert sum(map(len, tables)) == 3 - len(dead)
     for letter in dead:
@@ -200,7 +200,7 @@ def test_addresses_and_topics_agree_with_the_simulated_contracts() -> None:
 
 
 def read_blocks(url: str, first: int, last: int, *, versions=(V2,), block_range: int = 64):
-    reader = RangeReader(Node(client(), url), versions, block_range, load_id=1)
+    reader = RangeReader(Node(client(), url), versions, block_range)
     found, dead = [], []
     while first <= last:
         tables, letters, block = reader.read(first, last)

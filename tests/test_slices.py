@@ -81,7 +81,6 @@ ROWS = fills_table(
     }
     | {name: [1] * 100 for name in ("maker_amount", "taker_amount", "fee")},
     source="polygon",
-    load_id=0,
 )
 
 

@@ -125,9 +125,7 @@ class _Sink:
         fetched_at = datetime.now(UTC)
 
         def to_table(batch: Sequence[Any]) -> pa.Table:
-            return entities_table(
-                self._entity, batch, fetched_at=fetched_at, load_id=self.landing.load_id
-            )
+            return entities_table(self._entity, batch, fetched_at=fetched_at)
 
         tables, dead = decode_batch(records, to_table)
         yield from self.landing.add([self._changed(table) for table in tables], dead)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ingest.records import EVENTS, MARKETS, BadRecord, canonical_json, content_hash
+from ingest.records import EVENTS, MARKETS, NO_LOAD, BadRecord, canonical_json, content_hash
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,8 @@ MARKET = Entity("markets", "/markets/keyset", 100, "events", MARKETS)
 EVENT = Entity("events", "/events/keyset", 500, "markets", EVENTS)
 
 
-def entities_table(
-    entity: Entity, records: Sequence[Any], *, fetched_at: datetime, load_id: int
-) -> pa.Table:
-    """Landing rows of the records, one each.
+def entities_table(entity: Entity, records: Sequence[Any], *, fetched_at: datetime) -> pa.Table:
+    """Landing rows of the records, one each, of no load yet.
 
     Raises:
         BadRecord: one is not an object, or has no id.
@@ -53,7 +51,7 @@ def entities_table(
             pa.array([fetched_at] * count, entity.schema.field("fetched_at").type),
             pa.array([int(record.get("closed") is True) for record in records], pa.uint8()),
             [payload.decode() for payload in payloads],
-            pa.array([load_id] * count, pa.uint64()),
+            pa.array([NO_LOAD] * count, pa.uint64()),
         ],
         schema=entity.schema,
     )

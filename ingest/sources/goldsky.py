@@ -107,7 +107,7 @@ def goldsky(
         state = states.setdefault(key, {"timestamp": start - 1, "id": None})
         with progress.recording_failures():
             for rows in archive_pages(archive, state, end, horizon, progress):
-                yield from landing.add(*decode_fills(rows, load_id=landing.load_id))
+                yield from landing.add(*decode_fills(rows))
         yield from landing.flush()
         progress.caught_up["order_filled_v1"] = state.get("complete", False)
         progress.watermark["order_filled_v1"] = state["timestamp"]
@@ -265,11 +265,11 @@ def _check_answer(answer: Any, where: dict[str, str]) -> None:
         raise WrongShape("no list `data.orderFilledEvents` in the answer", **where)
 
 
-def decode_fills(rows: Sequence[Any], *, load_id: int) -> tuple[list[pa.Table], list[DeadLetter]]:
+def decode_fills(rows: Sequence[Any]) -> tuple[list[pa.Table], list[DeadLetter]]:
     """`order_filled` rows of subgraph rows, and the rows that are no fills."""
 
     def to_table(batch: Sequence[dict]) -> pa.Table:
-        return fills_table(_columns(batch), source=SOURCE, load_id=load_id)
+        return fills_table(_columns(batch), source=SOURCE)
 
     return decode_batch(rows, to_table)
 

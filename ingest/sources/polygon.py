@@ -94,7 +94,7 @@ def polygon(
                 last = min(last, _last_block(node, end, head, state))
             if "next_block" not in state:
                 state["next_block"] = _first_block(node, start, lookback, head)
-            reader = RangeReader(node, versions, block_range, landing.load_id)
+            reader = RangeReader(node, versions, block_range)
             reread = _reread_after_reorg(reader, landing, state, last, reorg_depth, known_fills)
             try:
                 yield from reread
@@ -166,16 +166,14 @@ def _reread_after_reorg(
     known = reader.only_mine(as_order_filled(known_fills(first)), cursor)
     gone = [position for position, key in enumerate(fill_keys(known)) if key not in again]
     if gone:
-        yield from landing.add([tombstones(known.take(gone), load_id=landing.load_id)])
+        yield from landing.add([tombstones(known.take(gone))])
 
 
 class RangeReader:
     """Reads block ranges that the node can answer, as Arrow tables."""
 
-    def __init__(
-        self, node: Node, versions: tuple[str, ...], block_range: int, load_id: int
-    ) -> None:
-        self.node, self._versions, self._load_id = node, versions, load_id
+    def __init__(self, node: Node, versions: tuple[str, ...], block_range: int) -> None:
+        self.node, self._versions = node, versions
         self._size = AdaptiveSize(block_range, max(block_range, LARGEST_RANGE))
 
     def read(
@@ -206,7 +204,7 @@ class RangeReader:
         if len(logs) < FEW_LOGS:
             self._size.succeeded()
         self.node.add_timestamps(logs)
-        rows, dead = decode_logs(logs, source=SOURCE, load_id=self._load_id)
+        rows, dead = decode_logs(logs, source=SOURCE)
         return rows, dead, block
 
     def only_mine(self, rows: pa.Table, before: int) -> pa.Table:

@@ -31,16 +31,14 @@ _SIDES = pa.array(["BUY", "SELL"])  # by the number of the side
 _VERSION_OF_TOPIC = {topic: version for version, topic in ORDER_FILLED_TOPICS.items()}
 
 
-def decode_logs(
-    logs: Sequence[Any], *, source: str, load_id: int
-) -> tuple[list[pa.Table], list[DeadLetter]]:
+def decode_logs(logs: Sequence[Any], *, source: str) -> tuple[list[pa.Table], list[DeadLetter]]:
     """`order_filled` rows of logs that carry `blockTimestamp`, and the logs that are no fills."""
     groups: dict[str | None, list] = {V1: [], V2: [], None: []}
     for log in logs:
         groups[_version(log)].append(log)
 
     def to_table(columns_of: Callable[[Sequence[dict]], dict[str, Any]]) -> Callable:
-        return lambda group: fills_table(columns_of(group), source=source, load_id=load_id)
+        return lambda group: fills_table(columns_of(group), source=source)
 
     tables, dead = [], []
     for version, columns_of in ((V1, _v1_columns), (V2, _v2_columns), (None, _refuse)):

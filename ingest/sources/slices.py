@@ -26,7 +26,6 @@ from ingest.sources import goldsky, polygon
 from ingest.sources.polygon_rpc import Block, Node
 
 PIPELINE = "polymarket_backfill"
-UNKNOWN_LOAD = 0  # of rows that no load package has taken in yet
 
 
 @dataclass(frozen=True, order=True)
@@ -102,7 +101,7 @@ class ArchiveReader:
         cursor: dict[str, Any] = {"timestamp": part.start - 1, "id": None}
         pages = goldsky.archive_pages(self._archive, cursor, part.end, self._horizon, Progress())
         for rows in pages:
-            yield Page(part, *goldsky.decode_fills(rows, load_id=UNKNOWN_LOAD))
+            yield Page(part, *goldsky.decode_fills(rows))
 
 
 class ChainReader:
@@ -123,7 +122,7 @@ class ChainReader:
         bounds: dict[int, int],
     ) -> None:
         self._node, self._confirmations, self._bounds = Node(client, url), confirmations, bounds
-        self._reader = polygon.RangeReader(self._node, versions, polygon.FIRST_RANGE, UNKNOWN_LOAD)
+        self._reader = polygon.RangeReader(self._node, versions, polygon.FIRST_RANGE)
 
     def pages(self, part: Slice) -> Iterator[Page]:
         """See `Reader`."""
