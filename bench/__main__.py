@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from bench import catalogue, comparison, stored, wire
+from bench import catalogue, comparison, keys, stored, wire
 from bench.figures import Part
 from bench.live import Cadence
 from bench.machine import describe
@@ -38,7 +38,7 @@ ONE = click.IntRange(1)
 @click.command(context_settings={"show_default": True})
 @click.option(
     "--only",
-    type=click.Choice(["end-to-end", "wire", "stored", "markets"]),
+    type=click.Choice(["end-to-end", "wire", "stored", "markets", "keys"]),
     multiple=True,
     help="Parts to run; default: all.",
 )
@@ -89,6 +89,7 @@ ONE = click.IntRange(1)
     default=Cadence.confirmations,
     help="stored: POLYGON_CONFIRMATIONS of it.",
 )
+@click.option("--keyed", type=ONE, default=500_000, help="keys: fills in each variant of a table.")
 @click.option("--markets", type=ONE, default=20_000, help="markets: how many (200000).")
 @click.option("--events", type=ONE, default=2_000, help="markets: events (20000).")
 def main(
@@ -106,6 +107,7 @@ def main(
     live_s: int,
     poll_s: float,
     confirmations: int,
+    keyed: int,
     markets: int,
     events: int,
 ) -> None:
@@ -117,6 +119,7 @@ def main(
             sizes, cycles, questions, live_s, Cadence(poll_s, confirmations)
         ),
         "markets": lambda: [catalogue.measure(markets, events, min(runs, 3))],
+        "keys": lambda: [keys.measure(keyed)],
     }
     started, found = time.monotonic(), []
     for name, measure in parts.items():

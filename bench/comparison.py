@@ -95,7 +95,7 @@ class _Turns:
         clock.more["clickhouse_cpu_s"] = cpu_seconds(pid) - cpu_s
         clock.more["clickhouse_peak_mb"] = peak_mb(pid)
         clock.more["pages_cpu_s"] = self._upstream.stats()["cpu_s"] - pages_s
-        database = self._place.run.settings.clickhouse_database
+        database = self._place.database
         found, candles = self._place.run.client.query(
             f"select (select count() from {database}.order_fills), (select count() from {database}.ohlcv_1m)"
         ).result_rows[0]

@@ -150,6 +150,6 @@ def _watch(
 
 
 def _newest(place: Place) -> int:
-    database = place.run.settings.clickhouse_database
+    database = place.database
     sql = f"select toUnixTimestamp(max(last_trade_at)) from {database}.ohlcv_1m where bucket_at > now() - interval 2 hour"
     return int(place.run.client.command(sql))

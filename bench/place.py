@@ -32,6 +32,11 @@ class Place:
     clickhouse_pid: int
     folder: Path
 
+    @property
+    def database(self) -> str:
+        """The database of the models."""
+        return self.run.settings.clickhouse_database
+
     def empty(self) -> None:
         """Empty every table, and forget the peak of ClickHouse's memory."""
         tables = self.run.client.query(
