@@ -24,8 +24,8 @@ install: $(STAMP) ## make the virtual environment
 demo: $(STAMP) ## load, settle and reconcile a simulated Polymarket
 	@$(BIN)/python run_pipeline.py demo
 
-test: $(STAMP) ## run the test suite
-	@$(BIN)/python -m pytest
+test: $(STAMP) ## run the test suite, a process for each processor
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 chaos: $(STAMP) ## kill the pipeline and its ClickHouse for up to 45 minutes, and compare (CHAOS="--seed 1 ...")
 	@$(BIN)/python -m chaos $(CHAOS)

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from bench import catalogue, comparison, keys, stored, wire
+from bench import catalogue, comparison, keys, large, stored, wire
 from bench.figures import Part
 from bench.live import Cadence
 from bench.machine import describe
@@ -38,7 +38,7 @@ ONE = click.IntRange(1)
 @click.command(context_settings={"show_default": True})
 @click.option(
     "--only",
-    type=click.Choice(["end-to-end", "wire", "stored", "markets", "keys"]),
+    type=click.Choice(["end-to-end", "wire", "stored", "markets", "keys", "large"]),
     multiple=True,
     help="Parts to run; default: all.",
 )
@@ -90,6 +90,7 @@ ONE = click.IntRange(1)
     help="stored: POLYGON_CONFIRMATIONS of it.",
 )
 @click.option("--keyed", type=ONE, default=500_000, help="keys: fills in each variant of a table.")
+@click.option("--large", "large_rows", type=ONE, default=2_000_000, help="large: fills (20000000).")
 @click.option("--markets", type=ONE, default=20_000, help="markets: how many (200000).")
 @click.option("--events", type=ONE, default=2_000, help="markets: events (20000).")
 def main(
@@ -108,6 +109,7 @@ def main(
     poll_s: float,
     confirmations: int,
     keyed: int,
+    large_rows: int,
     markets: int,
     events: int,
 ) -> None:
@@ -120,6 +122,7 @@ def main(
         ),
         "markets": lambda: [catalogue.measure(markets, events, min(runs, 3))],
         "keys": lambda: [keys.measure(keyed)],
+        "large": lambda: [large.measure(large_rows)],
     }
     started, found = time.monotonic(), []
     for name, measure in parts.items():

@@ -27,6 +27,10 @@ from ingest.contracts import V1_HORIZON
 
 _META = b'],"_meta":{"hasIndexingErrors":false,"block":{"number":80000000}}}}'
 _START_TIMEOUT_S = 120
+# Where the text of a row has what comes first in it.
+_ID = len('{"id":"')
+_TRANSACTION_HASH = _ID + len("0x" * 2 + "_") + 4 * 32 + len('","transactionHash":"')
+_TIMESTAMP = _TRANSACTION_HASH + len("0x") + 2 * 32 + len('","timestamp":"')
 
 
 class Pages(Protocol):
@@ -37,14 +41,21 @@ class Pages(Protocol):
 
 
 class FillPages:
-    """The archive as one piece of memory: a page is a slice of it."""
+    """The archive as one piece of memory: a page is a slice of it.
 
-    def __init__(self, rows: pa.Table) -> None:
+    Args:
+        rows: fills, by time and id.
+        copies: how often the piece is served, each copy before the one that follows, in transactions of its own, so that
+            an archive may be larger than memory.
+    """
+
+    def __init__(self, rows: pa.Table, copies: int = 1) -> None:
         text = _as_json(rows)
         offsets, data = text.buffers()[1:]
         self._offsets = np.frombuffer(offsets, np.int64)
-        self._data = memoryview(data)
+        self._data = np.frombuffer(data, np.uint8)
         self._times = rows.column("timestamp").cast(pa.int64()).to_numpy()
+        self._copies, self._span = copies, int(self._times[-1] - self._times[0]) + 1
 
     def answer(self, target: str, body: bytes) -> bytes:
         """The answer to a query of `ingest.sources.goldsky`."""
@@ -54,13 +65,13 @@ class FillPages:
             return orjson.dumps({"data": {"orderFilledEvents": [newest]}})
         first, end = self._range(variables["where"])
         last = min(first + variables["first"], end)
-        rows = self._data[self._offsets[first] : self._offsets[last] - 1] if last > first else b""
+        rows = self._rows(first, last)[:-1] if last > first else b""
         return b"".join([b'{"data":{"orderFilledEvents":[', rows, _META])
 
     def _range(self, where: dict[str, Any]) -> tuple[int, int]:
         """Rows that a keyset filter lets through, half-open."""
         later, *ties = where.get("or", [where])
-        first, end = self._since(int(later["timestamp_gt"]) + 1), len(self._times)
+        first, end = self._since(int(later["timestamp_gt"]) + 1), self._copies * len(self._times)
         if "timestamp_lt" in later:
             end = self._since(int(later["timestamp_lt"]))
         for tie in ties:
@@ -71,16 +82,50 @@ class FillPages:
         return first, max(first, end)
 
     def _since(self, timestamp: int) -> int:
-        return int(np.searchsorted(self._times, timestamp, "left"))
+        """Number of the first row at or after `timestamp`."""
+        copy = (timestamp - int(self._times[0])) // self._span + self._copies - 1
+        if copy < 0:
+            return 0
+        if copy >= self._copies:
+            return self._copies * len(self._times)
+        earlier = timestamp + self._shift(copy)
+        return copy * len(self._times) + int(np.searchsorted(self._times, earlier, "left"))
+
+    def _shift(self, copy: int) -> int:
+        """Seconds by which a copy lies before the piece."""
+        return (self._copies - 1 - copy) * self._span
 
     def _id(self, row: int) -> str:
-        start = int(self._offsets[row]) + len(b'{"id":"')
-        return bytes(self._data[start : start + 2 * 66 + 1]).decode()
+        return self._rows(row, row + 1)[_ID : _ID + 2 * 66 + 1].decode()
+
+    def _rows(self, first: int, last: int) -> bytes:
+        """Text of rows, each followed by a comma."""
+        parts = []
+        while first < last:
+            copy, row = divmod(first, len(self._times))
+            end = min(row + last - first, len(self._times))
+            parts.append(self._of_copy(copy, row, end))
+            first += end - row
+        return b"".join(parts)
+
+    def _of_copy(self, copy: int, first: int, last: int) -> bytes:
+        start, end = int(self._offsets[first]), int(self._offsets[last])
+        if copy == self._copies - 1:
+            return self._data[start:end].tobytes()
+        text = self._data[start:end].copy()
+        rows = (self._offsets[first:last] - start)[:, None]
+        # The last digits of a hash tell the copies apart without changing the order of a second's rows.
+        mark = np.frombuffer(b"%08x" % copy, np.uint8)
+        times = (self._times[first:last] - self._shift(copy)).astype("S10")
+        for field in (_ID, _TRANSACTION_HASH):
+            text[rows + field + 66 - len(mark) + np.arange(len(mark))] = mark
+        text[rows + _TIMESTAMP + np.arange(10)] = times.view(np.uint8).reshape(-1, 10)
+        return text.tobytes()
 
 
-def archive(count: int, per_hour: int) -> FillPages:
-    """The last `count` fills of the archive."""
-    return FillPages(fills(count, per_hour=per_hour))
+def archive(count: int, per_hour: int, copies: int = 1) -> FillPages:
+    """The last `count` fills of the archive, served so many times one after the other."""
+    return FillPages(fills(count, per_hour=per_hour), copies)
 
 
 def _as_json(rows: pa.Table) -> pa.Array:

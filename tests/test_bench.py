@@ -18,6 +18,7 @@ from bench.report import closing_lines, markdown
 from ingest.contracts import EXCHANGES, V1, V1_HORIZON, V2
 from ingest.http import HttpClient
 from ingest.progress import Progress
+from ingest.records import fill_keys
 from ingest.sources.goldsky import Archive, archive_pages, decode_fills
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -26,6 +27,8 @@ PROMISED = {
     "wire": {"wire_efficiency_200ms_16"},
     "stored": {"live_p95_s", "live_p99_s", "cycle_2m_vs_1m", "candles_p95_ms"},
     "markets": {"markets_first_load_per_s", "markets_refresh_per_s"},
+    "keys": {"order_fills_one_token_ms", "ohlcv_1m_one_token_ms"},
+    "large": {"large_pipeline_peak_mb", "large_clickhouse_peak_mb"},
 }
 TINY = {
     "end-to-end": ["--rows", "3000", "--few", "2000"],
@@ -35,6 +38,8 @@ TINY = {
         *("--live", "1", "--poll", "0.5", "--confirmations", "0"),
     ],
     "markets": ["--markets", "200", "--events", "20"],
+    "keys": ["--keyed", "3000"],
+    "large": ["--large", "3000"],
 }
 
 
@@ -70,22 +75,36 @@ def test_options_that_make_no_sense_are_refused_in_a_line() -> None:
 # ---------- pages
 
 
-def pages_of(count: int) -> FillPages:
-    return FillPages(fills(count, per_hour=200))  # many fills in one second, and hours
+def pages_of(count: int, copies: int = 1) -> FillPages:
+    return FillPages(fills(count, per_hour=200), copies)  # many fills in one second, and hours
+
+
+def read_all(url: str, page_size: int) -> pa.Table:
+    archive = Archive(HttpClient("goldsky"), url, page_size)
+    cursor = {"timestamp": 0, "id": None}
+    read = []
+    for rows in archive_pages(archive, cursor, V1_HORIZON + 1, V1_HORIZON, Progress()):
+        tables, dead = decode_fills(rows)
+        assert not dead
+        read += tables
+    return pa.concat_tables(read)
 
 
 def test_pages_hold_every_fill_once_in_order() -> None:
-    wanted = fills(3000, per_hour=200)
     with serving(pages_of, 3000) as upstream:
-        archive = Archive(HttpClient("goldsky"), upstream.url, 7)
-        cursor = {"timestamp": 0, "id": None}
-        read = []
-        for rows in archive_pages(archive, cursor, V1_HORIZON + 1, V1_HORIZON, Progress()):
-            tables, dead = decode_fills(rows)
-            assert not dead
-            read += tables
+        assert read_all(upstream.url, 7).equals(fills(3000, per_hour=200))
         assert upstream.stats()["requests"] >= 3000 / 7
-    assert pa.concat_tables(read).equals(wanted)
+
+
+def test_copies_of_an_archive_are_fills_of_their_own() -> None:
+    with serving(pages_of, 300, 4) as upstream:
+        read = read_all(upstream.url, 7)
+    assert len(set(fill_keys(read))) == len(read) == 4 * 300
+    same = ["order_hash", "maker", "maker_asset_id", "maker_amount", "taker_amount"]
+    for copy in range(4):
+        assert (
+            read.slice(copy * 300, 300).select(same).equals(fills(300, per_hour=200).select(same))
+        )
 
 
 def test_pages_end_where_they_are_told_to() -> None:
