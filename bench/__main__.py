@@ -32,6 +32,12 @@ def _numbers(kind: Callable[[str], Any]) -> Callable[..., list[Any]]:
     return parse
 
 
+def _without_out(arguments: list[str]) -> list[str]:
+    """The arguments that say what was measured: where the report went is no part of that."""
+    at = arguments.index("--out") if "--out" in arguments else len(arguments)
+    return arguments[:at] + arguments[at + 2 :]
+
+
 ONE = click.IntRange(1)
 
 
@@ -63,12 +69,12 @@ ONE = click.IntRange(1)
 @click.option(
     "--stored",
     "sizes",
-    default="1000000,5000000",
+    default="1000000,20000000",
     callback=_numbers(int),
-    help="stored: fills at which cycles are timed; multiples of the first (add 20000000).",
+    help="stored: fills at which cycles are timed; multiples of the first.",
 )
 @click.option("--cycles", type=ONE, default=10, help="stored: cycles at each size.")
-@click.option("--questions", type=ONE, default=50, help="stored: times that each query is asked.")
+@click.option("--questions", type=ONE, default=30, help="stored: times that each query is asked.")
 @click.option(
     "--live",
     "live_s",
@@ -135,7 +141,7 @@ def main(
                 found,
                 machine=describe(),
                 date=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-                command=shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
+                command=shlex.join(["python", "-m", "bench", *_without_out(sys.argv[1:])]),
                 seconds=time.monotonic() - started,
             )
             out.write_text(text)

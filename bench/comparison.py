@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.child import Clock, in_child
-from bench.figures import Part, ratios, shown
+from bench.figures import Goal, Part, ratios, shown
 from bench.fills import FILLS_PER_HOUR, fills
 from bench.loads import clickhouse_alone, through_the_product, write_loads
 from bench.machine import cpu_seconds, peak_mb
@@ -116,9 +116,12 @@ def _figures(part: Part, turns: _Turns, rows: int) -> None:
         "dict_path_rows_per_s", "rows/s", rates["dicts"], "rows as dictionaries, to a raw table"
     )
     part.add("poly_data_style_rows_per_s", "rows/s", rates["csv"], "CSV loop and polars, to trades")
-    part.add("end_to_end_vs_limit", "ratio", turns.ratios("ours", "limit"), "goal: 0.5")
-    part.add("vs_dict_path", "ratio", turns.ratios("ours", "dicts"), "goal: 10")
-    part.add("vs_poly_data_style", "ratio", turns.ratios("ours", "csv"), "goal: 20; no latency")
+    part.add("end_to_end_vs_limit", "ratio", turns.ratios("ours", "limit"), goal=Goal(0.5))
+    part.add("vs_dict_path", "ratio", turns.ratios("ours", "dicts"), goal=Goal(10))
+    part.add("vs_poly_data_style", "ratio", turns.ratios("ours", "csv"), "no latency", Goal(20))
+    most = "what ClickHouse alone reaches: nothing that ends in these tables can be faster"
+    part.add("limit_vs_dict_path", "ratio", turns.ratios("limit", "dicts"), most)
+    part.add("limit_vs_poly_data_style", "ratio", turns.ratios("limit", "csv"), most)
     slow = f"{SLOW_S * 1000:.0f}ms"
     note = f"with {slow} a request; ours with {SLOW_WORKERS} workers"
     part.add(f"end_to_end_{slow}_rows_per_s", "rows/s", rates["ours slow"], note)

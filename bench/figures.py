@@ -9,6 +9,21 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
+class Goal:
+    """What a figure is to reach: at least the value, or at most."""
+
+    value: float
+    at_most: bool = False
+
+    def __str__(self) -> str:
+        return f"{'≤' if self.at_most else '≥'} {self.value:g}"
+
+    def is_reached_by(self, value: float) -> bool:
+        """Whether the value is as good."""
+        return value <= self.value if self.at_most else value >= self.value
+
+
+@dataclass(frozen=True)
 class Figure:
     """One measured quantity.
 
@@ -17,12 +32,14 @@ class Figure:
         unit: rows/s, s, ms, MB, ratio …
         values: one by run; the median stands for them.
         note: what it is, and what to mind.
+        goal: what its median is to reach.
     """
 
     name: str
     unit: str
     values: tuple[float, ...]
     note: str = ""
+    goal: Goal | None = None
 
     @property
     def median(self) -> float:
@@ -46,7 +63,14 @@ class Part:
     figures: list[Figure] = field(default_factory=list)
     tables: dict[str, list[Sequence[object]]] = field(default_factory=dict)
 
-    def add(self, name: str, unit: str, values: Sequence[float], note: str = "") -> None:
+    def add(
+        self,
+        name: str,
+        unit: str,
+        values: Sequence[float],
+        note: str = "",
+        goal: Goal | None = None,
+    ) -> None:
         """Add a figure.
 
         Raises:
@@ -54,7 +78,7 @@ class Part:
         """
         if not values:
             raise ValueError(f"{name} was not measured")
-        self.figures.append(Figure(name, unit, tuple(values), note))
+        self.figures.append(Figure(name, unit, tuple(values), note, goal))
 
 
 def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:

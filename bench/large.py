@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.child import in_child
-from bench.figures import Part
+from bench.figures import Goal, Part
 from bench.fills import FILLS_PER_HOUR, fills
 from bench.loads import through_the_product
 from bench.machine import cpu_seconds, peak_mb
@@ -43,8 +43,10 @@ def measure(rows: int) -> Part:
         if found != count:
             raise RuntimeError(f"{found} of {count} fills came out")
         part.add("large_rows_per_s", "rows/s", [count / clock.seconds], "fills to candles")
-        part.add("large_pipeline_peak_mb", "MB", [clock.peak_mb], "goal: 1000")
-        part.add("large_clickhouse_peak_mb", "MB", [peak_mb(place.clickhouse_pid)], "goal: 4000")
+        part.add("large_pipeline_peak_mb", "MB", [clock.peak_mb], goal=Goal(1000, True))
+        part.add(
+            "large_clickhouse_peak_mb", "MB", [peak_mb(place.clickhouse_pid)], goal=Goal(4000, True)
+        )
         million = count / 1e6
         part.add("large_pipeline_cpu_s_per_million_rows", "s", [clock.cpu_s / million])
         part.add("large_clickhouse_cpu_s_per_million_rows", "s", [clickhouse_cpu_s / million])

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from bench.figures import Part, percentile
+from bench.figures import Goal, Part, percentile
 from bench.place import Place
 from pipeline.settings import PROJECT_DIR, Settings
 from sandbox.clock import BLOCK_SECONDS
@@ -58,9 +58,9 @@ def live(
         value = percentile(latencies, percent)
         part.add(f"live_p{percent}_s", "s", [value])
         part.add(f"live_p{percent}_beyond_poll_s", "s", [value - poll_s])
-        note = {95: "goal: 2", 99: "goal: 4"}.get(percent, "")
+        goal = {95: Goal(2, True), 99: Goal(4, True)}.get(percent)
         name = f"live_p{percent}_beyond_poll_and_confirmations_s"
-        part.add(name, "s", [value - poll_s - behind_s], note)
+        part.add(name, "s", [value - poll_s - behind_s], goal=goal)
     return part
 
 

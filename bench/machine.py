@@ -34,7 +34,7 @@ def describe() -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     load = "/".join(f"{each:.1f}" for each in os.getloadavg())
     return (
-        f"{os.cpu_count()} × {name}, {memory:.0f} GB, {platform.system()} {platform.release()},"
+        f"{os.cpu_count()} × {name}, {memory:.0f} GB, {platform.system()},"
         f" Python {platform.python_version()}, load {load}"
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from bench.figures import Part, percentile, shown
+from bench.figures import Goal, Part, percentile, shown
 from bench.place import Place
 
 # Name -> SQL; {token} and {wallet} are others each time.
@@ -45,7 +45,8 @@ def queries(place: Place, stored: int, times: int) -> Part:
         if not max(returned):
             raise RuntimeError(f"{name} found nothing")
         p95 = percentile(milliseconds, 95)
-        part.add(f"{name}_p95_ms", "ms", [p95], "goal: 50" if name == "candles" else "")
+        goal = Goal(50, True) if name == "candles" else None
+        part.add(f"{name}_p95_ms", "ms", [p95], goal=goal)
         rows.append(
             (
                 f"`{sql}`",

@@ -20,7 +20,7 @@ def markdown(
 ) -> str:
     """The text of BENCHMARKS.md."""
     lines = [f"- machine: {machine}", f"- date: {date}", f"- command: `{command}`, {seconds:.0f} s"]
-    text = _HEAD + "\n".join(lines) + "\n"
+    text = _HEAD + "\n".join(lines) + "\n" + _goals([x for part in parts for x in part.figures])
     for part in parts:
         text += f"\n## {part.title}\n\n{part.method}\n\n"
         header = ("figure", "median", "smallest … largest", "unit", "runs", "")
@@ -33,6 +33,23 @@ def markdown(
 def closing_lines(parts: Sequence[Part]) -> list[str]:
     """One `name: value` line per figure, by its median."""
     return [f"{each.name}: {each.median:.6g}" for part in parts for each in part.figures]
+
+
+def _goals(figures: Sequence[Figure]) -> str:
+    """What the project set out to reach, and whether it does."""
+    rows = [
+        (
+            f"`{each.name}`",
+            f"{shown(each.median)} {each.unit}".removesuffix(" ratio"),
+            str(each.goal),
+            "yes" if each.goal.is_reached_by(each.median) else f"no: {each.median / each.goal.value:.0%} of it",
+        )
+        for each in figures
+        if each.goal
+    ]  # fmt: skip
+    return (
+        f"\n## Goals\n\n{_table([('figure', 'median', 'goal', 'reached'), *rows])}" if rows else ""
+    )
 
 
 def _row(figure: Figure) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 
 from bench.child import Clock, in_child
-from bench.figures import Part, shown
+from bench.figures import Goal, Part, shown
 from bench.pages import archive, serving
 from ingest.backlog import Backlog
 from ingest.contracts import V1_HORIZON
@@ -59,7 +59,7 @@ def measure(latencies: list[float], workers: list[int], pages_per_slice: int, ru
             else:
                 quoted.append(rate / ideal)
                 rates.append(rate)
-    part.add("wire_efficiency_200ms_16", "ratio", quoted, "goal: 0.8")
+    part.add("wire_efficiency_200ms_16", "ratio", quoted, goal=Goal(0.8))
     part.add("wire_200ms_16_rows_per_s", "rows/s", rates)
     part.tables["By latency and workers, one run each"] = table
     return part

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from bench.figures import Figure, Part, percentile, ratios, shown
+from bench.figures import Figure, Goal, Part, percentile, ratios, shown
 from bench.fills import fills
 from bench.others import FIELDS, transform
 from bench.pages import FillPages, serving
@@ -176,13 +176,15 @@ def test_numbers_have_three_digits_that_mean_something(value: float, text: str) 
 def test_the_report_has_median_spread_and_runs() -> None:
     part = Part("Speed", "How.", tables={"More": [("a", "b"), (1, 2)]})
     part.add("rate", "rows/s", [300.0, 100.0, 200.0], "of fills")
-    part.add("once", "s", [1.5])
+    part.add("once", "s", [1.5], goal=Goal(1, at_most=True))
+    part.add("ratio", "ratio", [0.6], goal=Goal(0.5))
     text = markdown([part], machine="m", date="d", command="c", seconds=61)
     assert "| `rate` | 200 | 100 … 300 | rows/s | 3 | of fills |" in text
     assert "| `once` | 1.50 |  | s | 1 |  |" in text
     assert "More:\n\n| a | b |\n| --- | --- |\n| 1 | 2 |" in text
     assert "- command: `c`, 61 s" in text
-    assert closing_lines([part]) == ["rate: 200", "once: 1.5"]
+    assert "| `once` | 1.50 s | ≤ 1 | no: 150% of it |\n| `ratio` | 0.600 | ≥ 0.5 | yes |" in text
+    assert closing_lines([part]) == ["rate: 200", "once: 1.5", "ratio: 0.6"]
 
 
 def test_a_figure_without_a_value_is_a_defect() -> None:
