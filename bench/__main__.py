@@ -63,7 +63,7 @@ ONE = click.IntRange(1)
     help="wire: ms added to each request.",
 )
 @click.option(
-    "--workers", default="1,4,16,32", callback=_numbers(int), help="wire: fetching threads."
+    "--workers", default="1,16,32", callback=_numbers(int), help="wire: fetching threads."
 )
 @click.option("--pages", type=ONE, default=25, help="wire: pages in each slice.")
 @click.option(
@@ -96,7 +96,7 @@ ONE = click.IntRange(1)
     help="stored: POLYGON_CONFIRMATIONS of it.",
 )
 @click.option("--keyed", type=ONE, default=500_000, help="keys: fills in each variant of a table.")
-@click.option("--large", "large_rows", type=ONE, default=2_000_000, help="large: fills (20000000).")
+@click.option("--large", "large_rows", type=ONE, default=1_000_000, help="large: fills (20000000).")
 @click.option("--markets", type=ONE, default=20_000, help="markets: how many (200000).")
 @click.option("--events", type=ONE, default=2_000, help="markets: events (20000).")
 def main(
