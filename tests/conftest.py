@@ -1,17 +1,20 @@
 """Fixtures that every test may use: one ClickHouse per test session, a database prefix per test."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import clickhouse_connect
 import pytest
 from hypothesis import settings as hypothesis_settings
-from worlds import make_settings, prepared
+from worlds import make_settings, prepared, sandbox_settings
 
 from embedded_clickhouse import Endpoint, running
 from pipeline.run import Run, open_run
 from pipeline.settings import Settings
+from sandbox.server import SandboxServer
 
 # Tests share the machine with an engine, so how long an example takes says nothing; failures print how to repeat them.
 hypothesis_settings.register_profile("shared", deadline=None, print_blob=True)
@@ -49,6 +52,19 @@ def template(clickhouse: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> 
 def settings(clickhouse: Endpoint, database_prefix: str, tmp_path: Path) -> Settings:
     """Settings of this test's own databases; the upstreams point nowhere."""
     return make_settings(clickhouse, database_prefix, tmp_path)
+
+
+@pytest.fixture
+def reading_from(
+    clickhouse: Endpoint, database_prefix: str, tmp_path: Path, template: Settings
+) -> Callable[..., AbstractContextManager[Run]]:
+    """Opens a prepared run that reads from a sandbox: `with reading_from(upstream, **settings) as run`."""
+
+    def opened(upstream: SandboxServer, **values: Any) -> AbstractContextManager[Run]:
+        settings = sandbox_settings(clickhouse, database_prefix, tmp_path, upstream, **values)
+        return prepared(settings, template)
+
+    return opened
 
 
 @pytest.fixture

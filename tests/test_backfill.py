@@ -48,24 +48,19 @@ def polymarket() -> Iterator[SandboxServer]:
         yield upstream
 
 
+SMALL = {"http_give_up_s": 0.2, "goldsky_page_size": 50}
+
+
 def settings_of(
     clickhouse: Endpoint, prefix: str, folder: Path, upstream: SandboxServer, **more: object
 ) -> Settings:
-    values = {"http_give_up_s": 0.2, "goldsky_page_size": 50} | more
-    return sandbox_settings(clickhouse, prefix, folder, upstream, **values)
+    return sandbox_settings(clickhouse, prefix, folder, upstream, **(SMALL | more))
 
 
 @pytest.fixture
-def filling(
-    clickhouse: Endpoint,
-    database_prefix: str,
-    tmp_path: Path,
-    template: Settings,
-    polymarket: SandboxServer,
-) -> Iterator[Run]:
+def filling(reading_from, polymarket: SandboxServer) -> Iterator[Run]:
     """A prepared run over a world whose markets have landed, and none of its fills."""
-    settings = settings_of(clickhouse, database_prefix, tmp_path, polymarket)
-    with prepared(settings, template) as run:
+    with reading_from(polymarket, **SMALL) as run:
         land_gamma(run, polymarket.world)
         yield run
 

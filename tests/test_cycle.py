@@ -54,16 +54,9 @@ def polymarket() -> Iterator[SandboxServer]:
 
 
 @pytest.fixture
-def loading(
-    clickhouse: Endpoint,
-    database_prefix: str,
-    tmp_path: Path,
-    template: Settings,
-    polymarket: SandboxServer,
-) -> Iterator[Run]:
+def loading(reading_from, polymarket: SandboxServer) -> Iterator[Run]:
     """A prepared run that reads all of the simulated Polymarket."""
-    settings = sandbox_settings(clickhouse, database_prefix, tmp_path, polymarket)
-    with prepared(settings, template) as run:
+    with reading_from(polymarket) as run:
         yield run
 
 

@@ -78,16 +78,9 @@ def upstream(world: World) -> Iterator[SandboxServer]:
 
 
 @pytest.fixture
-def reading(
-    clickhouse: Endpoint,
-    database_prefix: str,
-    tmp_path: Path,
-    template: Settings,
-    upstream: SandboxServer,
-) -> Iterator[Run]:
+def reading(reading_from, upstream: SandboxServer) -> Iterator[Run]:
     """A run with its models in place, which processes of `environment` work on too."""
-    settings = sandbox_settings(clickhouse, database_prefix, tmp_path, upstream)
-    with prepared(settings, template) as run:
+    with reading_from(upstream) as run:
         yield run
 
 

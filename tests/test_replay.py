@@ -60,16 +60,9 @@ def upstream(world: World) -> Iterator[SandboxServer]:
 
 
 @pytest.fixture
-def reading(
-    clickhouse: Endpoint,
-    database_prefix: str,
-    tmp_path: Path,
-    template: Settings,
-    upstream: SandboxServer,
-) -> Iterator[Run]:
+def reading(reading_from, upstream: SandboxServer) -> Iterator[Run]:
     """A run whose markets are landed, and whose node and archive are those of the world."""
-    settings = sandbox_settings(clickhouse, database_prefix, tmp_path, upstream)
-    with prepared(settings, template) as run:
+    with reading_from(upstream) as run:
         land_gamma(run, upstream.world)
         yield run
 
