@@ -63,7 +63,10 @@ ONE = click.IntRange(1)
     help="wire: ms added to each request.",
 )
 @click.option(
-    "--workers", default="1,16,32", callback=_numbers(int), help="wire: fetching threads."
+    "--workers",
+    default="1,32",
+    callback=_numbers(int),
+    help="wire: fetching threads (16 at 200 ms are added).",
 )
 @click.option("--pages", type=ONE, default=25, help="wire: pages in each slice.")
 @click.option(
@@ -74,7 +77,7 @@ ONE = click.IntRange(1)
     help="stored: fills at which cycles are timed; multiples of the first.",
 )
 @click.option("--cycles", type=ONE, default=10, help="stored: cycles at each size.")
-@click.option("--questions", type=ONE, default=30, help="stored: times that each query is asked.")
+@click.option("--questions", type=ONE, default=20, help="stored: times that each query is asked.")
 @click.option(
     "--live",
     "live_s",
