@@ -2,13 +2,15 @@
 
 Promises lower-case addresses, as landing rows carry them. The SQL that reads those rows keeps its
 own list; a test holds the two together. Source: the contracts' verified code and Polymarket's
-published deployment list.
+published deployment lists (ExchangeV3: Polymarket/polymarket-v2-external, README and Exchange.sol).
 """
 
 from __future__ import annotations
 
-V1, V2 = "v1", "v2"
-VERSIONS = (V1, V2)
+from collections.abc import Iterable
+
+V1, V2, V3 = "v1", "v2", "v3"
+VERSIONS = (V1, V2, V3)
 
 # Exchange contract -> generation. A taker leg has one of them as its taker.
 EXCHANGES = {
@@ -18,11 +20,14 @@ EXCHANGES = {
     "0xe2222d279d744050d28e00520010520000310f59": V2,  # NegRisk CTF Exchange V2
     # "NegRisk B": indexers list it, Polymarket's own list does not. Reading it costs nothing.
     "0xe2222d002000ba0053cef3375333610f64600036": V2,
+    "0xe3333700ca9d93003f00f0f71f8515005f6c00aa": V3,  # ExchangeV3, proxy
 }
 
+# ExchangeV3 kept the event of V2, so only the address tells the two apart.
 ORDER_FILLED_TOPICS = {
     V1: "0xd0a08e8c493f9c94f29311604c9de1b4e8c8d4c06bd0c789af57f2d65bfec0f6",
     V2: "0xd543adfd945773f1a62f74f0ee55a5e3b9b1a28262980ba90b1a89f2ea84d8ee",
+    V3: "0xd543adfd945773f1a62f74f0ee55a5e3b9b1a28262980ba90b1a89f2ea84d8ee",
 }
 
 # 2026-04-28T11:00:40Z: the newest fill of the V1 archive; V2 went live at that hour.
@@ -31,6 +36,12 @@ V1_HORIZON = 1_777_374_040
 V1_GENESIS = 1_669_060_209
 
 
-def exchanges_of(versions: tuple[str, ...]) -> list[str]:
+def exchanges_of(versions: Iterable[str]) -> list[str]:
     """Addresses of all exchanges of these generations."""
-    return [address for address, version in EXCHANGES.items() if version in versions]
+    wanted = set(versions)
+    return [address for address, version in EXCHANGES.items() if version in wanted]
+
+
+def topics_of(versions: Iterable[str]) -> list[str]:
+    """Topics of these generations' `OrderFilled`, each once."""
+    return list(dict.fromkeys(ORDER_FILLED_TOPICS[version] for version in versions))

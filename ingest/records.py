@@ -184,6 +184,15 @@ def hex_number(name: str, value: Any) -> int:
     raise BadRecord("bad_field", f"{name} is not 0x and hex digits: {str(value)[:80]}")
 
 
+def quantity(name: str, value: Any) -> int:
+    """The integer in a JSON-RPC quantity, or a JSON integer, as SQD sends it.
+
+    Raises:
+        BadRecord: it is something else.
+    """
+    return value if type(value) is int else hex_number(name, value)
+
+
 def fills_table(columns: dict[str, list | pa.Array], *, source: str) -> pa.Table:
     """`order_filled` rows of no load yet; columns that are the same for all rows of a source may be left out."""
     rows = len(columns["tx_hash"])

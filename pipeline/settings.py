@@ -155,7 +155,9 @@ class Settings(BaseSettings):
         5, ge=0, description="Blocks behind the head that are left for later"
     )
     polygon_versions: str = Field(
-        "v2", pattern=r"^(v2|v1,v2)$", description="Exchange generations read from the chain"
+        "v2,v3",
+        pattern=r"^(v1,)?v2(,v3)?$",
+        description="Exchange generations read from the chain: `v2,v3` or `v2`; `v1,` in front adds V1",
     )
     polygon_stale_after_s: float = Field(
         300, gt=0, description="Age of the chain's head that counts as an outage"

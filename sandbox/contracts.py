@@ -3,7 +3,7 @@ their logs.
 
 Promises that a log built here has the fields, widths and letter case of a real node's answer. It
 knows nothing of markets or of why a fill happened; `matches` decides that. Facts: contract sources
-of the CTF exchange, V1 and V2.
+of the CTF exchange, V1 and V2, and of ExchangeV3, which kept the events of V2.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sandbox.clock import HORIZON
 
 CHAIN_ID = 137
-V1, V2 = "v1", "v2"
+V1, V2, V3 = "v1", "v2", "v3"
 BUY, SELL = "BUY", "SELL"
 COLLATERAL_ASSET_ID = "0"
 NO_BUILDER = "0x" + "0" * 64
@@ -24,15 +24,20 @@ EXCHANGES = {
     (V1, True): "0xc5d563a36ae78145c45a50134d48a1215220f80a",
     (V2, False): "0xe111180000d2663c0091e4f400237545b87b996b",
     (V2, True): "0xe2222d279d744050d28e00520010520000310f59",
+    # One exchange for all modules.
+    (V3, False): "0xe3333700ca9d93003f00f0f71f8515005f6c00aa",
+    (V3, True): "0xe3333700ca9d93003f00f0f71f8515005f6c00aa",
 }
 
 ORDER_FILLED_TOPICS = {
     V1: "0xd0a08e8c493f9c94f29311604c9de1b4e8c8d4c06bd0c789af57f2d65bfec0f6",
     V2: "0xd543adfd945773f1a62f74f0ee55a5e3b9b1a28262980ba90b1a89f2ea84d8ee",
+    V3: "0xd543adfd945773f1a62f74f0ee55a5e3b9b1a28262980ba90b1a89f2ea84d8ee",
 }
 ORDERS_MATCHED_TOPICS = {
     V1: "0x63bf4d16b7fa898ef4c4b2b6d90fd201e9c56313b65638af6088d149d2ce956c",
     V2: "0x174b3811690657c217184f89418266767c87e4805d09680c39fc9c031c0cab7c",
+    V3: "0x174b3811690657c217184f89418266767c87e4805d09680c39fc9c031c0cab7c",
 }
 _SIDE_CODES = {BUY: 0, SELL: 1}
 
@@ -140,7 +145,7 @@ def data_of(event: Fill | OrdersMatched) -> str:
     words += [leg.maker_amount, leg.taker_amount]
     if not matched:
         words.append(leg.fee)
-        if leg.version == V2:
+        if leg.version != V1:
             words += [int(leg.builder, 16), 0]  # builder, metadata
     return "0x" + "".join(map(_word, words))
 

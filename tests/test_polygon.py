@@ -14,7 +14,7 @@ from ingest_runs import Lake, open_lake
 from scripted_server import HTML, ScriptedServer, as_json
 
 from ingest.contracts import EXCHANGES as KNOWN_EXCHANGES
-from ingest.contracts import ORDER_FILLED_TOPICS, V1, V2
+from ingest.contracts import ORDER_FILLED_TOPICS, V1, V2, V3, exchanges_of, topics_of
 from ingest.errors import IngestError, NotJson, RateLimited, RpcError, SourceFrozen, WrongShape
 from ingest.http import HttpClient, RetryPolicy
 from ingest.progress import Progress
@@ -142,6 +142,41 @@ def test_a_v1_log_becomes_a_row() -> None:
     assert (row["side"], row["token_id"], row["builder"]) == ("", "", "")
 
 
+V3_EXCHANGE = "0xe3333700cA9d93003F00f0F71f8515005F6c00Aa"
+
+
+def test_a_v3_log_becomes_a_row_of_its_own_generation() -> None:
+    """ExchangeV3 kept the event of V2, so its address alone names the generation."""
+    [v2], _ = decode_logs([v2_log()], source="polygon")
+    [v3], dead = decode_logs([v2_log(address=V3_EXCHANGE)], source="polygon")
+    changed = {"contract_version": "v3", "exchange": V3_EXCHANGE.lower()}
+    assert dead == []
+    assert v3.to_pylist() == [v2.to_pylist()[0] | changed]
+
+
+def test_a_range_of_all_generations_is_asked_for_by_each_address_and_topic_once() -> None:
+    assert exchanges_of((V2, V3)) == [a for a, version in KNOWN_EXCHANGES.items() if version != V1]
+    assert topics_of((V2, V3)) == topics_of((V2,)) == topics_of((V3,)) == [ORDER_FILLED_TOPICS[V2]]
+    assert topics_of((V1, V2, V3)) == [ORDER_FILLED_TOPICS[V1], ORDER_FILLED_TOPICS[V2]]
+
+
+@given(
+    block=st.integers(0, 2**64 - 1),
+    index=st.integers(0, 2**32 - 1),
+    time=st.integers(0, 2**32 - 1),
+)
+def test_numbers_may_be_quantities_or_integers(block: int, index: int, time: int) -> None:
+    """JSON-RPC sends 0x and hex digits, SQD sends integers."""
+    numbers = {"blockNumber": block, "logIndex": index, "blockTimestamp": time}
+    quantities = {name: hex(number) for name, number in numbers.items()}
+    tables, dead = decode_logs([v2_log(**numbers), v2_log(**quantities)], source="polygon")
+    assert dead == []
+    one, other = (row for table in tables for row in table.to_pylist())
+    assert one == other
+    assert (one["block_number"], one["log_index"]) == (block, index)
+    assert one["timestamp"].timestamp() == time
+
+
 def test_no_builder_is_empty() -> None:
     words = [0, 5, 1, 1, 0, 0, 0]
     log = v2_log(data="0x" + "".join(word(value) for value in words))
@@ -171,10 +206,17 @@ def data(**at: int) -> str:
         (v2_log(data="0x" + "zz" * 32 + data()[66:]), "bad_field"),
         (v2_log(transactionHash="0x12"), "bad_field"),
         (v2_log(blockNumber=None), "bad_field"),
+        (v2_log(blockNumber=-1), "amount_out_of_range"),
+        (v2_log(blockNumber=2**64 - 1, logIndex=2**32), "amount_out_of_range"),
+        (v2_log(blockTimestamp=2**32), "amount_out_of_range"),
+        (v2_log(blockNumber=5.0), "bad_field"),
+        (v2_log(logIndex=True), "bad_field"),
         ({k: v for k, v in v2_log().items() if k != "logIndex"}, "missing_field"),
         (v2_log(topics=[ORDER_FILLED_TOPICS[V2]]), "bad_field"),
         (v2_log(topics=[ORDER_FILLED_TOPICS[V1], *v2_log()["topics"][1:]]), "unknown_contract"),
         (v2_log(address="0x" + "11" * 20), "unknown_contract"),
+        (v2_log(address=V3_EXCHANGE, topics=[ORDER_FILLED_TOPICS[V1]]), "unknown_contract"),
+        (v2_log(address=None), "unknown_contract"),
         (v2_log(topics=None), "unknown_contract"),
         ("a string", "not_an_object"),
         (None, "not_an_object"),

@@ -47,6 +47,9 @@ BAD_VALUES = [
     ("GOLDSKY_HORIZON", "2026-13-01", "date or time like"),
     ("GOLDSKY_PAGE_SIZE", "1001", "less than or equal to 1000"),
     ("POLYGON_VERSIONS", "v1", "should match pattern"),
+    ("POLYGON_VERSIONS", "v3", "should match pattern"),
+    ("POLYGON_VERSIONS", "v1,v3", "should match pattern"),
+    ("POLYGON_VERSIONS", "v3,v2", "should match pattern"),
     ("LOCK_TTL_S", "1", "greater than or equal to 5"),
     ("LOG_JSON", "2", "valid boolean"),
 ]
@@ -167,6 +170,15 @@ def test_defaults_make_sense() -> None:
     assert settings.clickhouse_local_memory_bytes == 4_000_000_000
     for name, field in Settings.model_fields.items():
         assert field.description, name
+
+
+@pytest.mark.parametrize("versions", ["v2", "v2,v3", "v1,v2", "v1,v2,v3"])
+def test_a_user_chooses_the_generations_read_from_the_chain(
+    versions: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load_settings().polygon_versions == "v2,v3"
+    monkeypatch.setenv("POLYGON_VERSIONS", versions)
+    assert load_settings().polygon_versions == versions
 
 
 def test_v1_is_read_from_one_place(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@
         {'address': '0xe111180000d2663c0091e4f400237545b87b996b', 'contract_version': 'v2', 'name': 'CTF Exchange'},
         {'address': '0xe2222d279d744050d28e00520010520000310f59', 'contract_version': 'v2', 'name': 'NegRisk Exchange'},
         {'address': '0xe2222d002000ba0053cef3375333610f64600036', 'contract_version': 'v2', 'name': 'NegRisk Exchange B'},
+        {'address': '0xe3333700ca9d93003f00f0f71f8515005f6c00aa', 'contract_version': 'v3', 'name': 'ExchangeV3'},
     ]) }}
 {% endmacro %}
 

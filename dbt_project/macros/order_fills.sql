@@ -1,10 +1,10 @@
 {#-
-    OrderFilled, V1 and V2, in one shape. Row by row, so that the same text serves the staging view and the materialized
+    OrderFilled, V1, V2 and V3, in one shape. Row by row, so that the same text serves the staging view and the materialized
     view; whether a maker leg is a direct fill needs the rest of its transaction and is settled in order_fills_store.
     Rows of a generation or an exchange that is not known are left out here and shown by refused_fills.
 
-    V1: asset 0 is collateral, so an order that gives asset 0 buys. V2 says side and token itself.
-    V1 charges its fee in the asset received, V2 in collateral. All amounts are 1e-6 units.
+    V1: asset 0 is collateral, so an order that gives asset 0 buys. V2 and V3 say side and token themselves.
+    V1 charges its fee in the asset received, V2 and V3 in collateral. All amounts are 1e-6 units.
 -#}
 {% macro order_fills_from_order_filled(relation) %}
 with source as (
@@ -42,7 +42,7 @@ renamed as (
 
         ---------- what was exchanged
         toLowCardinality(if(is_buy, 'BUY', 'SELL')) as side,
-        toLowCardinality(multiIf(contract_version = 'v2', order_token_id, is_buy, taker_asset_id, maker_asset_id)) as token_id,
+        toLowCardinality(multiIf(contract_version != 'v1', order_token_id, is_buy, taker_asset_id, maker_asset_id)) as token_id,
         toDecimal128(share_units, 6) / 1000000 as shares,
         toDecimal128(usd_units, 6) / 1000000 as usd,
         if(share_units = 0, toDecimal128(0, 18), toDecimal128(usd_units, 18) / greatest(share_units, 1)) as price,

@@ -1,14 +1,15 @@
-"""ABI decoding of `OrderFilled` logs, V1 and V2, into landing columns. Pure functions.
+"""ABI decoding of `OrderFilled` logs of all generations into landing columns. Pure functions.
 
-V1 data: makerAssetId, takerAssetId, makerAmountFilled, takerAmountFilled, fee. V2 data: side (0 is
-BUY, 1 is SELL, of the maker's order), tokenId, makerAmountFilled, takerAmountFilled, fee, builder,
-metadata.
-Both have topics orderHash, maker, taker. Amounts are in 1e-6 units. Source: the contracts' ABI.
+V1 data: makerAssetId, takerAssetId, makerAmountFilled, takerAmountFilled, fee. V2 and V3 data: side
+(0 is BUY, 1 is SELL, of the maker's order), tokenId, makerAmountFilled, takerAmountFilled, fee,
+builder, metadata. On V3 tokenId is a position id of the PositionManager.
+All have topics orderHash, maker, taker. Amounts are in 1e-6 units. Source: the contracts' ABI.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,24 +17,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ingest.columns import hex_text, word_hex, word_ids, word_numbers, words
-from ingest.contracts import EXCHANGES, ORDER_FILLED_TOPICS, V1, V2
+from ingest.contracts import EXCHANGES, ORDER_FILLED_TOPICS, V1, V2, V3
 from ingest.records import (
     BadRecord,
     DeadLetter,
     decode_batch,
     fills_table,
-    hex_number,
+    quantity,
     unsigned,
 )
 
-_WORDS = {V1: 5, V2: 7}  # of 32 bytes, in the data
+_V1_WORDS, _V2_WORDS = 5, 7  # of 32 bytes, in the data
 _SIDES = pa.array(["BUY", "SELL"])  # by the number of the side
-_VERSION_OF_TOPIC = {topic: version for version, topic in ORDER_FILLED_TOPICS.items()}
 
 
 def decode_logs(logs: Sequence[Any], *, source: str) -> tuple[list[pa.Table], list[DeadLetter]]:
-    """`order_filled` rows of logs that carry `blockTimestamp`, and the logs that are no fills."""
-    groups: dict[str | None, list] = {V1: [], V2: [], None: []}
+    """`order_filled` rows of logs that carry `blockTimestamp`, and the logs that are no fills.
+
+    Numbers may be JSON-RPC quantities (0x and hex digits) or JSON integers, which SQD sends.
+    A log of an unknown contract, or with another generation's topic, is a dead letter
+    `unknown_contract`.
+    """
+    groups: dict[str | None, list] = {V1: [], V2: [], V3: [], None: []}
     for log in logs:
         groups[_version(log)].append(log)
 
@@ -41,7 +46,7 @@ def decode_logs(logs: Sequence[Any], *, source: str) -> tuple[list[pa.Table], li
         return lambda group: fills_table(columns_of(group), source=source)
 
     tables, dead = [], []
-    for version, columns_of in ((V1, _v1_columns), (V2, _v2_columns), (None, _refuse)):
+    for version, columns_of in _COLUMNS_OF.items():
         decoded = decode_batch(groups[version], to_table(columns_of))
         tables.extend(decoded[0])
         dead.extend(decoded[1])
@@ -49,10 +54,10 @@ def decode_logs(logs: Sequence[Any], *, source: str) -> tuple[list[pa.Table], li
 
 
 def _version(log: Any) -> str | None:
-    """Generation of the contract, if the topic and the address agree on it."""
+    """Generation of the contract, if the topic is that generation's."""
     try:
-        version = _VERSION_OF_TOPIC[log["topics"][0].lower()]
-        return version if EXCHANGES[log["address"].lower()] == version else None
+        version = EXCHANGES[log["address"].lower()]
+        return version if log["topics"][0].lower() == ORDER_FILLED_TOPICS[version] else None
     except (LookupError, TypeError, AttributeError):
         return None
 
@@ -64,20 +69,28 @@ def _refuse(logs: Sequence[Any]) -> dict[str, Any]:
 
 
 def _v1_columns(logs: Sequence[dict]) -> dict[str, Any]:
-    data = words("data", [log["data"] for log in logs], _WORDS[V1])
+    data = words("data", [log["data"] for log in logs], _V1_WORDS)
     return _common_columns(logs, V1, data) | {
         "maker_asset_id": word_ids(data[:, 0]),
         "taker_asset_id": word_ids(data[:, 1]),
     }
 
 
-def _v2_columns(logs: Sequence[dict]) -> dict[str, Any]:
-    data = words("data", [log["data"] for log in logs], _WORDS[V2])
-    return _common_columns(logs, V2, data) | {
+def _v2_columns(logs: Sequence[dict], version: str = V2) -> dict[str, Any]:
+    data = words("data", [log["data"] for log in logs], _V2_WORDS)
+    return _common_columns(logs, version, data) | {
         "side": _sides(data[:, 0]),
         "token_id": word_ids(data[:, 1]),
         "builder": word_hex(data[:, 5]),
     }
+
+
+_COLUMNS_OF = {
+    V1: _v1_columns,
+    V2: _v2_columns,
+    V3: partial(_v2_columns, version=V3),
+    None: _refuse,
+}
 
 
 def _sides(column: np.ndarray) -> pa.Array:
@@ -105,7 +118,7 @@ def _common_columns(logs: Sequence[dict], version: str, data: np.ndarray) -> dic
 
 
 def _numbers(logs: Sequence[dict], name: str, bits: int = 64) -> pa.Array:
-    values = unsigned(name, [hex_number(name, log[name]) for log in logs], bits)
+    values = unsigned(name, [quantity(name, log[name]) for log in logs], bits)
     return pa.array(values, pa.uint64() if bits == 64 else pa.uint32())
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from ingest.contracts import ORDER_FILLED_TOPICS, exchanges_of
+from ingest.contracts import exchanges_of, topics_of
 from ingest.errors import (
     ChainReorganised,
     HttpStatusError,
@@ -90,8 +90,8 @@ class Node:
         query = {
             "fromBlock": hex(first),
             "toBlock": hex(last),
-            "address": exchanges_of(tuple(versions)),
-            "topics": [[ORDER_FILLED_TOPICS[version] for version in versions]],
+            "address": exchanges_of(versions),
+            "topics": [topics_of(versions)],
         }
         calls = [_block_call(last), ("eth_getLogs", [query])]
         if follows is not None:
