@@ -1,5 +1,5 @@
-"""The simulated Polymarket on one loopback port: Gamma, the subgraph, a Polygon node and the Data API,
-each under its own path.
+"""The simulated Polymarket on one loopback port: Gamma, the subgraph, a Polygon node, an SQD Portal and the
+Data API, each under its own path.
 
 `build_app` puts the upstreams together, `SandboxServer` runs them in a thread for tests, `serve` in
 the foreground with new blocks at a steady pace. Requests pass one middleware that counts them and
@@ -29,6 +29,7 @@ from sandbox.faults import Faults
 from sandbox.gamma import gamma_app
 from sandbox.goldsky import goldsky_app
 from sandbox.polygon import NodeLimits, polygon_app
+from sandbox.sqd import PortalLimits, portal_app
 from sandbox.truth import Truth
 from sandbox.wire import Answer, DroppableProtocol, Request, answer_of, read_request, send_answer
 from sandbox.world import World
@@ -46,12 +47,19 @@ class Urls:
     goldsky_url: str
     polygon_url: str
     data_url: str = ""
+    sqd_url: str = ""
 
     @classmethod
     def at(cls, port: int) -> Urls:
         """The URLs of a sandbox on loopback port `port`."""
         base = f"http://127.0.0.1:{port}"
-        return cls(f"{base}/gamma", f"{base}{_SUBGRAPH_PATH}", f"{base}/polygon", f"{base}/data")
+        return cls(
+            f"{base}/gamma",
+            f"{base}{_SUBGRAPH_PATH}",
+            f"{base}/polygon",
+            f"{base}/data",
+            f"{base}/sqd",
+        )
 
     def environment(self) -> dict[str, str]:
         """The settings that point the pipeline at the sandbox."""
@@ -60,6 +68,7 @@ class Urls:
             "GOLDSKY_URL": self.goldsky_url,
             "POLYGON_RPC_URL": self.polygon_url,
             "POLYMARKET_DATA_URL": self.data_url,
+            "SQD_PORTAL_URL": self.sqd_url,
         }
 
 
@@ -93,7 +102,9 @@ class RequestMiddleware:
         await send_answer(answer, scope, receive, send)
 
 
-def build_app(world: World, limits: NodeLimits | None = None) -> RequestMiddleware:
+def build_app(
+    world: World, limits: NodeLimits | None = None, portal_limits: PortalLimits | None = None
+) -> RequestMiddleware:
     """All upstreams over `world`, and `/sandbox/{advance,truth,stats}` to steer and watch it."""
 
     truths: dict[str, Truth] = {}  # by the hash of the head, of the newest only
@@ -125,6 +136,7 @@ def build_app(world: World, limits: NodeLimits | None = None) -> RequestMiddlewa
             Mount("/goldsky", goldsky_app(world.archive_fills())),
             # Not mounted: a node answers on its bare URL, where a mount would redirect.
             Route("/polygon", polygon_app(world.chain, limits, world.lock)),
+            Mount("/sqd", portal_app(world.chain, portal_limits, world.lock)),
             Route("/sandbox/advance", advance, methods=["POST"]),
             Route("/sandbox/truth", truth),
             Route("/sandbox/stats", stats),
@@ -190,9 +202,15 @@ class AppServer:
 class SandboxServer(AppServer):
     """The upstreams of one world on a loopback port."""
 
-    def __init__(self, world: World, port: int = 0, limits: NodeLimits | None = None) -> None:
+    def __init__(
+        self,
+        world: World,
+        port: int = 0,
+        limits: NodeLimits | None = None,
+        portal_limits: PortalLimits | None = None,
+    ) -> None:
         self.world = world
-        self.app = build_app(world, limits)
+        self.app = build_app(world, limits, portal_limits)
         super().__init__(self.app, port)
 
     @property
