@@ -2,7 +2,8 @@
 with a reorganisation.
 
 Blocks without logs are not stored; a block is its number, its time and a hash derived from both and
-from how often it was replaced. What the logs mean is left to `contracts`.
+from how often it was replaced. What the logs mean is left to `contracts`, what else is in a block to
+`blocks`.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from hashlib import blake2b
 from itertools import islice
 from operator import attrgetter
 
-from sandbox.clock import block_time
-from sandbox.contracts import Fill, OrdersMatched
+from sandbox.contracts import Fill, OrdersMatched, place_of
 
 Log = Fill | OrdersMatched
+PREFIX = 58  # characters of a block's hash that its transactions without fills begin with
 _position = attrgetter("block_number", "log_index")
 _block_number = attrgetter("block_number")
 
@@ -31,10 +32,13 @@ class Chain:
         last = self._logs[-1].block_number if self._logs else 0
         self.head = last if head is None else head
         self._replaced: dict[int, int] = {}  # block number -> how often it was replaced
+        self._numbers: dict[str, int] = {}  # start of a hash that was given out -> block number
+        self._blocks_of: dict[str, int] | None = None  # transaction -> block, made when asked for
 
     def append(self, logs: Iterable[Log], head: int) -> None:
         """Move the head to `head`, adding the logs of the new blocks, in order."""
         self._logs.extend(logs)
+        self._blocks_of = None
         self.head = head
 
     def rewind(self, depth: int) -> None:
@@ -42,6 +46,7 @@ class Chain:
         for number in range(self.head - depth + 1, self.head + 1):
             self._replaced[number] = self._replaced.get(number, 0) + 1
         self.head -= depth
+        self._blocks_of = None
         del self._logs[bisect_right(self._logs, self.head, key=_block_number) :]
 
     def logs(self, first: int, last: int) -> Iterator[Log]:
@@ -53,20 +58,20 @@ class Chain:
     def block_hash(self, number: int) -> str:
         """Hash of block `number` as it stands now."""
         identity = f"{self.seed}:{number}:{self._replaced.get(number, 0)}"
-        return "0x" + blake2b(identity.encode(), digest_size=32).hexdigest()
+        name = "0x" + blake2b(identity.encode(), digest_size=32).hexdigest()
+        self._numbers[name[:PREFIX]] = number
+        return name
 
-    def block(self, number: int) -> dict | None:
-        """What a log reader uses of the answer to `eth_getBlockByNumber`; None beyond the head."""
-        if not 0 <= number <= self.head:
+    def number_of(self, name: str) -> int | None:
+        """Number of the block with this hash; None unless it stands in the chain now."""
+        number = self._numbers.get(name[:PREFIX])  # nobody knows a hash that was never given out
+        if number is None or not 0 <= number <= self.head or self.block_hash(number) != name:
             return None
-        return {
-            "number": hex(number),
-            "hash": self.block_hash(number),
-            "parentHash": self.block_hash(number - 1),
-            "timestamp": hex(block_time(number)),
-            "transactions": list(
-                dict.fromkeys(
-                    log.tx_hash for log in self.logs(number, number) if isinstance(log, Fill)
-                )
-            ),
-        }
+        return number
+
+    def block_with(self, tx_hash: str) -> int | None:
+        """Number of the block that may hold a transaction; None if none does."""
+        if self._blocks_of is None:
+            self._blocks_of = {place_of(log).tx_hash: log.block_number for log in self._logs}
+        # Transactions without a fill carry their block's hash, up to their index in the block.
+        return self._blocks_of.get(tx_hash, self._numbers.get(tx_hash[:PREFIX]))

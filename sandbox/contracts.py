@@ -39,6 +39,8 @@ ORDERS_MATCHED_TOPICS = {
     V2: "0x174b3811690657c217184f89418266767c87e4805d09680c39fc9c031c0cab7c",
     V3: "0x174b3811690657c217184f89418266767c87e4805d09680c39fc9c031c0cab7c",
 }
+TRANSFER_TOPIC = "0xddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef"
+COLLATERAL_TOKEN = "0x2791bca1f2de4661ed88a30c99a7a9449aa84174"  # USDC.e
 _SIDE_CODES = {BUY: 0, SELL: 1}
 
 
@@ -113,6 +115,21 @@ class OrdersMatched:
         return self.taker_leg.exchange
 
 
+@dataclass(slots=True, frozen=True)
+class Transfer:
+    """What other contracts log: a token moves. `exchange` is the emitter, as in the other events."""
+
+    timestamp: int
+    tx_hash: str
+    block_number: int
+    log_index: int
+    tx_index: int
+    sender: str
+    receiver: str
+    amount: int
+    exchange: str = COLLATERAL_TOKEN
+
+
 def _word(value: int) -> str:
     return f"{value:064x}"
 
@@ -121,8 +138,10 @@ def _address_topic(address: str) -> str:
     return "0x" + address[2:].rjust(64, "0")
 
 
-def topics_of(event: Fill | OrdersMatched) -> list[str]:
+def topics_of(event: Fill | OrdersMatched | Transfer) -> list[str]:
     """Topics of an event: its signature hash, then the indexed arguments."""
+    if isinstance(event, Transfer):
+        return [TRANSFER_TOPIC, _address_topic(event.sender), _address_topic(event.receiver)]
     if isinstance(event, OrdersMatched):
         leg = event.taker_leg
         return [ORDERS_MATCHED_TOPICS[leg.version], leg.order_hash, _address_topic(leg.maker)]
@@ -134,8 +153,10 @@ def topics_of(event: Fill | OrdersMatched) -> list[str]:
     ]
 
 
-def data_of(event: Fill | OrdersMatched) -> str:
+def data_of(event: Fill | OrdersMatched | Transfer) -> str:
     """ABI-encoded arguments that are not indexed, 0x and 64 hex digits a word."""
+    if isinstance(event, Transfer):
+        return "0x" + _word(event.amount)
     matched = isinstance(event, OrdersMatched)
     leg = event.taker_leg if matched else event
     if leg.version == V1:
@@ -150,12 +171,19 @@ def data_of(event: Fill | OrdersMatched) -> str:
     return "0x" + "".join(map(_word, words))
 
 
-def log_of(event: Fill | OrdersMatched, block_hash: str, *, with_timestamp: bool) -> dict:
+def place_of(event: Fill | OrdersMatched | Transfer) -> Fill | Transfer:
+    """What names the transaction of an event."""
+    return event.taker_leg if isinstance(event, OrdersMatched) else event
+
+
+def log_of(
+    event: Fill | OrdersMatched | Transfer, block_hash: str, *, with_timestamp: bool
+) -> dict:
     """The log as `eth_getLogs` returns it.
 
     `with_timestamp` adds `blockTimestamp`, which some nodes send and others do not.
     """
-    leg = event.taker_leg if isinstance(event, OrdersMatched) else event
+    leg = place_of(event)
     log = {
         "address": leg.exchange,
         "topics": topics_of(event),

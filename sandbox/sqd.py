@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
@@ -22,9 +23,10 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sandbox.chain import Chain, Log
+from sandbox.blocks import Block, ChainView, all_logs
+from sandbox.chain import Log
 from sandbox.clock import block_at, block_time
-from sandbox.contracts import Fill, OrdersMatched, data_of, topics_of
+from sandbox.contracts import EXCHANGES, Transfer, data_of, place_of, topics_of
 from sandbox.wire import Answer, Request
 
 DATASET = "polygon-mainnet"
@@ -41,6 +43,7 @@ _LOG_FIELDS = {
     *("address", "topics", "data", "transactionHash", "logIndex", "transactionIndex"),
 }
 _LOG_FILTERS = {"address", "topic0", "topic1", "topic2", "topic3"}
+_EXCHANGES = set(EXCHANGES.values())
 _JSONL = {"Content-Type": "application/jsonl"}
 
 
@@ -54,6 +57,7 @@ class PortalLimits:
         requests, seconds: how many requests in how long; above that 429 with Retry-After. None is no limit.
         finality_blocks: how far the finalized head lies behind the head.
         boundary_every: every so many blocks one comes without logs, as where a stored chunk ends; 0 is never.
+        saturated_bloom: whether the blooms of blocks exclude nothing, as on Polygon.
     """
 
     stream_blocks: int | None = None
@@ -62,6 +66,7 @@ class PortalLimits:
     seconds: float = 10.0
     finality_blocks: int = FINALITY_BLOCKS
     boundary_every: int = 0
+    saturated_bloom: bool = False
 
 
 class PortalError(Exception):
@@ -90,7 +95,7 @@ def malformed(message: str) -> PortalError:
 
 
 def portal_app(
-    chain: Chain,
+    chain: ChainView,
     limits: PortalLimits | None = None,
     lock: AbstractContextManager | None = None,
 ) -> Starlette:
@@ -123,7 +128,7 @@ class Portal:
 
     def __init__(
         self,
-        chain: Chain,
+        chain: ChainView,
         limits: PortalLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -227,7 +232,8 @@ class Portal:
     def _lines(self, query: Query, last: int) -> bytes:
         logs: dict[int, list[dict]] = {}
         if query.filters:
-            for log in self.chain.logs(query.first, last):
+            logs_of = self.chain.logs if query.of_exchanges else partial(all_logs, self.chain)
+            for log in logs_of(query.first, last):
                 if query.matches(log):
                     logs.setdefault(log.block_number, []).append(query.log_of(log))
         every = self.limits.boundary_every
@@ -250,7 +256,7 @@ class Portal:
 
     def _header(self, number: int, fields: list[str]) -> dict:
         header: dict[str, Any] = {}
-        block = None
+        node_header = None
         for name in fields:
             if name == "number":
                 header[name] = number
@@ -259,8 +265,10 @@ class Portal:
             elif name == "hash":
                 header[name] = self.chain.block_hash(number)
             else:  # as the node spells it
-                block = block or self.chain.block(number)
-                header[name] = block.get(name)
+                node_header = node_header or Block(self.chain, number).header(
+                    saturated=self.limits.saturated_bloom
+                )
+                header[name] = node_header[name]
         return header
 
 
@@ -317,7 +325,12 @@ class Query:
             filters=[_filter(each) for each in query.get("logs") or []],
         )
 
-    def matches(self, log: Log) -> bool:
+    @property
+    def of_exchanges(self) -> bool:
+        """Whether no filter can let other contracts' logs pass."""
+        return all(each.get("address", {""}) <= _EXCHANGES for each in self.filters)
+
+    def matches(self, log: Log | Transfer) -> bool:
         """Whether the log passes any of the filters."""
         topics = topics_of(log)
         return any(
@@ -325,9 +338,9 @@ class Query:
             for each in self.filters
         )
 
-    def log_of(self, log: Log) -> dict:
+    def log_of(self, log: Log | Transfer) -> dict:
         """The fields asked for, integers as numbers."""
-        leg = log.taker_leg if isinstance(log, OrdersMatched) else log
+        leg = place_of(log)
         whole = {
             "address": log.exchange,
             "topics": topics_of(log),
@@ -365,7 +378,7 @@ def _filter(given: Any) -> dict[str, set[str]]:
     return {name: set(values) for name, values in given.items() if values is not None}
 
 
-def _value(log: Fill | OrdersMatched, topics: list[str], name: str) -> str | None:
+def _value(log: Log | Transfer, topics: list[str], name: str) -> str | None:
     """Address or topic of a log; compared as written, so that upper case matches nothing."""
     if name == "address":
         return log.exchange

@@ -9,17 +9,20 @@ from typing import Any
 import pytest
 import requests
 
+from sandbox.blocks import EMPTY_ROOT, FULL_BLOOM
 from sandbox.chain import Chain
 from sandbox.contracts import (
     EXCHANGES,
     ORDER_FILLED_TOPICS,
     ORDERS_MATCHED_TOPICS,
     SELL,
+    TRANSFER_TOPIC,
     V1,
     V2,
     Fill,
     log_of,
 )
+from sandbox.keccak import bloom_bits, keccak256
 from sandbox.polygon import NodeLimits, polygon_app
 from sandbox.server import AppServer, SandboxServer
 from sandbox.truth import Truth
@@ -156,10 +159,100 @@ def test_logs_by_address_and_topic(server, call):
 
 def test_without_a_topic_other_events_come_too(server, call):
     head = server.world.chain.head
-    logs = call("eth_getLogs", {"fromBlock": hex(head - 2_000), "toBlock": hex(head)})
+    logs = call("eth_getLogs", {"fromBlock": hex(head - 200), "toBlock": hex(head)})
     topics = [log["topics"][0] for log in logs]
     assert topics.count(ORDERS_MATCHED_TOPICS[V2]) > 0
-    assert set(topics) == {ORDERS_MATCHED_TOPICS[V2], ORDER_FILLED_TOPICS[V2]}
+    assert set(topics) == {ORDERS_MATCHED_TOPICS[V2], ORDER_FILLED_TOPICS[V2], TRANSFER_TOPIC}
+    places = [(int(log["blockNumber"], 16), int(log["logIndex"], 16)) for log in logs]
+    assert places == sorted(set(places))
+
+
+def test_logs_of_one_block_by_its_hash(server, call):
+    chain = server.world.chain
+    last = server.world.matches[-1].taker_leg
+    name = call("eth_getBlockByNumber", hex(last.block_number), False)["hash"]
+    number = hex(last.block_number)
+    for filters in ({}, {"address": last.exchange}):
+        by_number = call("eth_getLogs", {"fromBlock": number, "toBlock": number} | filters)
+        assert by_number == call("eth_getLogs", {"blockHash": name} | filters)
+        assert last.tx_hash in {log["transactionHash"] for log in by_number}
+    unknown = {"code": -32000, "message": "unknown block"}
+    assert call("eth_getLogs", {"blockHash": "0x" + "5" * 64}) == unknown
+    beyond = chain.block_hash(chain.head + 1)
+    assert call("eth_getLogs", {"blockHash": beyond}) == unknown
+    both = call("eth_getLogs", {"blockHash": name, "fromBlock": number})
+    assert both["code"] == -32602
+
+
+def test_a_replaced_block_is_unknown_by_its_hash():
+    chain = Chain(head=50)
+    gone = chain.block_hash(45)
+    chain.rewind(10)
+    chain.append([], 50)
+    with AppServer(polygon_app(chain)) as server:
+        call = caller(server.base_url)
+        assert call("eth_getLogs", {"blockHash": gone})["message"] == "unknown block"
+        assert call("eth_getBlockByHash", gone, False) is None
+        assert call("eth_getBlockReceipts", gone) is None
+        assert call("eth_getLogs", {"blockHash": chain.block_hash(45)}) is not None
+
+
+def test_receipts_hold_all_logs_of_their_block_and_the_header_fits(server, call):
+    """Whatever a reader may check an answer with agrees with the answer."""
+    chain = server.world.chain
+    empty = busy = 0
+    for number in range(chain.head - 60, chain.head + 1):
+        tag = hex(number)
+        header = call("eth_getBlockByNumber", tag, False)
+        receipts = call("eth_getBlockReceipts", tag)
+        logs = call("eth_getLogs", {"fromBlock": tag, "toBlock": tag})
+        assert [log for receipt in receipts for log in receipt["logs"]] == logs
+        assert [receipt["transactionHash"] for receipt in receipts] == header["transactions"]
+        assert call("eth_getBlockReceipts", header["hash"]) == receipts
+        assert (header["gasUsed"] == "0x0") == (not receipts)
+        assert (header["receiptsRoot"] == EMPTY_ROOT) == (not receipts)
+        bits = int(header["logsBloom"], 16)
+        for log in logs:
+            for item in (log["address"], *log["topics"]):
+                assert bits & bloom_bits(item) == bloom_bits(item)
+        for receipt in receipts[:2]:
+            name = receipt["transactionHash"]
+            assert call("eth_getTransactionReceipt", name) == receipt
+        empty += not receipts
+        busy += bool(logs)
+    assert empty and busy
+    assert call("eth_getBlockReceipts", hex(chain.head + 1)) is None
+    assert call("eth_getTransactionReceipt", "0x" + "9" * 64) is None
+
+
+def test_transactions_stand_at_their_index(server, call):
+    leg = server.world.matches[-1].taker_leg
+    header = call("eth_getBlockByNumber", hex(leg.block_number), False)
+    assert header["transactions"][leg.tx_index] == leg.tx_hash
+
+
+def test_blooms_of_busy_blocks_may_exclude_nothing():
+    fill = Fill(
+        timestamp=1, tx_hash="0x1", order_hash="0x" + "1" * 64, token_id="1", block_number=9
+    )
+    limits = NodeLimits(saturated_bloom=True)
+    with AppServer(polygon_app(Chain([fill]), limits)) as server:
+        call = caller(server.base_url)
+        assert call("eth_getBlockByNumber", "0x9", False)["logsBloom"] == FULL_BLOOM
+
+
+@pytest.mark.parametrize(
+    ("data", "digest"),
+    [
+        (b"", "c5d2460186f7233c927e7db2dcc703c0e500b653ca82273b7bfad8045d85a470"),
+        (b"abc", "4e03657aea45a94fc7d47ba826c8d667c0d1e6e33a64a036ec44f58fa12d6c45"),
+        (b"Transfer(address,address,uint256)", TRANSFER_TOPIC[2:]),
+        (b"a" * 135, "34367dc248bbd832f4e3e69dfaac2f92638bd0bbd18f2912ba4ef454919cf446"),
+        (b"a" * 136, "a6c4d403279fe3e0af03729caada8374b5ca54d8065329a3ebcaeb4b60aa386e"),
+    ],
+)
+def test_keccak(data, digest):
+    assert keccak256(data).hex() == digest
 
 
 def test_v1_logs_are_on_the_chain_as_well(server, call):
@@ -190,7 +283,8 @@ def test_exactly_the_caps_are_allowed():
     limits = NodeLimits(result_cap=10, block_range_cap=10, with_timestamp=False)
     with AppServer(polygon_app(Chain(fills), limits)) as server:
         call = caller(server.base_url)
-        logs = call("eth_getLogs", {"fromBlock": "0x0", "toBlock": "0x9"})
+        span = {"fromBlock": "0x0", "toBlock": "0x9", "address": EXCHANGES[V1, False]}
+        logs = call("eth_getLogs", span)
         assert [log["transactionHash"] for log in logs] == [f"0x{n}" for n in range(10)]
         assert not any("blockTimestamp" in log for log in logs)
 

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import requests
 
+from sandbox.blocks import Block
 from sandbox.chain import Chain
 from sandbox.clock import block_time
-from sandbox.contracts import EXCHANGES, ORDER_FILLED_TOPICS, V2, Fill
+from sandbox.contracts import EXCHANGES, ORDER_FILLED_TOPICS, TRANSFER_TOPIC, V2, Fill
 from sandbox.server import SandboxServer
 from sandbox.sqd import CONFLICT_BLOCKS, FINALITY_BLOCKS, Portal, PortalLimits
 from sandbox.wire import Answer, Request
@@ -97,7 +98,7 @@ def test_only_the_fields_asked_for_are_sent_integers_as_numbers():
 @pytest.mark.parametrize(
     ("filters", "found"),
     [
-        ([{}], [10, 20, 50]),
+        ([{"topic0": [ORDER_FILLED_TOPICS[V2]]}], [10, 20, 50]),
         ([{"address": [EXCHANGES[V2, False]]}], [10, 20, 50]),
         ([{"address": [EXCHANGES[V2, True]]}], []),
         ([{"address": [EXCHANGES[V2, False].upper()]}], []),
@@ -110,6 +111,22 @@ def test_only_the_fields_asked_for_are_sent_integers_as_numbers():
 def test_a_log_must_pass_every_part_of_one_filter(filters, found):
     answer = ask(Portal(chain()), "/stream", fromBlock=1, toBlock=60, logs=filters)
     assert [line["header"]["number"] for line in lines(answer) if "logs" in line] == found
+
+
+def test_without_a_filter_other_contracts_logs_come_too():
+    answer = ask(Portal(chain()), "/stream", fromBlock=1, toBlock=60, logs=[{}])
+    logs = [log for line in lines(answer) for log in line.get("logs", [])]
+    assert {log["topics"][0] for log in logs} == {ORDER_FILLED_TOPICS[V2], TRANSFER_TOPIC}
+    assert sum(log["topics"][0] == ORDER_FILLED_TOPICS[V2] for log in logs) == 4
+
+
+def test_header_fields_are_those_of_the_node():
+    world = chain()
+    names = ["parentHash", "gasUsed", "logsBloom", "transactionsRoot", "receiptsRoot"]
+    fields = {"block": dict.fromkeys(names, True)}
+    answer = ask(Portal(world), "/stream", fromBlock=20, toBlock=20, fields=fields)
+    header = Block(world, 20).header()
+    assert lines(answer) == [{"header": {name: header[name] for name in names}}]
 
 
 def test_a_stream_ends_at_the_head_and_beyond_it_there_is_no_content():
