@@ -32,8 +32,18 @@ ORDER_FILLED_TOPICS = {
 
 # 2026-04-28T11:00:40Z: the newest fill of the V1 archive; V2 went live at that hour.
 V1_HORIZON = 1_777_374_040
-# 2022-11-21T19:50:09Z: the oldest fill of the V1 archive.
+# 2022-11-21T19:50:09Z: the oldest fill of the V1 archive, which indexes both exchanges from their
+# deployment on (blocks 33,605,403 and 50,505,492).
 V1_GENESIS = 1_669_060_209
+# 2026-03-30T00:00:00Z, before the deployment of the V2 exchanges (blocks 84,902,320 and 84,902,353):
+# block 85,050,371 is of 2026-04-03, and Polygon would have needed 2.3 s a block instead of 2. V2
+# filled orders before the cutover, too (recorded: blocks 85,050,371, 85,050,645 and 85,671,485).
+V2_GENESIS = 1_774_828_800
+# When ExchangeV3 was deployed is not known: its first client is of 2026-06-05 (Polymarket's
+# clob-client-v2, d28dacd). It took its event over from V2, so it is no older than that.
+V3_GENESIS = V2_GENESIS
+# First second in which a generation may have a fill, unix.
+GENESIS = {V1: V1_GENESIS, V2: V2_GENESIS, V3: V3_GENESIS}
 
 
 def exchanges_of(versions: Iterable[str]) -> list[str]:

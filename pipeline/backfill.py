@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from ingest.contracts import V1_GENESIS
+from ingest.contracts import V1
 from ingest.errors import IngestError
 from pipeline.backfill_worker import BackfillWorker, chain_reader
 from pipeline.console import Step, human, step
@@ -26,8 +26,9 @@ from pipeline.slicing import (
     V1_TWICE,
     Plan,
     at,
-    covered,
     cut,
+    first_second,
+    left_of,
     ranges,
     sources_of,
     whole_seconds,
@@ -83,17 +84,21 @@ def plan(run: Run, request: Request) -> Plan:
         LoadFailed: the chain's head cannot be read.
     """
     settings = run.settings
-    sources = sources_of(settings, request.source)
+    sources, versions = sources_of(settings, request.source), settings.polygon_versions
     start, end = whole_seconds(request.start), whole_seconds(request.end or datetime.now(UTC))
     archive_end = whole_seconds(settings.goldsky_horizon) + 1
-    spans_chain = "polygon" in sources and (end > archive_end or "goldsky" not in sources)
+    spans_chain = "polygon" in sources and end > first_second("polygon", versions)
     confirmed_end = _confirmed_end(run) if spans_chain else 0
-    wholes = ranges(sources, start, end, archive_end=archive_end, confirmed_end=confirmed_end)
+    ends = {"goldsky": archive_end, "polygon": confirmed_end}
+    wholes = ranges(sources, start, end, versions=versions, ends=ends)
     if not wholes:
-        ends = {"goldsky": archive_end, "polygon": confirmed_end}
-        why = ", ".join(f"{name} ends at {show(at(ends[name]))}" for name in sources)
-        if end <= V1_GENESIS:
-            why = f"the first fill is of {show(at(V1_GENESIS))}"
+        firsts = {name: first_second(name, versions) for name in sources}
+        why = ", ".join(
+            f"{name} begins at {show(at(first))}"
+            if end <= first
+            else f"{name} ends at {show(at(ends[name]))}"
+            for name, first in firsts.items()
+        )
         raise NothingLoaded(f"nothing to backfill from {show(at(start))} to {show(at(end))}: {why}")
     for whole in wholes:
         if request.end and whole == wholes[-1] and whole.end < end:
@@ -102,7 +107,7 @@ def plan(run: Run, request: Request) -> Plan:
     parts = [part for whole in wholes for part in cut(whole, settings.backfill_slice_s)]
     books = SliceBooks(run.client, settings.raw_database)
     done = books.in_state("done") if books.exist() and not request.again else []
-    return Plan(parts, covered(parts, done))
+    return Plan(parts, left_of(parts, done))
 
 
 def backfill(run: Run, request: Request) -> None:
@@ -181,9 +186,9 @@ class _Backfill:
             log.info(
                 "backfill: %d slices, %s to %s%s",
                 len(left),
-                show(at(left[0].start)),
-                show(at(left[-1].end)),
-                f"; {len(self._plan.done)} more are done already" if self._plan.done else "",
+                show(at(min(part.start for part in left))),
+                show(at(max(part.end for part in left))),
+                f"; {self._plan.done} more are done already" if self._plan.done else "",
             )
         return self._since
 
@@ -265,6 +270,8 @@ class _Backfill:
             seconds,
             _rate(tally.fills, seconds),
         )
+        if tally.done and not tally.fills:
+            log.warning("backfill: these %d slices hold no fill at all", tally.done)
         if tally.left:
             first = f"; first {failures[0][0]}: {failures[0][1]}" if failures else ""
             raise LoadFailed(
@@ -292,7 +299,7 @@ def _refuse_v1_twice(run: Run, sources: list[str]) -> None:
     others = []
     if "goldsky" in sources:
         others.append("source = 'polygon' and contract_version = 'v1'")
-    if "polygon" in sources and "v1" in run.settings.polygon_versions:
+    if "polygon" in sources and V1 in run.settings.polygon_versions.split(","):
         others.append("source = 'goldsky'")
     if not others or not run.client.command(f"exists table {raw}.order_filled"):
         return

@@ -136,7 +136,7 @@ def rebuild(
 @click.option(
     "--source",
     type=click.Choice(["goldsky", "polygon"]),
-    help="Read this one only; else V1 from the archive (goldsky) and V2 from the chain (polygon).",
+    help="Read this one only; else V1 from the archive (goldsky), V2 and V3 from the chain (polygon).",
 )
 @click.option("--workers", type=click.IntRange(1, 64), help="Instead of BACKFILL_WORKERS.")
 @click.option(

@@ -119,7 +119,7 @@ def print_plan(plan: Plan) -> None:
     for source in SOURCES:
         slices = [part for part in plan.slices if part.source == source]
         if slices:
-            done = sum(part in plan.done for part in slices)
+            done = len(slices) - sum(part.source == source for part in plan.left)
             first, last = show(at(slices[0].start)), show(at(slices[-1].end))
             table.add_row(source, first, last, human(len(slices)), human(done))
     out.print(table)

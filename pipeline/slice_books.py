@@ -21,6 +21,7 @@ COLUMNS = (
     "source",
     "from_at",
     "to_at",
+    "versions",
     "state",
     "requested_at",
     "done_at",
@@ -29,8 +30,8 @@ COLUMNS = (
     "problem",
     "updated_at",
 )
-KEY = "(source, toUnixTimestamp(from_at), toUnixTimestamp(to_at))"
-KEYS = "Array(Tuple(String, UInt32, UInt32))"
+KEY = "(source, toUnixTimestamp(from_at), toUnixTimestamp(to_at), versions)"
+KEYS = "Array(Tuple(String, UInt32, UInt32, String))"
 BATCH = 1000
 
 
@@ -72,19 +73,19 @@ class SliceBooks:
     def in_state(self, state: str) -> list[Slice]:
         """Slices that are `requested`, `done` or `cancelled`, in the order in which they are worked."""
         rows = self._client.query(
-            "select source, toUnixTimestamp(from_at), toUnixTimestamp(to_at)"
+            f"select {KEY}"
             f" from {self._table} final where state = {{state:String}}"
             " order by requested_at, from_at, source",
             parameters={"state": state},
         ).result_rows
-        return [Slice(*row) for row in rows]
+        return [Slice(*key) for (key,) in rows]
 
     def request(self, slices: Iterable[Slice]) -> datetime:
         """Ask for slices, unless they are asked for already; returns the moment, by the books."""
         now = self._now()
         known = set(self.in_state("requested"))
         rows = [
-            [part.source, at(part.start), at(part.end), "requested", now, EPOCH, 0, 0, "", now]
+            [*_columns(part), "requested", now, EPOCH, 0, 0, "", now]
             for part in dict.fromkeys(slices)
             if part not in known
         ]
@@ -164,5 +165,9 @@ class SliceBooks:
         return EPOCH + timedelta(microseconds=max(now_us(), newest + 1))
 
 
-def _key(part: Slice) -> tuple[str, int, int]:
-    return part.source, part.start, part.end
+def _key(part: Slice) -> tuple[str, int, int, str]:
+    return part.source, part.start, part.end, part.versions
+
+
+def _columns(part: Slice) -> tuple[str, datetime, datetime, str]:
+    return part.source, at(part.start), at(part.end), part.versions

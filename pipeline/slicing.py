@@ -1,18 +1,19 @@
 """Which slices a backfill consists of: pure functions of time.
 
-The archive ends where V2 begins, so a range that spans both is read from both. Slices of one length lie on one grid,
-whatever range they were cut from: two backfills that overlap share them.
+Each source has the generations that only it has: the archive V1, the chain V2 and V3, each from its own first second on.
+So both are read side by side for the weeks before the cutover in which V1 and V2 filled orders. Slices of one length lie
+on one grid, whatever range they were cut from: two backfills that overlap share them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import pairwise
 
-from ingest.contracts import V1_GENESIS
+from ingest.contracts import GENESIS, V1, V2
 from ingest.sources.slices import Slice
 from pipeline.errors import SettingsError
 from pipeline.settings import Settings
@@ -27,16 +28,17 @@ class Plan:
 
     Attributes:
         slices: all of its range, cut.
-        done: those that earlier backfills have read.
+        left: what is still to be read: slices of which earlier backfills have brought nothing, or not every
+            generation; the latter name those that are missing.
     """
 
     slices: list[Slice]
-    done: set[Slice]
+    left: list[Slice]
 
     @property
-    def left(self) -> list[Slice]:
-        """Slices still to be read."""
-        return [part for part in self.slices if part not in self.done]
+    def done(self) -> int:
+        """Number of slices that earlier backfills have read."""
+        return len(self.slices) - len(self.left)
 
 
 def sources_of(settings: Settings, asked: str | None) -> list[str]:
@@ -45,32 +47,45 @@ def sources_of(settings: Settings, asked: str | None) -> list[str]:
     Raises:
         SettingsError: the source that was asked for would bring V1 a second time.
     """
-    v1_from_chain = "v1" in settings.polygon_versions
+    versions = settings.polygon_versions
+    v1_from_chain = V1 in versions.split(",")
     if asked == "goldsky" and v1_from_chain:
-        raise SettingsError(f"--source goldsky: with POLYGON_VERSIONS=v1,v2 {V1_TWICE}")
+        raise SettingsError(f"--source goldsky: with POLYGON_VERSIONS={versions} {V1_TWICE}")
     if asked is not None:
         return [asked]
     return ["polygon"] if v1_from_chain else list(SOURCES)
 
 
+def first_second(source: str, versions: str) -> int:
+    """First second in which a source may have a fill; `versions` are those read from the chain, by comma."""
+    return min(
+        GENESIS[version] for version in ([V1] if source == "goldsky" else versions.split(","))
+    )
+
+
 def ranges(
-    sources: Iterable[str], start: int, end: int, *, archive_end: int, confirmed_end: int
+    sources: Iterable[str],
+    start: int,
+    end: int,
+    *,
+    versions: str,
+    ends: Mapping[str, int],
 ) -> list[Slice]:
-    """The part of [start, end) that each source has, oldest first; unix seconds.
+    """The part of [start, end) that each source has; unix seconds.
 
     Args:
-        archive_end: first second after the archive.
-        confirmed_end: first second that the chain has not confirmed.
+        versions: generations to read from the chain, by comma.
+        ends: first second after the archive, and first one that the chain has not confirmed.
     """
-    wanted = list(sources)
-    start = max(start, V1_GENESIS)  # there is nothing earlier
-    found = []
-    if "goldsky" in wanted:
-        found.append(Slice("goldsky", start, min(end, archive_end)))
-    if "polygon" in wanted:
-        # With the archive in it the chain begins where that ends; alone it has all that its generations have.
-        first = max(start, archive_end) if "goldsky" in wanted else start
-        found.append(Slice("polygon", first, min(end, confirmed_end)))
+    found = [
+        Slice(
+            source,
+            max(start, first_second(source, versions)),
+            min(end, ends[source]),
+            versions if source == "polygon" else "",
+        )
+        for source in sources
+    ]
     return [each for each in found if each.start < each.end]
 
 
@@ -78,7 +93,29 @@ def cut(whole: Slice, seconds: int) -> list[Slice]:
     """Cut a range at the multiples of `seconds` since 1970, oldest first."""
     first = (whole.start // seconds + 1) * seconds
     bounds = [whole.start, *range(first, whole.end, seconds), whole.end]
-    return [Slice(whole.source, start, end) for start, end in pairwise(bounds)]
+    return [replace(whole, start=start, end=end) for start, end in pairwise(bounds)]
+
+
+def left_of(slices: Iterable[Slice], done: Iterable[Slice]) -> list[Slice]:
+    """What is left of slices once others are done: those with a generation that these have not brought, of just such."""
+    wanted, read = list(slices), list(done)
+    missing: dict[Slice, list[str]] = {part: [] for part in wanted}
+    for version in dict.fromkeys(version for part in wanted for version in _generations(part)):
+        having = [part for part in wanted if version in _generations(part)]
+        held = covered(having, [part for part in read if version in _generations(part)])
+        for part in having:
+            if part not in held:
+                missing[part].append(version)
+    return [
+        replace(part, versions=",".join(versions) if part.versions else "")
+        for part, versions in missing.items()
+        if versions
+    ]
+
+
+def _generations(part: Slice) -> list[str]:
+    """Generations that a slice brings. One that names none is of the archive, or of an earlier version, which read V2."""
+    return part.versions.split(",") if part.versions else [V1 if part.source == "goldsky" else V2]
 
 
 def covered(slices: Iterable[Slice], by: Iterable[Slice]) -> set[Slice]:

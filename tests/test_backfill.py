@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import signal
@@ -9,16 +10,19 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from worlds import assert_equals_truth, land_gamma, prepared, sandbox_settings
+from worlds import all_fills, assert_equals_truth, land_gamma, prepared, sandbox_settings
 
 from embedded_clickhouse import Endpoint
+from ingest.sources.slices import Page
 from pipeline.backfill import Request, backfill, cancel, parse_request, plan
 from pipeline.cycle import run_cycle
 from pipeline.errors import LoadFailed, NothingLoaded, SettingsError
@@ -81,6 +85,21 @@ def landed(run: Run) -> tuple[int, int]:
     ).result_rows[0]
 
 
+def versions_landed(run: Run) -> dict[str, int]:
+    """Fills of the landing table by generation."""
+    rows = run.client.query(
+        "select contract_version, uniqExact(timestamp, tx_hash, log_index, order_hash)"
+        f" from {run.settings.raw_database}.order_filled group by 1"
+    ).result_rows
+    return dict(rows)
+
+
+def on_chain(world: World, *versions: str) -> dict[str, int]:
+    """Fills of a world by generation, for those of `versions` that have any."""
+    fills = Counter(fill.version for fill in all_fills(world))
+    return {version: fills[version] for version in versions if fills[version]}
+
+
 # ---------- equal to the truth
 
 
@@ -102,7 +121,7 @@ def test_a_backfill_of_both_sources_equals_the_truth(
 def test_what_is_done_is_not_read_again(filling: Run, polymarket: SandboxServer) -> None:
     half = Request(START, START + timedelta(hours=3.5))
     backfill(filling, half)
-    assert 0 < len(plan(filling, everything()).done) < len(plan(filling, everything()).slices)
+    assert 0 < plan(filling, everything()).done < len(plan(filling, everything()).slices)
     backfill(filling, everything())
     assert_equals_truth(filling, polymarket.world)
     before, requests = landed(filling), polymarket.app.counts.total()
@@ -128,9 +147,8 @@ def test_reading_again_what_is_loaded_changes_no_number(
 @pytest.mark.parametrize("source", ["goldsky", "polygon"])
 def test_one_source_brings_its_own(filling: Run, polymarket: SandboxServer, source: str) -> None:
     backfill(filling, everything(source=source))
-    version = {"goldsky": "v1", "polygon": "v2"}[source]
-    fills = [leg for match in polymarket.world.matches for leg in match.legs]
-    assert landed(filling)[1] == sum(fill.version == version for fill in fills)
+    versions = {"goldsky": ("v1",), "polygon": ("v2", "v3")}[source]
+    assert versions_landed(filling) == on_chain(polymarket.world, *versions)
 
 
 def test_a_range_is_half_open(filling: Run, polymarket: SandboxServer) -> None:
@@ -153,6 +171,35 @@ def test_a_range_without_fills_is_done_at_once(filling: Run) -> None:
     assert landed(filling) == (0, 0)
     assert len(books(filling).in_state("done")) == 2
     assert filling.ledger.unsettled() == []
+
+
+def test_a_generation_that_came_later_is_read_where_the_others_were(
+    filling: Run, polymarket: SandboxServer
+) -> None:
+    """Slices of an earlier version name no generation: they hold V2, and a backfill reads only V3 of them."""
+    asked = everything(source="polygon")
+    filling.settings.polygon_versions = "v2"
+    wanted = plan(filling, asked).left
+    earlier = [replace(part, versions="") for part in wanted]
+    books(filling).request(earlier)
+    books(filling).finish([Page(part, is_last=True) for part in earlier], 1)
+    assert plan(filling, asked).left == []
+    filling.settings.polygon_versions = "v2,v3"
+    assert plan(filling, asked).left == [replace(part, versions="v3") for part in wanted]
+    backfill(filling, asked)
+    assert plan(filling, asked).left == []
+    assert versions_landed(filling) == on_chain(polymarket.world, "v3")
+    backfill(filling, everything(again=True))
+    assert_equals_truth(filling, polymarket.world)
+
+
+def test_a_backfill_that_finds_nothing_says_so(
+    filling: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    quiet = ARCHIVE_END + timedelta(seconds=10)
+    with caplog.at_level(logging.INFO):
+        backfill(filling, Request(quiet, quiet + timedelta(minutes=50)))
+    assert "these 1 slices hold no fill at all" in caplog.text
 
 
 # ---------- failures
@@ -242,7 +289,13 @@ def test_a_request_that_makes_no_sense_is_one_line(options: tuple, message: str)
 @pytest.mark.parametrize(
     ("first", "last", "source", "why"),
     [
-        ("2020-01-01", "2020-02-01", None, "the first fill is of 2022-11-21"),
+        (
+            "2020-01-01",
+            "2020-02-01",
+            None,
+            "goldsky begins at 2022-11-21.*polygon begins at 2026-03",
+        ),
+        ("2026-03-01", "2026-03-02", "polygon", "polygon begins at 2026-03-30"),
         ("2026-04-28T12:00", "2026-04-29", "goldsky", "goldsky ends at 2026-04-28 11:00:41"),
         ("2026-05-28", "2026-05-29", None, "polygon ends at 2026-04-28 19:00:01"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import pytest
@@ -11,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.backlog import FIRST_PAUSE_S, Backlog
-from ingest.contracts import V1_GENESIS
+from ingest.contracts import GENESIS, V1, V1_GENESIS, V2, V2_GENESIS, VERSIONS
 from ingest.fetching import FetchPool
 from ingest.http import BACKGROUND_SHARE, RateLimit, RateLimiter
 from ingest.records import fills_table
 from ingest.sources.polygon_rpc import Block, first_since
 from ingest.sources.slices import Page, Slice
-from pipeline.slicing import covered, cut, ranges
+from pipeline.slicing import covered, cut, left_of, ranges
 from sandbox.clock import HORIZON
 
 # ---------- slices
@@ -37,18 +38,79 @@ def test_slices_cover_a_range_exactly(whole: Slice, seconds: int) -> None:
     assert all(part.start % seconds == 0 for part in slices[1:])
 
 
-@given(start=st.integers(0, 2**32 - 2), length=st.integers(1, 2**31), end=st.integers(0, 2**32))
-def test_sources_share_a_range_without_gap_or_overlap(start: int, length: int, end: int) -> None:
+@given(
+    start=st.integers(0, 2**32 - 2),
+    length=st.integers(1, 2**31),
+    end=st.integers(0, 2**32),
+    chain=st.sampled_from(["v2", "v2,v3", "v1,v2", "v1,v2,v3"]),
+)
+def test_each_generation_is_read_once_in_all_of_the_range_that_has_it(
+    start: int, length: int, end: int, chain: str
+) -> None:
     archive_end = HORIZON.timestamp + 1
-    both = ranges(
-        ["goldsky", "polygon"], start, start + length, archive_end=archive_end, confirmed_end=end
+    sources = ["polygon"] if "v1" in chain else ["goldsky", "polygon"]
+    found = ranges(
+        sources,
+        start,
+        start + length,
+        versions=chain,
+        ends={"goldsky": archive_end, "polygon": end},
     )
-    for second in {start, start + length - 1, start + length, archive_end - 1, archive_end, end}:
-        wanted = V1_GENESIS <= second < start + length and start <= second
-        wanted = wanted and (second < archive_end or second < end)
-        holding = [part.source for part in both if part.start <= second < part.end]
-        expected = ["goldsky" if second < archive_end else "polygon"] if wanted else []
-        assert holding == expected
+    bounds = {start, start + length, archive_end, end, V1_GENESIS, V2_GENESIS}
+    for second in {bound + step for bound in bounds for step in (-1, 0)}:
+        within = [part for part in found if part.start <= second < part.end]
+        held = [v for part in within for v in (part.versions or V1).split(",")]
+        for version in VERSIONS:
+            ends = end if version in chain else archive_end if version == V1 else 0
+            wanted = start <= second < start + length and GENESIS[version] <= second < ends
+            assert held.count(version) >= wanted
+            assert held.count(version) <= (version in chain or version == V1)
+
+
+def test_v2_before_the_cutover_is_read_beside_the_archive() -> None:
+    """Recorded: V2 fills of 2026-04-03 and 2026-04-17. V1 went on in the archive until 2026-04-28."""
+    day = datetime(2026, 4, 3, tzinfo=UTC)
+    start, end = int(day.timestamp()), int((day + timedelta(days=15)).timestamp())
+    ends = {"goldsky": HORIZON.timestamp + 1, "polygon": 2**32}
+    assert ranges(["goldsky", "polygon"], start, end, versions="v2,v3", ends=ends) == [
+        Slice("goldsky", start, end),
+        Slice("polygon", start, end, "v2,v3"),
+    ]
+
+
+@given(
+    slices=st.lists(st.tuples(st.integers(0, 50), st.integers(1, 9)), max_size=9, unique=True),
+    wanted=st.sampled_from(["v2", "v2,v3", "v1,v2", "v1,v2,v3"]),
+    done=st.lists(
+        st.tuples(st.integers(0, 50), st.integers(1, 30), st.sampled_from(["", "v2,v3", "v3"])),
+        max_size=20,
+    ),
+)
+def test_what_is_left_of_a_slice_are_the_generations_nobody_has_read(
+    slices: list, wanted: str, done: list
+) -> None:
+    """A slice without generations is of an earlier version, which read V2 of the chain."""
+    parts = [Slice("polygon", start, start + length, wanted) for start, length in slices]
+    read = [Slice("polygon", start, start + length, each) for start, length, each in done]
+    archive = [Slice("goldsky", 0, 100)]  # says nothing about the chain
+    seconds = {
+        (second, version)
+        for part in read
+        for second in range(part.start, part.end)
+        for version in (part.versions or V2).split(",")
+    }
+    expected = []
+    for part in parts:
+        missing = [
+            version
+            for version in wanted.split(",")
+            if not seconds.issuperset((second, version) for second in range(part.start, part.end))
+        ]
+        if missing:
+            expected.append(Slice("polygon", part.start, part.end, ",".join(missing)))
+    assert left_of(parts, read + archive) == expected
+    assert left_of(archive, read) == archive
+    assert left_of(archive, archive) == []
 
 
 @given(

@@ -30,11 +30,17 @@ PIPELINE = "polymarket_backfill"
 
 @dataclass(frozen=True, order=True)
 class Slice:
-    """All fills of one source with a block time from `start` on and before `end`, unix seconds."""
+    """All fills of one source with a block time from `start` on and before `end`, unix seconds.
+
+    Attributes:
+        versions: of the chain, generations to read, by comma. Empty is what there was before slices
+            named them: in the archive its only one, on the chain what the settings say.
+    """
 
     source: str
     start: int
     end: int
+    versions: str = ""
 
     def __str__(self) -> str:
         first, last = (
@@ -122,7 +128,8 @@ class ChainReader:
         bounds: dict[int, int],
     ) -> None:
         self._node, self._confirmations, self._bounds = Node(client, url), confirmations, bounds
-        self._reader = polygon.RangeReader(self._node, versions, polygon.FIRST_RANGE)
+        self._versions = versions
+        self._readers: dict[tuple[str, ...], polygon.RangeReader] = {}
 
     def pages(self, part: Slice) -> Iterator[Page]:
         """See `Reader`."""
@@ -136,11 +143,18 @@ class ChainReader:
                 url=self._node.url,
             )
         block, end = self._first_block(part.start, head), self._first_block(part.end, head)
-        follows = None
+        reader, follows = self._reader(part), None
         while block < end:
-            rows, dead, read = self._reader.read(block, end - 1, follows)
+            rows, dead, read = reader.read(block, end - 1, follows)
             yield Page(part, rows, dead)
             block, follows = read.number + 1, read.hash
+
+    def _reader(self, part: Slice) -> polygon.RangeReader:
+        """A reader of the slice's generations, which remembers what range the node can answer."""
+        versions = tuple(part.versions.split(",")) if part.versions else self._versions
+        if versions not in self._readers:
+            self._readers[versions] = polygon.RangeReader(self._node, versions, polygon.FIRST_RANGE)
+        return self._readers[versions]
 
     def confirmed_end(self) -> int:
         """Unix time before which every block is confirmed: no block to come can be earlier."""
