@@ -137,7 +137,7 @@ class Node:
         return Block(self.chain, number)
 
     def _get_logs(self, query: dict) -> list[dict]:
-        first, last = self._range(query)
+        first, last = self.range_of(query)
         if last - first + 1 > self.limits.block_range_cap:
             raise RpcError(-32602, f"exceed maximum block range: {self.limits.block_range_cap}")
         addresses = _addresses(query.get("address"))
@@ -162,7 +162,7 @@ class Node:
         with_timestamp = self.limits.with_timestamp
         return [log_of(e, hash_of[e.block_number], with_timestamp=with_timestamp) for e in found]
 
-    def _range(self, query: dict) -> tuple[int, int]:
+    def range_of(self, query: dict) -> tuple[int, int]:
         """First and last block of a query for logs."""
         if "blockHash" in query:
             if "fromBlock" in query or "toBlock" in query:
