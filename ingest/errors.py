@@ -15,7 +15,8 @@ one: addresses are masked here, once, before an error is built, and so is what q
         │   ├── NotJson         an HTML page, a truncated body, broken compression
         │   ├── WrongShape      JSON without the fields the protocol promises
         │   ├── RepeatedCursor  paging went back to a cursor it had handed out before
-        │   └── RepeatedPage    paging returned rows it had returned before
+        │   ├── RepeatedPage    paging returned rows it had returned before
+        │   └── OrderIgnored    a listing is not in the order that was asked for
         ├── GraphQLError        the GraphQL answer says errors
         ├── RpcError            the JSON-RPC answer says error
         ├── SourceFrozen        it answers, but its data stopped before it should have
@@ -146,6 +147,10 @@ class RepeatedCursor(BadAnswer):
 
 class RepeatedPage(BadAnswer):
     """Paging returned rows that it had returned before: the cursor is being ignored."""
+
+
+class OrderIgnored(BadAnswer):
+    """A listing is not in the order that was asked for: what is newest cannot be told from it."""
 
 
 class GraphQLError(UpstreamError):

@@ -20,14 +20,20 @@ import pyarrow as pa
 from ingest.errors import IngestError
 from ingest.records import NO_LOAD, DeadLetter, decode_batch, fill_keys, with_load_id
 from ingest.sources import goldsky, polygon
-from ingest.sources.gamma_entities import EVENT, MARKET, Entity, entities_table
+from ingest.sources.gamma_entities import (
+    EVENT,
+    MARKET,
+    Entity,
+    among_versions,
+    entities_table,
+)
 from ingest.sources.polygon_logs import decode_logs
 from ingest.sources.polygon_rpc import Node
 from pipeline.errors import LoadFailed
 from pipeline.rebuild import FILLS, plan_fills
 from pipeline.run import Run
 from pipeline.settle import settle
-from pipeline.sources import http_client
+from pipeline.sources import KnownVersions, http_client
 from pipeline.timerange import TimeRange
 
 BATCH = 1000
@@ -139,7 +145,10 @@ class Chain:
 
 
 def parse(letter: Letter) -> Parsed:
-    """Landing rows of a letter, or why it still makes none."""
+    """Landing rows of a letter, or why it still makes none.
+
+    A market or event is a version of the time at which it was read: a newer one that is landed stays the current one.
+    """
     try:
         record = orjson.loads(letter.payload)
     except orjson.JSONDecodeError as error:
@@ -150,7 +159,6 @@ def parse(letter: Letter) -> Parsed:
         return goldsky.decode_fills([record])
 
     def entities(rows: Sequence[dict]) -> pa.Table:
-        # It was so when it was read: a newer version that is landed stays the current one.
         return entities_table(ENTITIES[letter.source], rows, fetched_at=letter.seen_at)
 
     return decode_batch([record], entities)
@@ -182,8 +190,17 @@ def _replay_batch(
         closed.append(letter)
     if dry_run:
         return
+    for entity in filter(lambda each: each.table in rows, ENTITIES.values()):
+        rows[entity.table] = [_among_versions(run, entity, pa.concat_tables(rows[entity.table]))]
     load_id = _land(run, rows) if rows else NO_LOAD
     _close(run, [letter.key for letter in closed], load_id)
+
+
+def _among_versions(run: Run, entity: Entity, rows: pa.Table) -> pa.Table:
+    """Landing rows of letters, each in its place among the versions that are stored."""
+    return among_versions(
+        rows, KnownVersions(run)(entity.table, rows.column(entity.id_column).to_pylist())
+    )
 
 
 def _landing_table(source: str) -> str:

@@ -12,6 +12,7 @@ from ingest.destination import ClickHouseHttp, clickhouse_destination
 from ingest.http import HttpClient, RetryPolicy
 from ingest.progress import Progress
 from ingest.sources import gamma, goldsky, polygon
+from ingest.sources.gamma_entities import Version
 from pipeline.run import Run
 
 CONNECT_TIMEOUT_S = 10.0
@@ -27,7 +28,7 @@ def make_source(name: str, run: Run, progress: Progress) -> DltSource:
             settings.polymarket_gamma_url,
             progress=progress,
             client=http_client(run, name),
-            known_hashes=KnownHashes(run),
+            known_versions=KnownVersions(run),
             tokens=unknown_tokens(run),
             open_cadence=settings.gamma_open_every_s,
             closed_cadence=settings.gamma_closed_every_s,
@@ -79,21 +80,33 @@ def destination(run: Run) -> ClickHouseHttp:
     )
 
 
-class KnownHashes:
-    """Which content of a market or event was stored last."""
+class KnownVersions:
+    """Which version of a market or event is the current one."""
 
     def __init__(self, run: Run):
         self._client, self._raw = run.client, run.settings.raw_database
 
-    def __call__(self, table: str, ids: Sequence[str]) -> dict[str, int]:
-        """Content hash by id, for those of `ids` that are stored in `table`."""
-        key = ID_COLUMNS[table]
-        result = self._client.query(
-            f"select {key}, argMax(content_hash, fetched_at) from {self._raw}.{table}"
-            f" where {key} in {{ids:Array(String)}} group by {key}",
+    def __call__(self, table: str, ids: Sequence[str]) -> dict[str, Version]:
+        """The current version by id, for those of `ids` that are stored in `table`."""
+        rows = self._client.query(
+            current_versions_sql(f"{self._raw}.{table}", ID_COLUMNS[table]),
             parameters={"ids": list(ids)},
-        )
-        return dict(result.result_rows)
+        ).result_rows
+        return {key: Version(*version) for key, *version in rows}
+
+
+def current_versions_sql(table: str, key: str) -> str:
+    """Select the id, content hash, `fetched_at` and `updated_at` (microseconds) of the current version of each of `ids`."""
+    return f"""
+        select
+            {key},
+            argMax(content_hash, fetched_at),
+            toUnixTimestamp64Micro(max(fetched_at)),
+            argMax(tuple(toUnixTimestamp64Micro(updated_at)), fetched_at).1
+        from {table}
+        where {key} in {{ids:Array(String)}}
+        group by {key}
+    """
 
 
 class KnownFills:

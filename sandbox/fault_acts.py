@@ -30,6 +30,7 @@ SHORT_ROWS = 10  # of a short page of Gamma
 BLOCKS_AT_ONCE = 100  # of `eth_getLogs`; more are too many results
 REORG_BLOCKS = 60
 FROZEN_SECONDS = SKEW_SECONDS = 3600
+CACHED_SECONDS = 219  # as reported of a page of Gamma's
 ONE_ROW_IN = 7  # rows of an answer, of which one is spoilt
 
 Ask = Callable[[Request], Awaitable[Answer]]
@@ -41,7 +42,7 @@ class Place:
 
     source: str
     world: World
-    memory: dict[str, Any] = field(default_factory=dict)
+    memory: dict[Any, Any] = field(default_factory=dict)
 
 
 Act = Callable[[Request, Ask, Place], Awaitable[Answer]]
@@ -217,6 +218,31 @@ def cursor_ignored(request: Request, place: Place) -> Request:
     return replace(request, body=orjson.dumps(body))
 
 
+def order_ignored(request: Request, place: Place) -> Request:
+    """The same listing by id: the cursors that it hands out are bound to that."""
+    pairs = parse_qsl(request.query.decode())
+    by_id = [pair for pair in pairs if pair[0] not in ("order", "ascending")]
+    return replace(request, query=urlencode(by_id).encode())
+
+
+async def order_refused(request: Request, ask: Ask, place: Place) -> Answer:
+    if "order" not in dict(parse_qsl(request.query.decode())):
+        return await ask(request)
+    error = {"type": "validation error", "error": "order fields are not valid"}
+    return Answer(orjson.dumps(error), 422)
+
+
+async def stale_page(request: Request, ask: Ask, place: Place) -> Answer:
+    """Pages of the listings by id out of a cache that is never renewed, as a CDN's are for minutes."""
+    if b"order=" in request.query:
+        return await ask(request)
+    page = request.path, request.query
+    if page not in place.memory:
+        place.memory[page] = await ask(request)
+    kept = place.memory[page]
+    return replace(kept, headers=kept.headers | {"Age": str(CACHED_SECONDS)})
+
+
 # -- time ----------------------------------------------------------------------------------------
 
 
@@ -282,6 +308,12 @@ def odd_integers(row: dict, number: int, place: Place) -> Any:
         return row | {"makerAmountFilled": ("-1", str(2**64))[number % 2]}
     huge = row["data"][:130] + "f" * 64 + row["data"][194:]  # the third word: the amount given
     return row | ({"logIndex": "-0x1"}, {"data": huge})[number % 2]
+
+
+def odd_times(row: dict, number: int, place: Place) -> Any:
+    """Times in turn far ahead, a zero of Go, and no time at all; the rows stay where they are in the order."""
+    time = ("2099-01-01T00:00:00Z", "0001-01-01T00:00:00Z", "soon")[number % 3]
+    return row | dict.fromkeys(("createdAt", "closedTime", "updatedAt", "endDate"), time)
 
 
 def unknown_contract(row: dict, number: int, place: Place) -> Any:

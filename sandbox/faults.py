@@ -175,6 +175,9 @@ FAULTS: dict[str, Fault] = {
     "repeated-page": Fault("the first page or logs again, whatever is asked", SOURCES, acts.repeated_page),
     "repeated-cursor": Fault("the same next_cursor on every page", (GAMMA,), acts.repeated_cursor),
     "cursor-ignored": Fault("the cursor ignored: page 1 forever", PAGES, acts.asked(acts.cursor_ignored)),
+    "order-ignored": Fault("`order` ignored: listings by id", (GAMMA,), acts.asked(acts.order_ignored)),
+    "order-refused": Fault("`order` refused with 422", (GAMMA,), acts.order_refused),
+    "stale-page": Fault("pages by id out of a cache that is never renewed", (GAMMA,), acts.stale_page),
     "frozen": Fault("no data of the last hour, for good", FILLS, acts.frozen),
     "clock-ahead": Fault(
         "the newest block an hour ahead of the client's clock", (POLYGON,), acts.head_off_by(acts.SKEW_SECONDS)
@@ -188,6 +191,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "nulls": Fault("rows with nulls, and rows that are null", SOURCES, acts.spoilt(acts.nulls)),
     "odd-integers": Fault("negative and huge integers", SOURCES, acts.spoilt(acts.odd_integers)),
+    "odd-times": Fault("times of the year 2099 or 1, and words for times", (GAMMA,), acts.spoilt(acts.odd_times)),
     "unknown-contract": Fault(
         "logs of an unknown event or contract", (POLYGON,), acts.spoilt(acts.unknown_contract)
     ),

@@ -2,10 +2,10 @@
 client pages.
 
 Behaviour follows the published API and what users found: `after_cursor` only, silent clamping of
-`limit`, 422 for what is not allowed, 414 for long URLs, camelCase order fields, open records unless
-`closed` is given (published for markets; taken to hold for events). Filters that are not
-implemented are ignored, as unknown parameters are. What a record looks like is decided by whoever
-fills the store.
+`limit` (of events to 100 since September 2026, to 500 before), 422 for what is not allowed, 414 for
+long URLs, camelCase order fields, open records unless `closed` is given (published for markets; taken
+to hold for events). Filters that are not implemented are ignored, as unknown parameters are. What a
+record looks like is decided by whoever fills the store.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-MAX_MARKETS, MAX_EVENTS, MAX_TAGS, DEFAULT_LIMIT = 100, 500, 100, 20
+MAX_MARKETS, MAX_EVENTS, MAX_TAGS, DEFAULT_LIMIT = 100, 100, 100, 20
 MAX_OFFSET = 2000
 MAX_URL_BYTES = 8192
 
@@ -37,9 +37,15 @@ class GammaStore:
 
     Ids are decimal strings and sort as numbers. A market that is not `listed` is only returned to
     who asks for its id, slug, condition or token.
+
+    Args:
+        tags: all there are.
+        nulls_largest: records without the time of an order come first in a descending one, as in
+            Postgres; False: last.
     """
 
-    def __init__(self, tags: Iterable[dict] = ()) -> None:
+    def __init__(self, tags: Iterable[dict] = (), *, nulls_largest: bool = True) -> None:
+        self.nulls_largest = nulls_largest
         self.tags = {tag["slug"]: tag for tag in tags}
         self.markets: dict[str, dict] = {}
         self.events: dict[str, dict] = {}
@@ -160,7 +166,7 @@ class _Gamma:
     def _keyset(self, kind: str, max_limit: int, params: QueryParams) -> dict:
         if "offset" in params:
             raise RejectedQuery("offset is not allowed on keyset endpoints")
-        limit, order = _limit(params, max_limit), _Order.of(params, self._store.listing(kind))
+        limit, order = _limit(params, max_limit), self._order(kind, params)
         filters, start = _fingerprint(params), None
         if "after_cursor" in params:
             start = _decode_cursor(params["after_cursor"], filters)
@@ -179,9 +185,12 @@ class _Gamma:
         start = _integer(params, "offset", 0)
         if start > MAX_OFFSET:
             raise RejectedQuery(f"offset too large, use /{kind}/keyset for deeper pagination")
-        order = _Order.of(params, self._store.listing(kind))
+        order = self._order(kind, params)
         rows = order.sorted(self._matching(kind, self._store.listing(kind), params))
         return self._full(kind, rows[start : start + _limit(params, max_limit)], params)
+
+    def _order(self, kind: str, params: QueryParams) -> _Order:
+        return _Order.of(params, self._store.listing(kind), self._store.nulls_largest)
 
     def _matching(self, kind: str, records: Iterable[dict], params: QueryParams) -> Iterator[dict]:
         wanted = {name: set(params.getlist(name)) for name in _LOOKUPS[kind] if name in params}
@@ -215,13 +224,14 @@ _LOOKUPS = {
 
 
 class _Order:
-    """A total order of records: the fields asked for, then the id. Nulls are largest (Postgres)."""
+    """A total order of records: the fields asked for, then the id."""
 
-    def __init__(self, fields: Sequence[str], ascending: bool) -> None:
+    def __init__(self, fields: Sequence[str], ascending: bool, nulls_largest: bool) -> None:
         self._fields, self._sign = fields, 1 if ascending else -1
+        self._null_sign = self._sign if nulls_largest else -self._sign
 
     @classmethod
-    def of(cls, params: QueryParams, records: Iterable[dict]) -> _Order:
+    def of(cls, params: QueryParams, records: Iterable[dict], nulls_largest: bool) -> _Order:
         """The order a query asks for.
 
         Raises:
@@ -231,7 +241,8 @@ class _Order:
         known = set().union(*records) if fields else set()
         if not known.issuperset(fields):
             raise RejectedQuery("order fields are not valid")
-        return cls(fields, not fields or params.get("ascending", "true") == "true")
+        ascending = not fields or params.get("ascending", "true") == "true"
+        return cls(fields, ascending, nulls_largest)
 
     @property
     def is_by_id(self) -> bool:
@@ -258,7 +269,7 @@ class _Order:
             if one == other:
                 continue
             if one is None or other is None:
-                return self._sign if one is None else -self._sign
+                return self._null_sign if one is None else -self._null_sign
             return self._sign if one > other else -self._sign
         return 0
 

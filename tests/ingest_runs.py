@@ -14,15 +14,19 @@ from clickhouse_connect.driver.client import Client
 from embedded_clickhouse import Endpoint
 from ingest.destination import clickhouse_destination
 from ingest.progress import Progress
-from ingest.runner import LoadPackage, open_pipeline, run
+from ingest.runner import LoadPackage, open_pipeline, resource_states, run
+from ingest.sources.gamma_entities import Version
+from pipeline.sources import ID_COLUMNS, current_versions_sql
 
 SCHEMA = Path(__file__).parent.parent / "schema"
+LANDING = re.compile(r"000[123]_|\d{4}_gamma_")
 
 
 def make_landing_tables(client: Client, prefix: str) -> str:
     """Apply the migrations that make landing tables; returns the landing database's name."""
     names = {"raw": f"{prefix}_raw", "models": prefix, "on_cluster": "", "replicated": ""}
-    for path in sorted(SCHEMA.glob("000[123]_*.sql")):
+    paths = [path for path in SCHEMA.glob("*.sql") if LANDING.match(path.name)]
+    for path in sorted(paths):
         text = re.sub(r"\$\{(\w+)\}", lambda match: names[match[1]], path.read_text())
         code = "\n".join(x for x in text.splitlines() if not x.lstrip().startswith("--"))
         for statement in filter(str.strip, re.split(r";\s*\n", code)):
@@ -59,6 +63,10 @@ class Lake:
         )
         return open_pipeline(name, destination, database=self.database, pipelines_dir=self.folder)
 
+    def state(self, name: str) -> dict[str, dict]:
+        """Stored state of each resource of a pipeline."""
+        return resource_states(self.pipeline(name))
+
     def rows(self, query: str) -> list[tuple]:
         """Rows of a query in which `{db}` is the landing database."""
         return [
@@ -69,13 +77,10 @@ class Lake:
     def count(self, table: str, *, final: bool = False) -> int:
         return self.rows(f"select count() from {{db}}.{table} {'final' if final else ''}")[0][0]
 
-    def known_hashes(self, table: str, ids: list[str]) -> dict[str, int]:
-        column = "market_id" if table == "markets" else "event_id"
-        query = (
-            f"select {column}, argMax(content_hash, fetched_at) from {self.database}.{table}"
-            f" where {column} in %(ids)s group by {column}"
-        )
-        return dict(self.client.query(query, parameters={"ids": ids}).result_rows)
+    def known_versions(self, table: str, ids: list[str]) -> dict[str, Version]:
+        query = current_versions_sql(f"{self.database}.{table}", ID_COLUMNS[table])
+        rows = self.client.query(query, parameters={"ids": ids}).result_rows
+        return {key: Version(*version) for key, *version in rows}
 
     def known_fills(self, first_block: int) -> pa.Table:
         return self.client.query_arrow(

@@ -96,6 +96,11 @@ CASES = {
     "cursor-ignored": Case(
         {"gamma": "the same page came again", "goldsky": "returned rows again"}, since=AT_ONCE
     ),
+    "order-ignored": Case(
+        {"gamma": "the listing is not newest first although order="}, ALL, AT_ONCE
+    ),
+    "order-refused": Case({"gamma": "HTTP 422: .*order fields are not valid"}, ALL, AT_ONCE),
+    "stale-page": Case(since=AT_ONCE),
     "frozen": Case(
         {
             "goldsky": "the archive ends at .* before .* where it should end",
@@ -109,6 +114,7 @@ CASES = {
     "too-many-results": Case(since=AT_ONCE),
     "nulls": Case(kept=BUT_BAD, since=AT_ONCE),
     "odd-integers": Case(kept=BUT_BAD, since=AT_ONCE),
+    "odd-times": Case(since=AT_ONCE),
     "unknown-contract": Case(kept=BUT_BAD, since=AT_ONCE),
     "duplicate-ids": Case(
         {"goldsky": "rows are not in order", "polygon": "two different logs in one place"}
@@ -158,7 +164,7 @@ def load(
             server.urls.gamma_url,
             progress=progress,
             client=client,
-            known_hashes=lake.known_hashes,
+            known_versions=lake.known_versions,
             open_cadence=0,
             closed_cadence=0,
         ),
@@ -249,7 +255,7 @@ def test_what_a_fault_does(lake: Lake, upstream: SandboxServer, name: str, sourc
         low, high = {SOME: (1, len(wanted) - 1), ALL: (len(wanted), len(wanted))}[kept]
         assert low <= len(rows) <= high
         assert rows.items() <= wanted.items()  # nothing else, and with the right content
-        if source == "gamma":
+        if source == "gamma" and name != "odd-times":  # another row of a page in every pass
             assert lake.count("markets", final=True) == len(rows), "one version of each"
 
     faults.clear()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
+from urllib.parse import parse_qsl, urlencode
 
 import orjson
 import pytest
@@ -10,11 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ingest_runs import Lake, open_lake
 from scripted_server import HTML, Answer, ScriptedServer, as_json
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ingest.errors import (
     HttpStatusError,
     IngestError,
     NotJson,
+    OrderIgnored,
     RepeatedCursor,
     RepeatedPage,
     Unreachable,
@@ -24,7 +30,14 @@ from ingest.http import HttpClient, RetryPolicy
 from ingest.progress import Progress
 from ingest.records import content_hash
 from ingest.sources.gamma import gamma
-from ingest.sources.gamma_entities import EVENT, MARKET
+from ingest.sources.gamma_entities import (
+    EVENT,
+    MARKET,
+    Version,
+    micros_of,
+    next_version_us,
+    past_version_us,
+)
 from ingest.sources.gamma_passes import Keyset, Pass, run_pass
 from sandbox.gamma import GammaStore, gamma_app
 from sandbox.server import AppServer
@@ -32,6 +45,10 @@ from sandbox.server import AppServer
 NEW = Pass("new", closed=False, newest_by="createdAt")
 JUST_CLOSED = Pass("just_closed", closed=True, newest_by="closedTime")
 OPEN = Pass("open", closed=False, cadence=1800)
+
+
+MIDNIGHT = 1_784_851_200  # 2026-07-24T00:00:00Z
+NOON = MIDNIGHT + 12 * 3600
 
 
 def client() -> HttpClient:
@@ -52,12 +69,9 @@ def market(number: int, *, second: int = 0, closed: bool | None = False, **more:
     }
 
 
-MIDNIGHT = 1_784_851_200  # 2026-07-24T00:00:00Z
-
-
-def store_of(*markets: dict) -> GammaStore:
+def store_of(*markets: dict, **options: bool) -> GammaStore:
     """These markets, and one event about the first of them."""
-    store = GammaStore()
+    store = GammaStore(**options)
     for each in markets:
         store.put_market(each)
     event = {"id": "7", "closed": False, "createdAt": "2026-07-24T00:00:00Z", "closedTime": None}
@@ -65,10 +79,29 @@ def store_of(*markets: dict) -> GammaStore:
     return store
 
 
+def by_id(app: ASGIApp) -> ASGIApp:
+    """A Gamma that ignores `order`: 200, and the listing by id."""
+
+    async def asked(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            pairs = parse_qsl(scope["query_string"].decode())
+            kept = [pair for pair in pairs if pair[0] not in ("order", "ascending")]
+            scope = scope | {"query_string": urlencode(kept).encode()}
+        await app(scope, receive, send)
+
+    return asked
+
+
 def collect(
-    url: str, a_pass: Pass, state: dict, *, limit: int = 10, pages: int = 10**6, now: float = 0.0
+    url: str,
+    a_pass: Pass,
+    state: dict,
+    *,
+    limit: int = 10,
+    pages: int = 10**6,
+    now: float = MIDNIGHT + 86_400,
 ) -> list[str]:
-    """Ids that one run of a pass reads, at most `pages` pages."""
+    """Ids that one run of a pass reads, at most `pages` pages, `now` by this machine's clock."""
     left = iter(range(pages - 1))
     keyset = Keyset(client(), url, MARKET, limit)
     return [
@@ -129,16 +162,16 @@ def test_markets_without_closing_time_neither_stop_nor_mislead_just_closed() -> 
     store = store_of(*legacy, *dated)
     state: dict = {}
     with AppServer(gamma_app(store)) as server:
-        assert len(collect(server.base_url, JUST_CLOSED, state, now=1000)) == 30
+        assert len(collect(server.base_url, JUST_CLOSED, state, now=NOON + 1000)) == 30
         assert state["watermark"] == MIDNIGHT + 5900
         store.put_market(market(60, second=6000, closed=True))
-        found = collect(server.base_url, JUST_CLOSED, state, now=1010)
+        found = collect(server.base_url, JUST_CLOSED, state, now=NOON + 1010)
         assert "60" in found
         assert len(found) <= 20, "the pages that hold nothing but legacy markets are not read again"
         assert state["watermark"] == MIDNIGHT + 6000
         store.put_market(market(61, closed=True) | {"closedTime": None})
-        assert "61" not in collect(server.base_url, JUST_CLOSED, state, now=1020)
-        assert "61" in collect(server.base_url, JUST_CLOSED, state, now=1000 + 1800)
+        assert "61" not in collect(server.base_url, JUST_CLOSED, state, now=NOON + 1020)
+        assert "61" in collect(server.base_url, JUST_CLOSED, state, now=NOON + 1000 + 1800)
 
 
 def test_a_pass_with_a_cadence_waits_for_it() -> None:
@@ -157,6 +190,84 @@ def test_a_stored_cursor_that_is_refused_starts_the_pass_again() -> None:
         state = {"cursor": "stale", "started_at": 5.0}
         assert len(collect(server.base_url, OPEN, state, now=9.0)) == 4
         assert state == {"started_at": 9.0}
+
+
+# -- an order that is not kept ---
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    # Created in the order of their ids, some at the same time, some at none.
+    seconds=st.lists(st.none() | st.integers(0, 40), min_size=1, max_size=30),
+    limit=st.integers(1, 8),
+    pages=st.integers(1, 3),
+    watermark=st.none() | st.integers(0, 50),
+)
+def test_a_listing_by_id_is_an_error_or_was_read_to_its_end(
+    seconds, limit, pages, watermark
+) -> None:
+    times = sorted(second for second in seconds if second is not None)
+    dated = iter(times)
+    markets = [
+        market(number, second=next(dated)) if second is not None else market(number, createdAt=None)
+        for number, second in enumerate(seconds, 1)
+    ]
+    before = {} if watermark is None else {"watermark": float(MIDNIGHT + watermark)}
+    state, found = dict(before), []
+    with AppServer(by_id(gamma_app(store_of(*markets)))) as server:
+        while not found or "cursor" in state:
+            try:
+                found += collect(server.base_url, NEW, state, limit=limit, pages=pages)
+            except OrderIgnored as error:
+                assert "not newest first although order=createdAt was asked for" in str(error)
+                assert state == before | {"missed": True}
+                return
+    assert sorted(map(int, found)) == list(range(1, len(seconds) + 1))
+
+
+@pytest.mark.parametrize("nulls_largest", [True, False], ids=["nulls first", "nulls last"])
+@pytest.mark.parametrize("limit", [1, 3, 100])
+def test_an_order_that_is_kept_is_no_error(nulls_largest: bool, limit: int) -> None:
+    """With ties, times that have not come yet, zeros, and records without a time, wherever those stand."""
+    odd = ["2099-01-01T00:00:00Z", "0001-01-01T00:00:00Z", None, "soon"]
+    store = store_of(
+        *(market(n, createdAt=odd[n % 4]) for n in range(1, 9)),
+        *(market(n, second=n // 3) for n in range(10, 30)),
+        nulls_largest=nulls_largest,
+    )
+    state: dict = {}
+    with AppServer(gamma_app(store)) as server:
+        collect(server.base_url, NEW, state, limit=limit)
+        store.put_market(market(31, second=100))
+        assert "31" in collect(server.base_url, NEW, state, limit=limit)
+    assert state["watermark"] == MIDNIGHT + 100.25
+    assert "missed" not in state
+
+
+def test_a_time_that_has_not_come_yet_moves_no_watermark() -> None:
+    for name, field, closed in (("new", "createdAt", False), ("just_closed", "closedTime", True)):
+        a_pass = Pass(name, closed=closed, newest_by=field)
+        markets = [market(n, second=100 * n, closed=closed) for n in range(1, 30)]
+        store = store_of(*markets, market(40, closed=closed, **{field: "2099-01-01 00:00:00+00"}))
+        state: dict = {}
+        with AppServer(gamma_app(store)) as server:
+            collect(server.base_url, a_pass, state, now=NOON)
+            store.put_market(market(30, second=2950, closed=closed))
+            found = collect(server.base_url, a_pass, state, now=NOON)
+        assert "30" in found
+        assert int(state["watermark"]) == MIDNIGHT + 2950
+
+
+@pytest.mark.parametrize("ahead", [1, 30, 60, 61, 3600, 10**9])
+def test_a_stored_watermark_of_the_future_is_taken_back(ahead: int) -> None:
+    """Of an earlier version, which took 2099 for the newest time; `overlap` is 60 s here."""
+    store = store_of(*(market(n, second=1000 + n) for n in range(1, 30)))
+    now = float(MIDNIGHT + 1030)
+    state = {"watermark": now + ahead}
+    with AppServer(gamma_app(store)) as server:
+        assert len(collect(server.base_url, NEW, state, now=now)) >= 10
+    assert state["watermark"] <= now
+    assert state.get("missed", False) == (ahead > 60), "what was missed meanwhile is read at once"
 
 
 # -- guards ---
@@ -215,7 +326,7 @@ def load(lake: Lake, url: str, *, budget: float | None = None, **options) -> Pro
     return lake.load(
         "gamma",
         lambda progress: gamma(
-            url, progress=progress, known_hashes=lake.known_hashes, client=client(), **options
+            url, progress=progress, known_versions=lake.known_versions, client=client(), **options
         ),
         budget=budget,
     )
@@ -274,7 +385,7 @@ def test_rows_carry_key_columns_and_hash(lake: Lake) -> None:
 
 def load_markets_only(lake: Lake, url: str) -> None:
     def source(progress: Progress):
-        everything = gamma(url, progress=progress, known_hashes=lake.known_hashes)
+        everything = gamma(url, progress=progress, known_versions=lake.known_versions)
         return everything.with_resources("markets")
 
     lake.load("gamma", source)
@@ -350,6 +461,69 @@ def test_a_refused_order_does_not_stop_the_full_passes(lake: Lake) -> None:
     assert lake.count("markets") == 2
 
 
+@pytest.mark.parametrize("budget", [None, 0.0])
+@pytest.mark.parametrize("from_the_start", [True, False])
+def test_what_a_listing_by_id_hides_arrives_all_the_same(
+    lake: Lake, budget: float | None, from_the_start: bool
+) -> None:
+    """New and closed markets, by the full passes, although those are not due for hours and days."""
+    store = store_of(*(market(n, second=n, closed=n % 2 == 0) for n in range(1, 241)))
+    with AppServer(gamma_app(store)) as kept, AppServer(by_id(gamma_app(store))) as ignored:
+        url = ignored.base_url if from_the_start else kept.base_url
+        while lake.rows("select uniqExact(market_id) from {db}.markets") != [(240,)]:
+            with suppress(OrderIgnored):
+                load(lake, url, budget=budget, overlap=0)
+        changes = [market(n, second=1000 + n) for n in range(241, 291)]
+        changes += [market(n, second=1000 + n, closed=True) for n in range(1, 101, 2)]
+        for each in changes:
+            store.put_market(each)
+        # With no time at all a run reads one page, and the full passes begin behind the ones that are under way.
+        for _ in range(1 if budget is None else 5):
+            with pytest.raises(OrderIgnored):
+                load(lake, ignored.base_url, budget=budget)
+        stored = latest(lake, "markets")
+        assert len(stored) == 290
+        assert all(stored[each["id"]]["closed"] == each["closed"] for each in changes)
+        assert lake.state("gamma")["markets"]["caught_up"] is False
+
+        for _ in range(2):  # the order is back; the last full passes end, and once more
+            progress = load(lake, kept.base_url)
+        assert progress.caught_up["markets"]
+
+
+def test_a_refused_order_starts_the_full_passes_at_once(lake: Lake) -> None:
+    store = store_of(*(market(n, second=n, closed=n % 2 == 0) for n in range(1, 31)))
+    refusing = {"on": False}
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        refuse = refusing["on"] and b"order=" in scope.get("query_string", b"")
+        await (Response("{}", 422) if refuse else gamma_app(store))(scope, receive, send)
+
+    with AppServer(app) as server:
+        load(lake, server.base_url)
+        refusing["on"] = True
+        store.put_market(market(31, second=31))
+        store.put_market(market(1, second=32, closed=True))
+        with pytest.raises(HttpStatusError):
+            load(lake, server.base_url)
+    stored = latest(lake, "markets")
+    assert stored["31"]["closed"] is False
+    assert stored["1"]["closed"] is True
+
+
+def test_a_watermark_of_the_future_is_healed_with_what_it_hid(lake: Lake) -> None:
+    """An earlier version took 2099 for the newest time, and then read one page of new markets a run."""
+    store = store_of(*(market(n, second=n) for n in range(1, 31)))
+    with AppServer(gamma_app(store)) as server:
+        # A clock that far ahead does to the state what that version did.
+        store.put_market(market(40, createdAt="2099-01-01T00:00:00Z"))
+        load(lake, server.base_url, now=lambda: 4_102_444_800.0)
+        for n in range(100, 350):
+            store.put_market(market(n, second=n))
+        load(lake, server.base_url)
+    assert lake.count("markets", final=True) == 31 + 250
+
+
 def test_a_dead_upstream_is_not_asked_for_everything(lake: Lake) -> None:
     with ScriptedServer(lambda path, body: Answer(reset=True)) as server:
         with pytest.raises(Unreachable):
@@ -365,5 +539,145 @@ def test_limits_are_those_of_the_endpoints(lake: Lake) -> None:
         load(lake, server.url)
         paths = {path for path, _ in server.requests}
     assert all("limit=100" in path for path in paths if path.startswith(MARKET.path))
-    assert all("limit=500" in path for path in paths if path.startswith(EVENT.path))
+    assert all("limit=100" in path for path in paths if path.startswith(EVENT.path))
     assert not any("offset" in path for path in paths)
+
+
+# -- versions ---
+
+
+HOUR = 3600.0
+
+
+def updated(minute: int, **more: object) -> dict:
+    """Market 1 as Gamma has it since this minute after ten."""
+    return market(1, updatedAt=f"2026-07-24T10:{minute:02d}:00.5Z", **more)
+
+
+def read(lake: Lake, *records: dict, now: float | None = None, **pages: list[dict]) -> None:
+    """Load these records off the open listing, and others off the closed one, by a clock that says `now`."""
+
+    def respond(path: str, body: bytes) -> Answer:
+        if path.startswith(EVENT.path):
+            return as_json({"events": []})
+        closed = "closed=true" in path
+        return as_json({"markets": pages.get("closed", []) if closed else [*records]})
+
+    options = {} if now is None else {"now": lambda: now}
+    with ScriptedServer(respond) as server:
+        load(lake, server.url, open_cadence=0, closed_cadence=0, **options)
+
+
+def versions(lake: Lake) -> list[str]:
+    """The questions of market 1, version by version."""
+    rows = lake.rows(
+        "select payload from {db}.markets final where market_id = '1' order by fetched_at"
+    )
+    return [orjson.loads(payload)["question"] for (payload,) in rows]
+
+
+def test_a_page_older_than_what_is_stored_does_not_win(lake: Lake) -> None:
+    """As reported of Gamma's CDN: the page by id still has the market open, the closed one has it closed."""
+    for _ in range(3):
+        read(lake, updated(0, question="open"), closed=[updated(3, closed=True, question="closed")])
+    assert versions(lake) == ["open", "closed"]
+    assert latest(lake, "markets")["1"]["closed"] is True
+    read(lake, updated(2, question="late"))
+    read(lake, updated(4, question="open again"))
+    assert versions(lake) == ["open", "closed", "open again"]
+
+
+def test_content_without_a_later_update_is_stored_as_it_comes(lake: Lake) -> None:
+    """A volume may tick without `updatedAt`, and some records have none."""
+    for question in ("1", "2", "1"):
+        read(lake, updated(0, question=question))
+    read(lake, market(1, question="none"))
+    read(lake, updated(0, question="3"))
+    assert versions(lake) == ["1", "2", "1", "none", "3"]
+
+
+@pytest.mark.parametrize("absurd", ["2099-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
+def test_an_absurd_time_of_updating_blocks_nothing(lake: Lake, absurd: str) -> None:
+    read(lake, market(1, question="absurd", updatedAt=absurd))
+    read(lake, updated(0, question="right"))
+    read(lake, market(1, question="zero", updatedAt="0001-01-01T00:00:00Z"))
+    read(lake, updated(1, question="right again"))
+    assert versions(lake) == ["absurd", "right", "zero", "right again"]
+
+
+def test_times_that_went_back_at_gamma_itself_are_followed_after_a_day(lake: Lake) -> None:
+    read(lake, updated(30, question="before"), now=float(NOON))
+    read(lake, updated(10, question="after"), now=NOON + HOUR)
+    assert versions(lake) == ["before"]
+    read(lake, updated(10, question="after"), now=NOON + 25 * HOUR)
+    assert versions(lake) == ["before", "after"]
+
+
+@pytest.mark.parametrize("off", [HOUR, 300 * 24 * HOUR, -HOUR, -300 * 24 * HOUR])
+@pytest.mark.parametrize("with_times", [True, False])
+def test_no_clock_keeps_a_market_from_changing(lake: Lake, off: float, with_times: bool) -> None:
+    """One run with a clock that is off, and runs with a right one before and after it."""
+
+    def record(minute: int, question: str) -> dict:
+        return updated(minute, question=question) if with_times else market(1, question=question)
+
+    read(lake, record(0, "before"), now=float(NOON))
+    read(lake, record(1, "meanwhile"), now=NOON + 60 + off)
+    read(lake, record(2, "after"), now=NOON + 120.0)
+    assert versions(lake) == ["before", "meanwhile", "after"]
+    read(lake, record(2, "after"), now=NOON + 180.0)
+    assert versions(lake) == ["before", "meanwhile", "after"], "known content is not stored again"
+    query = "select toUnixTimestamp64Micro(fetched_at) from {db}.markets order by fetched_at"
+    times = [time for (time,) in lake.rows(query)]
+    assert times[0] == NOON * 10**6
+    assert times[2] == (times[1] + 1 if off > 0 else (NOON + 120) * 10**6)
+
+
+def test_of_a_market_that_stands_twice_on_a_page_the_one_updated_last_counts(lake: Lake) -> None:
+    read(lake, updated(5, question="new"), updated(1, question="old"))
+    assert versions(lake) == ["new"]
+    read(lake, updated(6, question="first"), updated(6, question="last"))
+    assert versions(lake) == ["new", "last"]
+
+
+TIMES = st.integers(1, 10**9)
+VERSIONS = st.builds(Version, st.just(1), TIMES, st.none() | TIMES)
+
+
+@given(current=VERSIONS, updated_us=st.none() | TIMES, read_us=TIMES)
+def test_versions_come_in_the_order_of_gamma_where_that_says_one(
+    current, updated_us, read_us
+) -> None:
+    assert next_version_us(read_us, None) == past_version_us(read_us, updated_us, None) == read_us
+    assert next_version_us(read_us, current) >= max(read_us, current.fetched_us + 1)
+    at = past_version_us(read_us, updated_us, current)
+    if updated_us is None or current.updated_us in (None, updated_us):
+        assert at == read_us
+    else:
+        assert (at > current.fetched_us) == (updated_us > current.updated_us)
+        assert at != current.fetched_us
+
+
+@given(
+    value=st.text(max_size=30) | st.none() | st.integers() | st.datetimes().map(datetime.isoformat)
+)
+def test_a_time_is_a_time_after_1970_or_none(value) -> None:
+    micros = micros_of({"createdAt": value}, "createdAt")
+    assert micros is None or micros > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "micros"),
+    [
+        ("2026-07-24T00:00:16.1Z", (MIDNIGHT + 16) * 10**6 + 100_000),
+        ("2026-07-24T00:00:16.123456Z", (MIDNIGHT + 16) * 10**6 + 123_456),
+        ("2026-07-24 00:00:16+00", (MIDNIGHT + 16) * 10**6),
+        ("2026-07-24T02:00:16+02:00", (MIDNIGHT + 16) * 10**6),
+        ("0001-01-01T00:00:00Z", None),
+        ("1970-01-01T00:00:00Z", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_times_are_read_in_every_spelling(text: str | None, micros: int | None) -> None:
+    assert micros_of({"createdAt": text}, "createdAt") == micros

@@ -21,7 +21,7 @@ from ingest.records import with_load_id
 from ingest.sources.gamma_entities import MARKET, entities_table
 from pipeline.ledger import now_us
 from pipeline.run import Run
-from pipeline.sources import KnownHashes, unknown_tokens
+from pipeline.sources import KnownVersions, unknown_tokens
 from pipeline.status import read_status
 from sandbox.amounts import is_dust
 from sandbox.truth import Truth
@@ -116,7 +116,9 @@ def test_a_market_that_returns_to_old_content_has_three_versions(run: Run, merge
     ]
     # The content known is the one read last: the next pass stores nothing.
     last = entities_table(MARKET, [market("0.4")], fetched_at=READ_AT)
-    assert KnownHashes(run)("markets", ["1"]) == {"1": last.column("content_hash")[0].as_py()}
+    known = KnownVersions(run)("markets", ["1"])["1"]
+    assert known.content_hash == last.column("content_hash")[0].as_py()
+    assert known.fetched_us == int(READ_AT.timestamp() + 2) * 10**6
 
 
 def test_versions_that_differ_in_other_fields_only_are_one(run: Run) -> None:

@@ -218,6 +218,34 @@ def test_an_old_version_of_a_market_does_not_become_the_current_one(
     assert title == "New here"
 
 
+@pytest.mark.parametrize("updated_s", [-60, 60], ids=["older", "newer"])
+def test_a_letter_is_placed_by_the_times_of_gamma_where_clocks_say_otherwise(
+    reading: Run, world: World, updated_s: int
+) -> None:
+    """It was read while the clock was an hour ahead, or the stored version was."""
+    raw, models = reading.settings.raw_database, reading.settings.clickhouse_database
+    [(text, read_at, updated_at)] = reading.client.query(
+        f"select payload, fetched_at, updated_at from {raw}.markets"
+        " where updated_at is not null order by updated_at limit 1"
+    ).result_rows
+    payload = json.loads(text)
+    changed = {
+        "question": "Another?",
+        "updatedAt": (updated_at + timedelta(seconds=updated_s)).isoformat(),
+    }
+    seen_at = read_at.replace(tzinfo=UTC) + timedelta(hours=1 if updated_s < 0 else -1)
+    for _ in range(2):  # killed before the letter was taken off the list, and done again
+        see(reading, "gamma_markets", [payload | changed], seen_at=seen_at)
+        replay(reading, None, None)
+        reading.client.command(f"truncate table {raw}.dead_letter_replays")
+        asked = {"id": payload["id"]}
+        current = f"select question from {models}.markets where market_id = {{id:String}}"
+        history = f"select count() from {models}.market_history where market_id = {{id:String}}"
+        expected = "Another?" if updated_s > 0 else payload["question"]
+        assert reading.client.query(current, parameters=asked).result_rows == [(expected,)]
+        assert reading.client.query(history, parameters=asked).result_rows == [(2,)]
+
+
 def test_killed_before_the_letters_were_taken_off_the_list(reading: Run, world: World) -> None:
     hold_back(reading, world)
     replay(reading, None, None)

@@ -3,16 +3,19 @@
 Loads `markets` and `events`: key columns and the whole record as JSON, one row per change. Gamma
 has no change feed, so each resource makes passes: `new` and `just_closed` read the newest records
 until they meet what is known, every run; `open` and `closed` read everything on their own cadence,
-over several runs if need be. A record whose content did not change since it was last stored is not
-stored again. Of a market's events and an event's markets only id and slug are kept: they are records of
+over several runs if need be, and at once where a listing is not newest first as it was asked to be.
+A record whose content did not change since it was last stored is not stored again, nor is one that
+Gamma updated before the stored one. Each version of a record comes after the one before it, whatever
+this machine's clock says. Of a market's events and an event's markets only id and slug are kept: they are records of
 their own, and would be stored again with every tick of each other.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from dataclasses import replace
 from typing import Any
 
 import dlt
@@ -23,7 +26,18 @@ from ingest.http import HttpClient, RateLimit
 from ingest.landing import RESOURCE_OPTIONS, Landing
 from ingest.progress import Progress
 from ingest.records import decode_batch
-from ingest.sources.gamma_entities import EVENT, MARKET, Entity, entities_table
+from ingest.sources.gamma_entities import (
+    EVENT,
+    MARKET,
+    Entity,
+    Version,
+    at_micros,
+    entities_table,
+    is_outdated,
+    next_version_us,
+    version_of,
+    with_fetched_at,
+)
 from ingest.sources.gamma_passes import Keyset, Pass, run_pass
 
 SOURCE = "gamma"
@@ -40,8 +54,9 @@ CLOSED_CADENCE = 7 * 24 * 3600.0
 OVERLAP = 3600.0
 MARKETS_SHARE = 0.6  # of the budget; events get the rest, and what markets leave
 
-# (table, ids) -> content hash of the version stored last, for those that are stored.
-KnownHashes = Callable[[str, Sequence[str]], dict[str, int]]
+# (table, ids) -> the current version of each, for those that are stored.
+KnownVersions = Callable[[str, Sequence[str]], dict[str, Version]]
+logger = logging.getLogger(__name__)
 
 
 @dlt.source(name=SOURCE, max_table_nesting=0)
@@ -49,7 +64,7 @@ def gamma(
     url: str,
     *,
     progress: Progress,
-    known_hashes: KnownHashes,
+    known_versions: KnownVersions,
     tokens: Sequence[str] = (),
     open_cadence: float = OPEN_CADENCE,
     closed_cadence: float = CLOSED_CADENCE,
@@ -62,18 +77,19 @@ def gamma(
     Args:
         url: base URL of Gamma.
         progress: budget of this run; says afterwards by resource whether it is caught up.
-        known_hashes: asked for every page which version of its records was stored last.
+        known_versions: asked for every page which versions of its records are the current ones.
         tokens: outcome tokens (decimal) whose markets are wanted at once, before any pass.
         open_cadence, closed_cadence: seconds between two starts of the full passes.
         overlap: seconds by which `new` and `just_closed` go back before what they have seen.
+        now: this machine's clock, unix seconds.
 
-    Failures recorded in `progress`: RepeatedCursor, RepeatedPage, WrongShape, and what `HttpClient`
+    Failures recorded in `progress`: OrderIgnored, RepeatedCursor, RepeatedPage, WrongShape, and what `HttpClient`
     raises. A failure of one pass or resource does not stop the others, unless Gamma is down.
     """
     client = client or HttpClient(SOURCE, limits=LIMITS)
     passes = (
-        Pass("new", closed=False, newest_by="createdAt"),
-        Pass("just_closed", closed=True, newest_by="closedTime"),
+        Pass("new", closed=False, newest_by="createdAt", instead="open"),
+        Pass("just_closed", closed=True, newest_by="closedTime", instead="closed"),
         Pass("open", closed=False, cadence=open_cadence),
         Pass("closed", closed=True, cadence=closed_cadence),
     )
@@ -81,14 +97,15 @@ def gamma(
     def resource(entity: Entity, share: float, lookups: Sequence[str]) -> DltResource:
         def rows() -> Iterator[Any]:
             keyset = Keyset(client, url, entity, entity.page_limit)
-            sink = _Sink(entity, known_hashes)
+            sink = _Sink(entity, known_versions, now)
             state = dlt.current.resource_state()
-            states = [state.setdefault(each.name, {}) for each in passes]
+            states = {each.name: state.setdefault(each.name, {}) for each in passes}
             failed_before = len(progress.failures)
             with progress.recording_failures():
                 for records in _markets_by_token(keyset, lookups):
                     yield from sink.add(records)
-            for a_pass, its_state in zip(passes, states, strict=True):
+            for a_pass in passes:
+                its_state = states[a_pass.name]
                 if progress.upstream_is_down or not a_pass.is_due(its_state, now()):
                     continue
                 # A pass that fails, over an order that is refused say, must not stop the others.
@@ -102,11 +119,13 @@ def gamma(
                         overlap=overlap,
                     ):
                         yield from sink.add(records)
-            yield from sink.landing.flush()
-            under_way = any("cursor" in its_state for its_state in states)
+                if a_pass.instead and its_state.pop("missed", False):
+                    states[a_pass.instead]["again"] = True
+            yield from sink.finish()
+            under_way = any({"cursor", "again"} & its_state.keys() for its_state in states.values())
             state["caught_up"] = not under_way and len(progress.failures) == failed_before
             progress.caught_up[entity.table] = state["caught_up"]
-            progress.watermark[entity.table] = int(states[0].get("watermark", 0))
+            progress.watermark[entity.table] = int(states["new"].get("watermark", 0))
 
         return dlt.resource(rows, name=entity.table, **RESOURCE_OPTIONS)
 
@@ -116,32 +135,64 @@ def gamma(
 class _Sink:
     """Takes pages of records and hands on those that changed since they were stored."""
 
-    def __init__(self, entity: Entity, known_hashes: KnownHashes) -> None:
-        self.landing = Landing(f"{SOURCE}_{entity.table}")
-        self._entity, self._known_hashes = entity, known_hashes
-        self._seen: dict[str, int] = {}  # stored in this run, so not yet known to ClickHouse
+    def __init__(
+        self, entity: Entity, known_versions: KnownVersions, now: Callable[[], float]
+    ) -> None:
+        self._entity, self._known_versions, self._now = entity, known_versions, now
+        self._landing = Landing(f"{SOURCE}_{entity.table}")
+        self._stored: dict[str, Version] = {}  # by this run, so not yet known to ClickHouse
+        self._outdated = 0
 
     def add(self, records: Sequence[Any]) -> Iterator[Any]:
-        fetched_at = datetime.now(UTC)
+        """Take a page; yields tables for dlt when enough has come together."""
+        read_us = int(self._now() * 10**6)
 
         def to_table(batch: Sequence[Any]) -> pa.Table:
-            return entities_table(self._entity, batch, fetched_at=fetched_at)
+            return entities_table(self._entity, batch, fetched_at=at_micros(read_us))
 
         tables, dead = decode_batch(records, to_table)
-        yield from self.landing.add([self._changed(table) for table in tables], dead)
+        pages = [self._changed(table, read_us) for table in tables]
+        yield from self._landing.add(pages, dead)
 
-    def _changed(self, rows: pa.Table) -> pa.Table:
-        ids = rows.column(self._entity.id_column).to_pylist()
-        hashes = rows.column("content_hash").to_pylist()
-        # Of an id that stands twice on a page the last counts: one time cannot have two contents.
-        last = {key: at for at, key in enumerate(ids)}
-        known = self._known_hashes(self._entity.table, ids) | self._seen
-        changed = [
-            last[key] == at and known.get(key) != value
-            for at, (key, value) in enumerate(zip(ids, hashes, strict=True))
-        ]
-        self._seen |= {k: v for k, v, new in zip(ids, hashes, changed, strict=True) if new}
-        return rows.filter(pa.array(changed, pa.bool_()))
+    def finish(self) -> Iterator[Any]:
+        """Yield what is left."""
+        if self._outdated:
+            logger.info(
+                "%s: %d records of cached pages were older than what is stored, and skipped",
+                self._entity.table,
+                self._outdated,
+            )
+        yield from self._landing.flush()
+
+    def _changed(self, rows: pa.Table, read_us: int) -> pa.Table:
+        versions = self._versions(rows, read_us)
+        known = self._known_versions(self._entity.table, list(versions)) | self._stored
+        changed: dict[str, int] = {}  # id -> row
+        for key, (at, version) in versions.items():
+            current = known.get(key)
+            if current and current.content_hash == version.content_hash:
+                continue
+            if current and is_outdated(version, current, read_us):
+                self._outdated += 1
+                continue
+            changed[key] = at
+            self._stored[key] = replace(version, fetched_us=next_version_us(read_us, current))
+        times = [self._stored[key].fetched_us for key in changed]
+        return with_fetched_at(rows.take(pa.array(list(changed.values()), pa.int64())), times)
+
+    def _versions(self, rows: pa.Table, read_us: int) -> dict[str, tuple[int, Version]]:
+        """Row and version of each id; of one that stands twice on a page the last that is not outdated by the other."""
+        columns = (
+            rows.column(name) for name in (self._entity.id_column, "content_hash", "payload")
+        )
+        found: dict[str, tuple[int, Version]] = {}
+        for at, (key, value, payload) in enumerate(
+            zip(*(c.to_pylist() for c in columns), strict=True)
+        ):
+            version = version_of(value, read_us, payload)
+            if key not in found or not is_outdated(version, found[key][1], read_us):
+                found[key] = at, version
+        return found
 
 
 def _markets_by_token(keyset: Keyset, tokens: Sequence[str]) -> Iterator[list[Any]]:

@@ -1,7 +1,9 @@
 """Passes over a Gamma listing: which pages to read, where to go on, when to stop.
 
 A pass keeps its place in the resource's state, so that a long one goes on in the next run. Paging
-that does not move (a cursor or a page that comes again) is an error, never an endless loop.
+that does not move (a cursor or a page that comes again) is an error, never an endless loop. A newest-first
+pass believes the order of a listing only as far as the times in it show it; where they do not, it fails and
+leaves the new records to the full pass of the same records, which is then due at once.
 """
 
 from __future__ import annotations
@@ -9,16 +11,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
-from ingest.errors import HttpStatusError, RepeatedCursor, RepeatedPage, WrongShape
+from ingest.errors import (
+    HttpStatusError,
+    OrderIgnored,
+    RepeatedCursor,
+    RepeatedPage,
+    WrongShape,
+)
 from ingest.http import HttpClient
 from ingest.records import canonical_json, content_hash
-from ingest.sources.gamma_entities import Entity
+from ingest.sources.gamma_entities import Entity, micros_of
 
 logger = logging.getLogger(__name__)
 
+REFUSED = (400, 404, 422)  # statuses that refuse a query: its cursor, or its order
 # Records without the time that a pass goes by come before all others; they are read again this often, in seconds.
 UNDATED_CADENCE = 1800.0
 
@@ -29,11 +38,13 @@ class Pass:
 
     A pass with `newest_by` reads that time field downwards and stops at what the last such pass has
     seen; one with `cadence` reads everything and starts again so many seconds after its last start.
+    `instead` names the full pass that finds what a newest-first pass has missed.
     """
 
     name: str
     closed: bool
     newest_by: str | None = None
+    instead: str | None = None
     cadence: float | None = None
 
     @property
@@ -45,8 +56,13 @@ class Pass:
         return params
 
     def is_due(self, state: dict[str, Any], now: float) -> bool:
-        """Whether there is something to read: always, if not a finished pass within its cadence."""
+        """Whether there is something to read: always, if not a finished pass within its cadence.
+
+        Also within its cadence if `again` is set: then it is wanted as soon as it is finished.
+        """
         if self.cadence is None or "cursor" in state or "started_at" not in state:
+            return True
+        if "again" in state:
             return True
         # A start in the future is of a clock that was put right since.
         return not state["started_at"] <= now < state["started_at"] + self.cadence
@@ -98,12 +114,19 @@ def run_pass(
 
     Args:
         state: the pass's own. `cursor` is there if and only if the pass is under way. Besides, in
-            unix seconds: `started_at` if it has a cadence; `newest` (seen by this pass so far) and
-            `watermark` (by the last finished one) if it has `newest_by`, and `undated`: the cursor behind the
-            records without that time, and since when it stands.
+            unix seconds: `started_at` if it has a cadence; `newest` and `reached` (the newest and the
+            last time seen by this pass so far) and `watermark` (the newest of the last finished one) if
+            it has `newest_by`, and `undated`: the cursor behind the records without that time, and since
+            when it stands. `missed` is set where records may have been missed, `again` by the caller.
         has_time: asked after every page whether to go on.
         overlap: seconds by which a pass goes back before its watermark.
+
+    Raises:
+        OrderIgnored: a page of a newest-first pass is not in that order; it was yielded all the same.
+        HttpStatusError, RepeatedCursor, RepeatedPage, WrongShape: as `Keyset.page` and paging have it.
     """
+    if a_pass.newest_by:
+        _heal_watermark(state, now(), overlap)
     if "cursor" not in state:
         _start(a_pass, state, now())
         _skip_undated(state, now())
@@ -114,20 +137,30 @@ def run_pass(
             records, following = keyset.page(a_pass.params, cursor)
         except HttpStatusError as error:
             # A cursor that the upstream no longer takes must not stop this pass for good.
-            if not cursor or guard.pages or error.status not in (400, 404, 422):
-                raise
-            logger.warning("the stored cursor of pass %s is refused, starting over", a_pass.name)
-            _start(a_pass, state, now())
-            state.pop("undated", None)
-            continue
+            if error.status in REFUSED and cursor and not guard.pages:
+                logger.warning(
+                    "the stored cursor of pass %s is refused, starting over", a_pass.name
+                )
+                _start(a_pass, state, now())
+                state.pop("undated", None)
+                continue
+            if error.status in REFUSED and a_pass.newest_by:
+                _give_up(state)
+            raise
         guard.check(records, cursor, following)
         yield records
         done = following is None
         if a_pass.newest_by:
-            times = _times(records, a_pass.newest_by)
-            if following and not times:
+            times = [micros_of(record, a_pass.newest_by) for record in records]
+            dated = [time / 1e6 for time in times if time is not None]
+            if following and not dated:
                 state.setdefault("undated", {"since": now()})["cursor"] = following
-            done = _meets_known(times, state, overlap) or done
+            # A time that has not come yet is no measure of anything.
+            past = [time for time in dated if time <= now()]
+            if not _descends(past, state):
+                _give_up(state)
+                raise _order_ignored(keyset, a_pass.newest_by)
+            done = _meets_known(past, state, overlap) or done
         if done:
             _finish(state)
             return
@@ -137,10 +170,21 @@ def run_pass(
 
 
 def _start(a_pass: Pass, state: dict[str, Any], now: float) -> None:
-    state.pop("cursor", None)
-    state.pop("newest", None)
+    for name in ("cursor", "newest", "reached", "again"):
+        state.pop(name, None)
     if a_pass.cadence is not None:
         state["started_at"] = now
+
+
+def _heal_watermark(state: dict[str, Any], now: float, overlap: float) -> None:
+    """Take back a watermark that has not come yet: of a record's absurd time, or of a wrong clock."""
+    watermark = state.get("watermark", 0.0)
+    if watermark > now + overlap:
+        logger.warning("a watermark of the future is dropped, everything is read again")
+        del state["watermark"]
+        state["missed"] = True
+    elif watermark > now:
+        state["watermark"] = now
 
 
 def _skip_undated(state: dict[str, Any], now: float) -> None:
@@ -156,33 +200,46 @@ def _skip_undated(state: dict[str, Any], now: float) -> None:
 
 def _finish(state: dict[str, Any]) -> None:
     state.pop("cursor", None)
+    state.pop("reached", None)
     if "newest" in state:
         state["watermark"] = max(state.pop("newest"), state.get("watermark", 0.0))
 
 
-def _times(records: list[Any], field: str) -> list[float]:
-    return [time for record in records if (time := _unix_time(record, field)) is not None]
+def _give_up(state: dict[str, Any]) -> None:
+    """End a newest-first pass whose order is not to be had, without moving its watermark."""
+    for name in ("cursor", "newest", "reached", "undated"):
+        state.pop(name, None)
+    state["missed"] = True
+
+
+def _order_ignored(keyset: Keyset, field: str) -> OrderIgnored:
+    message = (
+        f"the listing is not newest first although order={field} was asked for, so what is new cannot be told;"
+        " everything is read instead, which takes longer"
+    )
+    return OrderIgnored(message, **keyset.where())
+
+
+def _descends(times: list[float], state: dict[str, Any]) -> bool:
+    """Whether the times of a page, and those of the pages before, never rise; notes the last one."""
+    reached = [state["reached"]] if "reached" in state else []
+    if times:
+        state["reached"] = times[-1]
+    return all(one >= other for one, other in pairwise(reached + times))
 
 
 def _meets_known(times: list[float], state: dict[str, Any], overlap: float) -> bool:
     """Whether the times of a page, newest first, reach back to what was seen before; notes the newest.
 
-    Without a watermark one time is enough: everything older is read by the full pass that follows.
+    Without a watermark one step down is enough: everything older is read by the full pass that follows. Times
+    that are all the same prove no order, so they end nothing.
     """
     if not times:
         return False
     state["newest"] = max(times + ([state["newest"]] if "newest" in state else []))
+    if min(times) == state["newest"]:
+        return False
     return "watermark" not in state or min(times) < state["watermark"] - overlap
-
-
-def _unix_time(record: Any, field: str) -> float | None:
-    """Unix seconds of a time: Gamma writes 2026-07-24T00:00:16.1Z and 2026-07-24 00:00:16+00."""
-    value = record.get(field) if isinstance(record, dict) else None
-    try:
-        moment = datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 class _RepeatGuard:
