@@ -43,6 +43,8 @@ from dlt.destinations.sql_client import (
 )
 from dlt.destinations.typing import DBTransaction
 
+from ingest.query_settings import PINNED
+
 # ClickHouse's ErrorCodes.cpp. What is listed here fails the same way every time; anything else,
 # a connection that broke included, is worth another try.
 _UNDEFINED = {60: "UNKNOWN_TABLE", 81: "UNKNOWN_DATABASE"}
@@ -78,7 +80,11 @@ _TERMINAL = {
 
 # A statement returns when its rows are in the table, not when they are in a server-side buffer, and
 # sees what other replicas have (no effect on a single server).
-_SETTINGS = {"async_insert": 0, "wait_end_of_query": 1, "select_sequential_consistency": 1}
+_SETTINGS = PINNED | {
+    "async_insert": 0,
+    "wait_end_of_query": 1,
+    "select_sequential_consistency": 1,
+}
 _INSERT_SETTINGS = _SETTINGS | {"input_format_null_as_default": 0}
 
 

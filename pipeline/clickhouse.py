@@ -15,6 +15,7 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
 
 from embedded_clickhouse import EmbeddedError, running
+from ingest.query_settings import PINNED
 from pipeline.errors import ClickHouseUnavailable
 from pipeline.settings import Settings
 
@@ -94,7 +95,7 @@ def connect(target: Server) -> Client:
             autogenerate_session_id=False,
             connect_timeout=10,
             send_receive_timeout=600,
-            settings={"async_insert": 0},
+            settings=PINNED | {"async_insert": 0},
         )
     except OperationalError as error:
         raise ClickHouseUnavailable(

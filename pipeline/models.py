@@ -166,12 +166,10 @@ def _statement(client: Client, node: Any) -> Statement:
         parameters={"database": node.schema, "table": node.alias},
     ).result_columns
     columns = ", ".join(f"`{name}`" for name in names[0])
-    query_settings = node.config.get("query_settings") or {}
-    tail = ", ".join(f"{name} = {value}" for name, value in query_settings.items())
+    query_settings = node.config["query_settings"]
+    tail = ", ".join(f"{name} = {value!r}" for name, value in query_settings.items())
     sql = f"insert into {node.relation_name} ({columns})\nselect {columns} from (\n{node.compiled_code}\n)"
-    return Statement(
-        node.name, tag.removeprefix(SETTLE_TAG), f"{sql}\nsettings {tail}" if tail else sql
-    )
+    return Statement(node.name, tag.removeprefix(SETTLE_TAG), f"{sql}\nsettings {tail}")
 
 
 def _deployed(client: Client, settings: Settings, version: str) -> list[Statement]:

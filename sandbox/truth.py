@@ -297,7 +297,7 @@ class Truth:
         """Time of the newest trade that is not dust."""
         return self._prints[-1].at
 
-    def _filled_spans(self, interval: str) -> Iterator[tuple[list[dict], range]]:
+    def _filled_spans(self, interval: str) -> Iterator[tuple[list[dict], truth_candles.Buckets]]:
         """The candles of each token, and the buckets that they have once filled."""
         closings = {
             token_id: self._closed_at[row["market_id"]]

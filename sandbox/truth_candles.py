@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -77,23 +78,46 @@ def market_prints(prints: Iterable[Print], tokens: Mapping[str, dict]) -> Iterat
             yield each._replace(key=market_id, price=1 - each.price, value=each.shares - each.value)
 
 
+@dataclass(frozen=True)
+class Buckets:
+    """The buckets that the gap-filled candles of one token have, in order.
+
+    Attributes:
+        without_gaps: those from the first candle to the end of what is filled.
+        alone: real candles after that, with nothing between them.
+    """
+
+    without_gaps: range
+    alone: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.without_gaps) + len(self.alone)
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self.without_gaps
+        yield from self.alone
+
+
 def filled_buckets(
     of_token: Sequence[dict], seconds: int, newest_at: int, closings: Mapping[str, int | None]
-) -> range:
+) -> Buckets:
     """The buckets that the gap-filled candles of one token have; `of_token` are its real ones.
 
-    From its first to that of the newest trade of all tokens (`newest_at`), but none after that of
-    the close of its market. `closings` holds the tokens of closed markets, with None where Gamma
-    does not say when; these end with their last real candle.
+    Filled is from its first to that of the newest trade of all tokens (`newest_at`), but not after
+    that of the close of its market. `closings` holds the tokens of closed markets, with None where
+    Gamma does not say when; these are filled up to their last real candle. A trade may be mined
+    after the close: its candle is there too.
     """
     token_id, first, last = of_token[0]["token_id"], of_token[0]["bucket_at"], newest_at
     if token_id in closings:
         closed_at = closings[token_id]
         last = of_token[-1]["bucket_at"] if closed_at is None else min(newest_at, closed_at)
-    return range(first, last - last % seconds + 1, seconds)
+    without_gaps = range(first, last - last % seconds + 1, seconds)
+    later = (row["bucket_at"] for row in of_token if row["bucket_at"] not in without_gaps)
+    return Buckets(without_gaps, tuple(later))
 
 
-def filled(of_token: Sequence[dict], buckets: range) -> Iterator[dict]:
+def filled(of_token: Sequence[dict], buckets: Iterable[int]) -> Iterator[dict]:
     """One candle per bucket; where nothing traded all prices are the close before, vwap is None."""
     real = {candle["bucket_at"]: candle for candle in of_token}
     close = of_token[0]["open"]

@@ -332,13 +332,15 @@ def test_gaps_are_filled_with_the_close_before_up_to_the_newest_trade_of_all():
 @pytest.mark.parametrize(
     ("closed_time", "expected"),
     [
-        ("2026-06-01 13:59:59+00", [(0, "0.4", False), (1, "0.4", True)]),  # a trade comes later
-        ("2026-06-01 11:59:59+00", []),
+        ("2026-06-01 13:59:59+00", [(0, "0.4", False), (1, "0.4", True), (2, "0.5", False)]),  # a trade comes later
+        ("2026-06-01 11:59:59+00", [(0, "0.4", False), (2, "0.5", False)]),
         (None, [(0, "0.4", False), (1, "0.4", True), (2, "0.5", False)]),
         ("2026-06-09 00:00:00+00", [(0, "0.4", False), (1, "0.4", True), (2, "0.5", False), (3, "0.5", True)]),
     ],
 )  # fmt: skip
-def test_nothing_is_filled_after_the_close(closed_time: str | None, expected: list):
+def test_nothing_is_filled_after_the_close_and_no_trade_is_left_out(
+    closed_time: str | None, expected: list
+):
     truth = truth_of(
         bought(YES, "0.4", NOON),
         bought(YES, "0.5", NOON + 2 * HOUR),

@@ -121,9 +121,13 @@ from {{ store }}
 {% endmacro %}
 
 {#-
-    Candles with the buckets between them, which carry the close before them. The last bucket is that of the newest trade
-    of all tokens, so a token that nobody trades any more still has a price; a closed market ends with the bucket in which
-    it closed, because a price after the resolution would be made up.
+    Candles with the buckets between them, which carry the close before them. Every candle is in, whenever it is. What is
+    made up ends with the bucket of the newest trade of all tokens, so a token that nobody trades any more still has a
+    price; in a closed market it ends with the bucket in which it closed, because a price after the resolution would be
+    false. Trades may be mined later than that: their candles stand alone, with nothing between them. A closed market of
+    which nobody says when it closed is filled up to its last candle.
+    A candle from before Polygon started can only come from a false time. Filling from it would make hundreds of millions
+    of rows, so nothing is.
 -#}
 {% macro candles_filled(candles, to_start_of_bucket, bucket_seconds) %}
 with newest as (
@@ -137,47 +141,75 @@ closed_tokens as (
 
     select
         tokens.token_id as token_id,
-        markets.closed_at as closed_at
+        {{ to_start_of_bucket }}(toDateTime(markets.closed_at, 'UTC')) as closed_bucket_at
     from {{ ref('outcome_tokens') }} as tokens
-    inner join {{ ref('markets') }} as markets on tokens.market_id = markets.market_id
+    inner all join {{ ref('markets') }} as markets on tokens.market_id = markets.market_id
     where markets.closed
 
 ),
 
-ends as (
+spans as (
 
     select
-        candles.*,
-        closed_tokens.token_id != '' as is_closed,
-        {{ to_start_of_bucket }}(closed_tokens.closed_at) as closed_bucket_at,
+        candles.token_id as token_id,
+        candles.bucket_at as bucket_at,
+        candles.open as open,
+        candles.high as high,
+        candles.low as low,
+        candles.close as close,
+        candles.vwap as vwap,
+        candles.volume_usd as volume_usd,
+        candles.volume_shares as volume_shares,
+        candles.trades as trades,
+        coalesce(closed_tokens.token_id, '') != '' as is_closed,
+        closed_tokens.closed_bucket_at as closed_bucket_at,
         leadInFrame(candles.bucket_at) over (
             partition by candles.token_id
             order by candles.bucket_at
             rows between current row and unbounded following
-        ) as next_bucket_at,
+        ) as following_bucket_at,
+        following_bucket_at <= candles.bucket_at as is_last,
+        if(is_last, (select bucket_at from newest) + {{ bucket_seconds }}, following_bucket_at) as next_bucket_at,
         multiIf(
-            next_bucket_at > candles.bucket_at, next_bucket_at,
-            is_closed and closed_bucket_at is null, candles.bucket_at + {{ bucket_seconds }},
-            (select bucket_at from newest) + {{ bucket_seconds }}
-        ) as bucket_before
+            candles.bucket_at < {{ polygon_start_at() }}, candles.bucket_at,
+            not is_closed, next_bucket_at,
+            closed_bucket_at is not null, least(next_bucket_at, closed_bucket_at + {{ bucket_seconds }}),
+            is_last, candles.bucket_at,
+            next_bucket_at
+        ) as filled_until
     from {{ candles }} as candles
     left any join closed_tokens on candles.token_id = closed_tokens.token_id
+
+),
+
+-- A candle and the buckets that carry its close.
+buckets as (
+
+    select
+        *,
+        intDiv(dateDiff('second', spans.bucket_at, assumeNotNull(filled_until)), {{ bucket_seconds }}) as filled_buckets,
+        arrayJoin(range(toUInt32(greatest(filled_buckets, 1)))) as offset,
+        offset > 0 as is_made_up
+    from spans
 
 )
 
 select
-    token_id,
-    ends.bucket_at + offset * {{ bucket_seconds }} as bucket_at,
-    if(is_filled, ends.close, ends.open) as open,
-    if(is_filled, ends.close, ends.high) as high,
-    if(is_filled, ends.close, ends.low) as low,
-    ends.close as close,
-    if(is_filled, null, ends.vwap) as vwap,
-    if(is_filled, toDecimal128(0, 6), ends.volume_usd) as volume_usd,
-    if(is_filled, toDecimal128(0, 6), ends.volume_shares) as volume_shares,
-    if(is_filled, 0, ends.trades) as trades,
-    toBool(offset > 0) as is_filled
-from ends
-array join range(toUInt32(intDiv(dateDiff('second', ends.bucket_at, bucket_before), {{ bucket_seconds }}))) as offset
-where not is_closed or closed_bucket_at is null or ends.bucket_at + offset * {{ bucket_seconds }} <= closed_bucket_at
+    buckets.token_id as token_id,
+    buckets.bucket_at + offset * {{ bucket_seconds }} as bucket_at,
+    if(is_made_up, buckets.close, buckets.open) as open,
+    if(is_made_up, buckets.close, buckets.high) as high,
+    if(is_made_up, buckets.close, buckets.low) as low,
+    buckets.close as close,
+    if(is_made_up, null, buckets.vwap) as vwap,
+    if(is_made_up, toDecimal128(0, 6), buckets.volume_usd) as volume_usd,
+    if(is_made_up, toDecimal128(0, 6), buckets.volume_shares) as volume_shares,
+    if(is_made_up, 0, buckets.trades) as trades,
+    toBool(is_made_up) as is_filled
+from buckets
 {% endmacro %}
+
+{#- The day on which Polygon's main network started, which no block precedes. -#}
+{% macro polygon_start_at() -%}
+    toDateTime('2020-05-30 00:00:00', 'UTC')
+{%- endmacro %}

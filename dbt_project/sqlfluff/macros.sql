@@ -1,3 +1,4 @@
 {#- Stand-ins for what only dbt knows, so that sqlfluff can render the models; dbt does not read this folder. -#}
 {% macro env_var(name, default='') %}{{ default }}{% endmacro %}
 {% macro materialization_target_table(relation) %}{% endmacro %}
+{% macro pinned_settings() %}{% endmacro %}

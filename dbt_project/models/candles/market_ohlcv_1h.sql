@@ -36,7 +36,7 @@ quotes as (
         (candles.first_trade_at, candles.first_position) as opened,
         (candles.last_trade_at, candles.last_position) as closed
     from candles
-    inner join tokens on candles.token_id = tokens.token_id
+    inner all join tokens on candles.token_id = tokens.token_id
     where tokens.outcome_index = 0 or (tokens.outcome_index = 1 and tokens.last_outcome_index = 1)
 
 )

@@ -4,3 +4,4 @@ select
     * except (load_id),
     load_id as version
 from ({{ order_fills_from_order_filled(source('polymarket_raw', 'order_filled')) }})
+{{ pinned_settings() }}

@@ -35,3 +35,4 @@ select
     load_id
 from {{ source('polymarket_raw', 'order_filled') }}
 where not {{ is_known_exchange() }} and is_deleted = 0
+{{ pinned_settings() }}

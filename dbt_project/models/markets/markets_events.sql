@@ -29,23 +29,23 @@ select
     ---------- ids
     pairs.market_id as market_id,
     pairs.event_id as event_id,
-    markets.condition_id as condition_id,
+    coalesce(markets.condition_id, '') as condition_id,
 
     ---------- text
-    markets.question as question,
-    markets.slug as market_slug,
-    events.title as title,
-    events.slug as event_slug,
-    events.series_slug as series_slug,
+    coalesce(markets.question, '') as question,
+    coalesce(markets.slug, '') as market_slug,
+    coalesce(events.title, '') as title,
+    coalesce(events.slug, '') as event_slug,
+    coalesce(events.series_slug, '') as series_slug,
     events.tags as tags,
     events.tag_slugs as tag_slugs,
 
     ---------- booleans
-    markets.active as active,
-    markets.closed as closed,
+    coalesce(markets.active, false) as active,
+    coalesce(markets.closed, false) as closed,
 
     ---------- numbers
-    markets.volume_usd as volume_usd
+    coalesce(markets.volume_usd, toDecimal128(0, 6)) as volume_usd
 from pairs
 left any join markets on pairs.market_id = markets.market_id
 left any join events on pairs.event_id = events.event_id

@@ -28,8 +28,8 @@ events as (
 
 select
     groups.neg_risk_market_id as neg_risk_market_id,
-    events.oldest_event_id as event_id,
-    events.oldest_title as title,
+    coalesce(events.oldest_event_id, '') as event_id,
+    coalesce(events.oldest_title, '') as title,
     groups.markets as markets,
     groups.open_markets as open_markets,
     groups.market_ids as market_ids,

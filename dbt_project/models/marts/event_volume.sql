@@ -16,7 +16,7 @@ all_time as (
         sum(days.trades) as trades,
         max(days.last_trade_at) as last_traded_at
     from {{ ref('ohlcv_1d') }} as days
-    inner join tokens on days.token_id = tokens.token_id
+    inner all join tokens on days.token_id = tokens.token_id
     group by market_id
 
 ),
@@ -27,7 +27,7 @@ last_24h as (
         tokens.market_id as market_id,
         sum(hours.volume_usd) as volume_usd
     from {{ ref('ohlcv_1h') }} as hours
-    inner join tokens on hours.token_id = tokens.token_id
+    inner all join tokens on hours.token_id = tokens.token_id
     where hours.bucket_at >= {{ last_24h_start() }}
     group by market_id
 
@@ -38,10 +38,10 @@ volumes as (
     select
         pairs.event_id as event_id,
         count() as markets,
-        sum(all_time.volume_usd) as volume_usd,
-        sum(all_time.volume_shares) as volume_shares,
-        sum(all_time.trades) as trades,
-        sum(last_24h.volume_usd) as volume_usd_24h,
+        sum(coalesce(all_time.volume_usd, toDecimal128(0, 6))) as volume_usd,
+        sum(coalesce(all_time.volume_shares, toDecimal128(0, 6))) as volume_shares,
+        sum(coalesce(all_time.trades, 0)) as trades,
+        sum(coalesce(last_24h.volume_usd, toDecimal128(0, 6))) as volume_usd_24h,
         max(all_time.last_traded_at) as last_traded_at
     from {{ ref('markets_events') }} as pairs
     left any join all_time on pairs.market_id = all_time.market_id
@@ -54,11 +54,11 @@ select
     events.event_id as event_id,
     events.title as title,
     events.slug as slug,
-    volumes.markets as markets,
-    volumes.volume_usd as volume_usd,
-    volumes.volume_shares as volume_shares,
-    volumes.trades as trades,
-    volumes.volume_usd_24h as volume_usd_24h,
-    if(volumes.trades = 0, null, volumes.last_traded_at) as last_traded_at
+    coalesce(volumes.markets, 0) as markets,
+    coalesce(volumes.volume_usd, toDecimal128(0, 6)) as volume_usd,
+    coalesce(volumes.volume_shares, toDecimal128(0, 6)) as volume_shares,
+    coalesce(volumes.trades, 0) as trades,
+    coalesce(volumes.volume_usd_24h, toDecimal128(0, 6)) as volume_usd_24h,
+    if(coalesce(volumes.trades, 0) = 0, null, volumes.last_traded_at) as last_traded_at
 from {{ ref('events') }} as events
 left any join volumes on events.event_id = volumes.event_id

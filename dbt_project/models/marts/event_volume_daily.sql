@@ -20,5 +20,5 @@ select
     sum(volumes.volume_shares) as volume_shares,
     sum(volumes.trades) as trades
 from volumes
-inner join pairs on volumes.market_id = pairs.market_id
+inner all join pairs on volumes.market_id = pairs.market_id
 group by day, event_id

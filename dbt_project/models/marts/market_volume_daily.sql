@@ -20,5 +20,5 @@ select
     sum(volumes.volume_shares) as volume_shares,
     sum(volumes.trades) as trades
 from volumes
-inner join tokens on volumes.token_id = tokens.token_id
+inner all join tokens on volumes.token_id = tokens.token_id
 group by day, market_id

@@ -11,7 +11,7 @@ tags as (
         pairs.market_id as market_id,
         event_tags.tag_slug as tag_slug
     from {{ ref('markets_events') }} as pairs
-    inner join {{ ref('event_tags') }} as event_tags on pairs.event_id = event_tags.event_id
+    inner all join {{ ref('event_tags') }} as event_tags on pairs.event_id = event_tags.event_id
 
 )
 
@@ -22,5 +22,5 @@ select
     sum(volumes.volume_shares) as volume_shares,
     sum(volumes.trades) as trades
 from volumes
-inner join tags on volumes.market_id = tags.market_id
+inner all join tags on volumes.market_id = tags.market_id
 group by day, tag_slug

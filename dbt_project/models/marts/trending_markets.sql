@@ -19,7 +19,7 @@ volumes as (
         sumIf(hours.volume_usd, hours.bucket_at < {{ start }}) as volume_usd_previous_24h,
         sumIf(hours.trades, hours.bucket_at >= {{ start }}) as trades_24h
     from {{ ref('ohlcv_1h') }} as hours
-    inner join tokens on hours.token_id = tokens.token_id
+    inner all join tokens on hours.token_id = tokens.token_id
     where hours.bucket_at >= {{ previous_start }}
     group by market_id
     having trades_24h > 0
@@ -69,13 +69,13 @@ prices as (
 
 select
     volumes.market_id as market_id,
-    markets.question as question,
-    markets.event_slug as event_slug,
+    coalesce(markets.question, '') as question,
+    coalesce(markets.event_slug, '') as event_slug,
     volumes.volume_usd_24h as volume_usd_24h,
     volumes.volume_usd_previous_24h as volume_usd_previous_24h,
     toFloat64(volume_usd_24h) / nullIf(toFloat64(volume_usd_previous_24h), 0) - 1 as volume_change,
     volumes.trades_24h as trades_24h,
-    traders.traders_24h as traders_24h,
+    coalesce(traders.traders_24h, 0) as traders_24h,
     prices.price as price,
     prices.price_24h_ago as price_24h_ago,
     prices.price - prices.price_24h_ago as price_change,

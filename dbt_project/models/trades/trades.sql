@@ -43,9 +43,9 @@ select
     maker_fee_usd,
 
     ---------- market; empty until Gamma lists it
-    tokens.market_id as market_id,
-    tokens.condition_id as condition_id,
-    tokens.outcome as outcome,
-    if(tokens.market_id = '', null, tokens.outcome_index) as outcome_index
+    coalesce(tokens.market_id, '') as market_id,
+    coalesce(tokens.condition_id, '') as condition_id,
+    coalesce(tokens.outcome, '') as outcome,
+    if(coalesce(tokens.market_id, '') = '', null, tokens.outcome_index) as outcome_index
 from trades
 left any join tokens on trades.token_id = tokens.token_id
