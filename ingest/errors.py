@@ -19,14 +19,24 @@ one: addresses are masked here, once, before an error is built, and so is what q
         │   └── OrderIgnored    a listing is not in the order that was asked for
         ├── GraphQLError        the GraphQL answer says errors
         ├── RpcError            the JSON-RPC answer says error
+        │   ├── RangeTooLarge   it wants to be asked for fewer blocks
+        │   └── BatchTooLarge   it wants fewer calls in one request, or no batches
+        ├── Unavailable         it says that it cannot answer for now
+        ├── AccessDenied        it refuses this user: a key is missing, wrong or switched off
+        ├── NodeBehind          it does not have blocks yet that it was asked for
+        ├── HistoryPruned       it does not keep blocks any more that it was asked for
+        ├── MissingFills        its answer lacks fills that other evidence shows
+        ├── Unconfirmed         it says that there are no fills, and nothing confirms it
         ├── SourceFrozen        it answers, but its data stopped before it should have
         ├── ClockSkew           its newest data are of a time that has not come yet here
-        └── ChainReorganised    blocks were replaced while they were read
+        ├── ChainReorganised    blocks were replaced while they were read
+        └── NoEndpoint          none of several endpoints could answer
 """
 
 from __future__ import annotations
 
 import re
+from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 _SECRET_PARAMETERS = re.compile(r"key|token|secret|password|auth", re.IGNORECASE)
@@ -163,6 +173,57 @@ class RpcError(UpstreamError):
     def __init__(self, message: str, *, code: int, **where: str) -> None:
         super().__init__(message, **where)
         self.code = code
+
+
+class RangeTooLarge(RpcError):
+    """The node refuses to answer for so many blocks or logs; `limit` is what it names, in blocks."""
+
+    def __init__(self, message: str, *, limit: int | None = None, **where: Any) -> None:
+        super().__init__(message, **where)
+        self.limit = limit
+
+
+class BatchTooLarge(RpcError):
+    """The node refuses so many calls in one request; `limit` is what it names; 1: no batches."""
+
+    def __init__(self, message: str, *, limit: int | None = None, **where: Any) -> None:
+        super().__init__(message, **where)
+        self.limit = limit
+
+
+class Unavailable(UpstreamError):
+    """The upstream says that it cannot answer for now: worth asking again."""
+
+
+class AccessDenied(UpstreamError):
+    """The upstream refuses this user; the message names the setting to change."""
+
+
+class NodeBehind(UpstreamError):
+    """The upstream does not have the blocks yet that it was asked for."""
+
+
+class HistoryPruned(UpstreamError):
+    """The upstream does not keep the blocks any more that it was asked for."""
+
+
+class MissingFills(BadAnswer):
+    """The answer lacks fills that other evidence shows."""
+
+
+class Unconfirmed(UpstreamError):
+    """The answer says that blocks hold no fills, or few, and there is no evidence for it.
+
+    `is_suspicious` says whether many fills were to be expected in them.
+    """
+
+    def __init__(self, message: str, *, is_suspicious: bool = True, **where: str) -> None:
+        super().__init__(message, **where)
+        self.is_suspicious = is_suspicious
+
+
+class NoEndpoint(UpstreamError):
+    """None of several endpoints could answer; the message says why for each."""
 
 
 class SourceFrozen(UpstreamError):

@@ -12,7 +12,8 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -22,14 +23,16 @@ from urllib.parse import urlencode, urlsplit
 import orjson
 import requests
 from tenacity import RetryCallState, Retrying, retry_if_exception
-from urllib3.exceptions import ProtocolError, ReadTimeoutError
+from urllib3.exceptions import DecodeError, ProtocolError, ReadTimeoutError
 
 from ingest.decoding import DECODING
 from ingest.errors import (
+    AccessDenied,
     HttpStatusError,
     NotJson,
     RateLimited,
     Timeout,
+    Unavailable,
     Unreachable,
     UpstreamError,
     one_line,
@@ -38,6 +41,7 @@ from ingest.errors import (
 
 _RETRIED_STATUSES = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524}
 _GATEWAY_TIMEOUTS = {408, 504, 522, 524}
+_DENIED = {401, 402, 403}
 # requests reads bodies in pieces of 10 KB, and every piece gives the interpreter away.
 requests.models.CONTENT_CHUNK_SIZE = 1 << 20
 # Of every rate limit, what reads in the background leave to those that are in a hurry.
@@ -65,6 +69,26 @@ class RetryPolicy:
     first_wait: float = 0.5
     longest_wait: float = 30.0
     max_wait: float = 120.0
+
+
+# Looks at the status and body of an answer that is not 2xx, and returns what the protocol says that it means;
+# None: what HTTP says.
+Refusal = Callable[[int, bytes], UpstreamError | None]
+
+
+@dataclass(frozen=True)
+class Lines:
+    """An answer of lines, such as NDJSON.
+
+    Attributes:
+        status: HTTP status.
+        lines: every complete line that came, without its end; none for a status without a body.
+        is_cut: the connection broke, or the answer was longer than wanted, before its end.
+    """
+
+    status: int
+    lines: list[bytes]
+    is_cut: bool = False
 
 
 class RateLimiter:
@@ -111,6 +135,7 @@ class HttpClient:
         limits: rate limits of this upstream; every limit whose path matches counts.
         timeout: (connect, read) in seconds.
         retry: see `RetryPolicy`.
+        setting: environment variable to change when access is denied, for errors.
         sleep, clock: replaceable for tests.
     """
 
@@ -121,13 +146,14 @@ class HttpClient:
         limits: Sequence[RateLimit] = (),
         timeout: tuple[float, float] = (10.0, 60.0),
         retry: RetryPolicy | None = None,
+        setting: str = "",
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.source = source
+        self.source, self.setting = source, setting
         self._timeout = timeout
         self._retry = retry or RetryPolicy()
-        self._sleep = sleep
+        self.sleep = sleep
         self._limiter = RateLimiter(limits, clock=clock, sleep=sleep)
         self._share = 1.0
         self._open_session()
@@ -151,7 +177,7 @@ class HttpClient:
             UpstreamError: see `ingest.errors` for which one says what.
         """
         where = {"source": self.source, "url": _with_params(url, params), "request": ""}
-        return self._retrying(retry_timeouts=True)(self._send, "GET", where["url"], where, None)
+        return self._retrying()(self._send_json, "GET", where["url"], where)
 
     def post_json(
         self,
@@ -160,29 +186,61 @@ class HttpClient:
         *,
         request: str = "",
         retry_timeouts: bool = True,
+        attempts: int | None = None,
         check: Callable[[Any], None] | None = None,
+        refusal: Refusal | None = None,
     ) -> Any:
         """POST `body` as JSON and return the decoded JSON.
 
         Args:
             request: what is asked for, in a few words, for errors.
             retry_timeouts: False where the caller answers a timeout by asking for less.
+            attempts: fewer than the client's own where the caller has another way out.
             check: looks at the answer and raises if it is an error in the protocol's own terms;
                 what it raises is retried by the same rules.
+            refusal: see `Refusal`; what it returns is raised, and retried by the same rules.
 
         Raises:
             UpstreamError: see `ingest.errors` for which one says what.
         """
         where = {"source": self.source, "url": url, "request": request}
         content = orjson.dumps(body)
-        return self._retrying(retry_timeouts)(self._send, "POST", url, where, check, content)
+        retrying = self._retrying(retry_timeouts, attempts)
+        return retrying(self._send_json, "POST", url, where, content, check, refusal)
 
-    def _retrying(self, retry_timeouts: bool) -> Retrying:
+    def post_lines(
+        self,
+        url: str,
+        body: Any,
+        *,
+        most_bytes: int,
+        request: str = "",
+        attempts: int | None = None,
+        refusal: Refusal | None = None,
+    ) -> Lines:
+        """POST `body` as JSON and return the lines of the answer, as many as came whole.
+
+        A connection that breaks after a whole line is no error: the answer says that it is cut.
+
+        Args:
+            most_bytes: the answer is cut behind about so many (decompressed).
+            request, attempts, refusal: see `post_json`.
+
+        Raises:
+            UpstreamError: see `ingest.errors`; Unreachable if the connection broke before a line.
+        """
+        where = {"source": self.source, "url": url, "request": request}
+        content = orjson.dumps(body)
+        retrying = self._retrying(attempts=attempts)
+        return retrying(self._send_for_lines, url, where, content, most_bytes, refusal)
+
+    def _retrying(self, retry_timeouts: bool = True, attempts: int | None = None) -> Retrying:
+        most = min(attempts or self._retry.attempts, self._retry.attempts)
         return Retrying(
             retry=retry_if_exception(lambda error: _is_transient(error, retry_timeouts)),
             wait=self._wait,
-            stop=self._stop,
-            sleep=self._sleep,
+            stop=lambda state: self._stop(state, most),
+            sleep=self.sleep,
             reraise=True,
         )
 
@@ -195,41 +253,120 @@ class HttpClient:
         # Jitter keeps several runs that failed together from coming back together.
         return min(backoff, self._retry.longest_wait) * random.uniform(0.5, 1.0)
 
-    def _stop(self, state: RetryCallState) -> bool:
+    def _stop(self, state: RetryCallState, attempts: int) -> bool:
         waited = state.idle_for + state.upcoming_sleep
-        return state.attempt_number >= self._retry.attempts or waited > self._retry.max_wait
+        return state.attempt_number >= attempts or waited > self._retry.max_wait
+
+    def _send_json(
+        self,
+        method: str,
+        url: str,
+        where: dict[str, str],
+        content: bytes | None = None,
+        check: Callable[[Any], None] | None = None,
+        refusal: Refusal | None = None,
+    ) -> Any:
+        response = self._send(method, url, where, content)
+        self._check_status(response, where, refusal)
+        answer = _decode(response, where)
+        if check is not None:
+            check(answer)
+        return answer
+
+    def _send_for_lines(
+        self,
+        url: str,
+        where: dict[str, str],
+        content: bytes,
+        most_bytes: int,
+        refusal: Refusal | None,
+    ) -> Lines:
+        with self._send("POST", url, where, content, stream=True) as response:
+            if not 200 <= response.status_code < 300:
+                with _naming_failures(where):
+                    _ = response.content  # of a stream, or the connection is of no further use
+            self._check_status(response, where, refusal)
+            received, is_cut = bytearray(), False
+            try:
+                with _naming_failures(where):
+                    # Not by requests, which drops what came of a piece when the connection breaks.
+                    while piece := response.raw.read1(1 << 18, decode_content=True):
+                        received += piece
+                        if is_cut := len(received) >= most_bytes:
+                            break
+            except UpstreamError:
+                if b"\n" not in received:
+                    raise
+                is_cut = True
+        *lines, rest = bytes(received).split(b"\n")
+        if rest.strip() and not is_cut:
+            lines.append(rest)  # the last line needs no end
+        return Lines(response.status_code, [line for line in lines if line.strip()], is_cut)
 
     def _send(
         self,
         method: str,
         url: str,
         where: dict[str, str],
-        check: Callable[[Any], None] | None,
         content: bytes | None = None,
-    ) -> Any:
+        stream: bool = False,
+    ) -> requests.Response:
         self._limiter.wait(urlsplit(url).path, self._share)
         headers = {"Content-Type": "application/json"} if content is not None else {}
-        try:
-            response = self._session.request(
-                method, url, data=content, headers=headers, timeout=self._timeout
+        with _naming_failures(where):
+            return self._session.request(
+                method, url, data=content, headers=headers, timeout=self._timeout, stream=stream
             )
-        except requests.Timeout as error:
-            raise Timeout("no answer in time; it may be overloaded, try again", **where) from error
-        except requests.exceptions.ContentDecodingError as error:
-            raise NotJson("the body's compression is broken; try again", **where) from error
-        except requests.exceptions.ChunkedEncodingError as error:
-            raise Unreachable("the connection broke in mid-answer; try again", **where) from error
-        except requests.ConnectionError as error:
-            raise _connection_error(error, where) from error
-        except requests.RequestException as error:
-            # Its own words quote the address, key and all.
-            reason = f"cannot send the request ({type(error).__name__}); check the address"
-            raise UpstreamError(reason, **where) from error
-        _check_status(response, where)
-        answer = _decode(response, where)
-        if check is not None:
-            check(answer)
-        return answer
+
+    def _check_status(
+        self, response: requests.Response, where: dict[str, str], refusal: Refusal | None
+    ) -> None:
+        status = response.status_code
+        if 200 <= status < 300:
+            return
+        retry_after = parse_retry_after(response.headers.get("Retry-After"))
+        error = refusal(status, response.content) if refusal is not None else None
+        if error is not None:
+            if isinstance(error, HttpStatusError):
+                error.retry_after = retry_after
+            raise error
+        excerpt = one_line(redact(response.text, where["url"]), 160)
+        if status == 429:
+            message = f"rate limited (429: {excerpt}); wait, or raise your quota"
+            raise RateLimited(message, status=status, retry_after=retry_after, **where)
+        if status in _DENIED:
+            raise AccessDenied(denied(f"HTTP {status}: {excerpt}", self.setting), **where)
+        if status in _GATEWAY_TIMEOUTS:
+            raise Timeout(f"timed out on its side (HTTP {status}); try again", **where)
+        message = f"HTTP {status}: {excerpt or 'no message'}"
+        raise HttpStatusError(message, status=status, retry_after=retry_after, **where)
+
+
+def denied(what: str, setting: str) -> str:
+    """What to say when an upstream refuses this user, and which setting to change."""
+    remedy = f"set {setting} to another address or key" if setting else "check the address"
+    return f"access denied ({what}); {remedy}"
+
+
+@contextmanager
+def _naming_failures(where: dict[str, str]) -> Iterator[None]:
+    """Turn what requests raises while it sends or reads into an error of `ingest.errors`."""
+    try:
+        yield
+    except requests.Timeout as error:
+        raise Timeout("no answer in time; it may be overloaded, try again", **where) from error
+    except (requests.exceptions.ContentDecodingError, DecodeError) as error:
+        raise NotJson("the body's compression is broken; try again", **where) from error
+    except ReadTimeoutError as error:
+        raise Timeout("no answer in time: it stopped in mid-answer; try again", **where) from error
+    except (requests.exceptions.ChunkedEncodingError, ProtocolError) as error:
+        raise Unreachable("the connection broke in mid-answer; try again", **where) from error
+    except requests.ConnectionError as error:
+        raise _connection_error(error, where) from error
+    except requests.RequestException as error:
+        # Its own words quote the address, key and all.
+        reason = f"cannot send the request ({type(error).__name__}); check the address"
+        raise UpstreamError(reason, **where) from error
 
 
 class _Session(requests.Session):
@@ -239,32 +376,20 @@ class _Session(requests.Session):
         super().__init__()
         self._environments: dict[str, dict[str, Any]] = {}
 
-    def merge_environment_settings(self, url: Any, *arguments: Any) -> dict[str, Any]:
-        """See `requests.Session`; the other arguments are always the same here."""
+    def merge_environment_settings(
+        self, url: Any, proxies: Any, stream: Any, *others: Any
+    ) -> dict[str, Any]:
+        """See `requests.Session`; proxies and the others are always the same here."""
         parts = urlsplit(url)
         host = f"{parts.scheme}://{parts.netloc}"
         if host not in self._environments:
-            self._environments[host] = super().merge_environment_settings(url, *arguments)
-        return dict(self._environments[host])
+            found = super().merge_environment_settings(url, proxies, stream, *others)
+            self._environments[host] = found
+        return self._environments[host] | {"stream": stream}
 
 
 def _with_params(url: str, params: Sequence[tuple[str, str]]) -> str:
     return f"{url}?{urlencode(params)}" if params else url
-
-
-def _check_status(response: requests.Response, where: dict[str, str]) -> None:
-    status = response.status_code
-    if 200 <= status < 300:
-        return
-    retry_after = parse_retry_after(response.headers.get("Retry-After"))
-    excerpt = one_line(redact(response.text, where["url"]), 160)
-    if status == 429:
-        message = f"rate limited (429: {excerpt}); wait, or raise your quota"
-        raise RateLimited(message, status=status, retry_after=retry_after, **where)
-    if status in _GATEWAY_TIMEOUTS:
-        raise Timeout(f"timed out on its side (HTTP {status}); try again", **where)
-    message = f"HTTP {status}: {excerpt or 'no message'}"
-    raise HttpStatusError(message, status=status, retry_after=retry_after, **where)
 
 
 def _decode(response: requests.Response, where: dict[str, str]) -> Any:
@@ -287,7 +412,7 @@ def _is_transient(error: BaseException, retry_timeouts: bool) -> bool:
         return retry_timeouts
     if isinstance(error, HttpStatusError):
         return error.status in _RETRIED_STATUSES
-    return isinstance(error, Unreachable | NotJson)
+    return isinstance(error, Unreachable | NotJson | Unavailable)
 
 
 def _connection_error(error: requests.ConnectionError, where: dict[str, str]) -> Unreachable:

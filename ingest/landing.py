@@ -86,7 +86,7 @@ class AdaptiveSize:
         self, initial: int, largest: int, *, smallest: int = 1, patience: int = 20
     ) -> None:
         self.value = min(initial, largest)
-        self._smallest, self._largest = min(smallest, self.value), largest
+        self._smallest, self.largest = min(smallest, self.value), largest
         self._patience, self._good = patience, patience
 
     def shrink(self, asked: int, by: int = 2) -> bool:
@@ -97,8 +97,15 @@ class AdaptiveSize:
         self._good = 0
         return True
 
+    def cap(self, largest: int) -> None:
+        """Never ask for more than `largest` from now on: the upstream has named its limit."""
+        self.largest = max(largest, 1)
+        self._smallest = min(self._smallest, self.largest)
+        self.value = min(self.value, self.largest)
+        self._good = 0
+
     def succeeded(self) -> None:
         """Count a success and grow if there were enough of them."""
         self._good += 1
         if self._good >= self._patience:
-            self.value = min(self.value * 2, self._largest)
+            self.value = min(self.value * 2, self.largest)

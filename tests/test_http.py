@@ -10,6 +10,7 @@ import pytest
 from scripted_server import HTML, Answer, ScriptedServer, as_json
 
 from ingest.errors import (
+    AccessDenied,
     HttpStatusError,
     NotJson,
     RateLimited,
@@ -189,3 +190,27 @@ def test_a_key_in_the_address_is_in_no_message() -> None:
         client(Sleeps()).get_json(f"{server.url}/v2/{key}", [("api_key", key)])
     assert key not in str(caught.value)
     assert key not in caught.value.url
+
+
+def test_lines_of_an_answer_come_after_other_requests_too() -> None:
+    """One session serves both; what was found out for its first request must not hold for a stream."""
+
+    def respond(path: str, body: bytes) -> Answer:
+        return Answer(b"1\n2\n3" if body else b"{}")
+
+    with ScriptedServer(respond) as server:
+        one = HttpClient("polygon")
+        for _ in range(2):
+            assert one.get_json(server.url) == {}
+            answer = one.post_lines(server.url, {}, most_bytes=100)
+            assert (answer.lines, answer.is_cut) == ([b"1", b"2", b"3"], False)
+        assert one.post_lines(server.url, {}, most_bytes=2).is_cut
+
+
+def test_denied_access_names_the_setting() -> None:
+    refusal = as_json({"error": "message: API key disabled, reason: tenant disabled"}, status=401)
+    one = HttpClient("polygon", setting="POLYGON_RPC_URL", sleep=lambda seconds: None)
+    with ScriptedServer(answers(refusal)) as server, pytest.raises(AccessDenied) as caught:
+        one.get_json(server.url)
+    assert "tenant disabled" in str(caught.value) and "set POLYGON_RPC_URL" in str(caught.value)
+    assert len(server.requests) == 1, "asking again is of no use"
