@@ -76,6 +76,15 @@ DEAD_LETTERS = _schema(
     load_id=pa.uint64(),
 )
 
+LATE_FILLS = _schema(
+    block_number=pa.uint64(),
+    load_id=pa.uint64(),
+    fills=pa.uint32(),
+    taken_back=pa.uint32(),
+    endpoint=pa.string(),
+    found_at=_MICROSECONDS,
+)
+
 # Python's int() would take blanks, underscores and other scripts' digits as well.
 _DECIMAL = re.compile(r"-?[0-9]{1,80}").fullmatch
 _QUANTITY = re.compile(r"0x[0-9a-fA-F]{1,64}").fullmatch
@@ -266,3 +275,18 @@ def dead_letters_table(letters: Sequence[DeadLetter], *, source: str, load_id: i
         },
         schema=DEAD_LETTERS,
     )
+
+
+def late_fills_table(
+    block: int, fills: int, taken_back: int, endpoint: str, load_id: int
+) -> pa.Table:
+    """The `late_fills` row of a block whose second reading found other fills than the first, found now."""
+    row = {
+        "block_number": block,
+        "load_id": load_id,
+        "fills": fills,
+        "taken_back": taken_back,
+        "endpoint": endpoint,
+        "found_at": datetime.now(UTC),
+    }
+    return pa.Table.from_pylist([row], schema=LATE_FILLS)

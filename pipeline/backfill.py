@@ -33,7 +33,7 @@ from pipeline.slicing import (
     sources_of,
     whole_seconds,
 )
-from pipeline.sources import http_client
+from pipeline.sources import chain_endpoints
 from pipeline.timerange import parse_range, show
 
 # Verbs that work slices while they hold the lock.
@@ -284,7 +284,7 @@ class _Backfill:
 
 def _confirmed_end(run: Run) -> int:
     try:
-        return chain_reader(run.settings, http_client(run, "polygon"), {}).confirmed_end()
+        return chain_reader(run.settings, chain_endpoints(run), {}).confirmed_end()
     except IngestError as error:
         raise LoadFailed(str(error)) from error
 

@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from ingest.backlog import TRIES, Backlog
 from ingest.errors import IngestError
 from ingest.fetching import FetchPool
-from ingest.http import HttpClient
 from ingest.progress import Progress
+from ingest.sources.chain import Endpoints
 from ingest.sources.slices import PIPELINE, ArchiveReader, ChainReader, Page, Reader, Slice, slices
 from pipeline.console import Step
 from pipeline.cycle import load_source
@@ -26,8 +26,8 @@ from pipeline.run import Run
 from pipeline.settings import Settings
 from pipeline.settle import settle
 from pipeline.slice_books import SliceBooks
-from pipeline.slicing import SOURCES, whole_seconds
-from pipeline.sources import http_client
+from pipeline.slicing import whole_seconds
+from pipeline.sources import chain_endpoints, http_client
 
 # Shorter packages cost more than they bring, and make a cycle late.
 SHORTEST_S = 1.0
@@ -48,7 +48,8 @@ class BackfillWorker:
         self._run = run
         self._books = SliceBooks(run.client, run.settings.raw_database)
         # Made here, not in the threads, so that all of them share the limits of one.
-        self._clients = {name: http_client(run, name) for name in SOURCES}
+        self._archive = http_client(run, "goldsky")
+        self._endpoints = chain_endpoints(run)
         self._bounds: dict[int, int] = {}
         self._load_id = 0  # of the last package
         backlog = Backlog(tries=None if for_ever else TRIES)
@@ -140,21 +141,22 @@ class BackfillWorker:
     def _readers(self) -> Mapping[str, Reader]:
         """Readers of one thread, which leave the live sources their share of every limit."""
         settings = self._run.settings
-        clients = {name: client.in_background() for name, client in self._clients.items()}
         horizon = whole_seconds(settings.goldsky_horizon)
         return {
             "goldsky": ArchiveReader(
-                clients["goldsky"], settings.goldsky_url, horizon, settings.goldsky_page_size
+                self._archive.in_background(),
+                settings.goldsky_url,
+                horizon,
+                settings.goldsky_page_size,
             ),
-            "polygon": chain_reader(settings, clients["polygon"], self._bounds),
+            "polygon": chain_reader(settings, self._endpoints, self._bounds),
         }
 
 
-def chain_reader(settings: Settings, client: HttpClient, bounds: dict[int, int]) -> ChainReader:
-    """A reader of the chain for one thread."""
+def chain_reader(settings: Settings, endpoints: Endpoints, bounds: dict[int, int]) -> ChainReader:
+    """A reader of the chain's past for one thread."""
     return ChainReader(
-        client,
-        settings.polygon_rpc_url,
+        endpoints.for_backfill(),
         tuple(settings.polygon_versions.split(",")),
         settings.polygon_confirmations,
         bounds,

@@ -6,19 +6,32 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import requests
 
-from ingest.errors import one_line, redact
+from ingest.errors import (
+    HistoryPruned,
+    IngestError,
+    NodeBehind,
+    RangeTooLarge,
+    RpcError,
+    Timeout,
+    one_line,
+    redact,
+)
+from ingest.http import RetryPolicy
+from ingest.sources.chain import Endpoint, Endpoints, fills_of, name_of
+from ingest.sources.chain_reader import SOURCE, RangeReader
 from pipeline.errors import PipelineError
 from pipeline.run import Run, open_run
 from pipeline.settings import Settings
+from pipeline.sources import make_chain_endpoints
 
-POLYGON_CHAIN_ID = 137
+OLD_BLOCKS = 1_000_000  # about three weeks
 MIN_FREE_GB = 5
 TIMEOUT_S = 10
 
@@ -47,7 +60,7 @@ def examine(settings: Settings) -> list[Finding]:
     findings += [
         _upstream("Gamma", settings.polymarket_gamma_url, "POLYMARKET_GAMMA_URL", _ask_gamma),
         _upstream("Goldsky", settings.goldsky_url, "GOLDSKY_URL", _ask_goldsky),
-        _upstream("Polygon", settings.polygon_rpc_url, "POLYGON_RPC_URL", _ask_polygon),
+        *_chain(settings),
     ]
     if settings.polymarket_data_url:
         url = settings.polymarket_data_url
@@ -141,18 +154,62 @@ def _ask_goldsky(url: str) -> str:
     return f"archive ends at block {response.json()['data']['_meta']['block']['number']:,}"
 
 
-def _ask_polygon(url: str) -> str:
-    chain_id = int(_rpc(url, "eth_chainId"), 16)
-    if chain_id != POLYGON_CHAIN_ID:
-        raise ValueError(f"chain {chain_id} is not Polygon ({POLYGON_CHAIN_ID})")
-    return f"head at block {int(_rpc(url, 'eth_blockNumber'), 16):,}"
+def _chain(settings: Settings) -> list[Finding]:
+    """What every endpoint of the chain answers to the calls that loading makes."""
+    hasty = settings.model_copy(update={"http_timeout_s": TIMEOUT_S})
+    endpoints = make_chain_endpoints(hasty, RetryPolicy(attempts=1)).all
+    if not endpoints:
+        remedy = "set POLYGON_RPC_URL or SQD_PORTAL_URL"
+        return [Finding("Polygon", "no endpoint of the chain is configured", True, remedy)]
+    versions = settings.polygon_versions.split(",")
+    return [
+        _endpoint(endpoint, versions, "in use" if at == 0 else "used when those before it fail")
+        for at, endpoint in enumerate(endpoints)
+    ]
 
 
-def _rpc(url: str, method: str) -> str:
-    call = {"jsonrpc": "2.0", "id": 1, "method": method, "params": []}
-    response = requests.post(url, json=call, timeout=TIMEOUT_S)
-    response.raise_for_status()
-    answer = response.json()
-    if "error" in answer:
-        raise ValueError(answer["error"].get("message", "JSON-RPC error"))
-    return answer["result"]
+def _endpoint(endpoint: Endpoint, versions: Sequence[str], role: str) -> Finding:
+    subject = f"Polygon ({role})"
+    started = time.monotonic()
+    try:
+        detail = _probe(endpoint, versions)
+    except IngestError as error:
+        is_portal = endpoint.kind == "SQD Portal"
+        setting = "SQD_PORTAL_URL" if is_portal else "POLYGON_RPC_URL"
+        detail = str(error).removeprefix(f"{SOURCE}: ")
+        return Finding(
+            subject, f"{name_of(endpoint)}: {detail}", True, f"check {setting} and the network"
+        )
+    milliseconds = (time.monotonic() - started) * 1000
+    return Finding(subject, f"{name_of(endpoint)}: {detail} ({milliseconds:.0f} ms)")
+
+
+def _probe(endpoint: Endpoint, versions: Sequence[str]) -> str:
+    """Make the calls that loading makes; what they showed, in one line.
+
+    Raises:
+        IngestError: one is refused in a way that loading cannot get round.
+    """
+    chain = endpoint.identify()
+    head = endpoint.head()
+    first, old = max(head.number - 99, 0), max(head.number - OLD_BLOCKS, 0)
+    endpoint.times([head.number, max(head.number - 1, 0), first])
+    words, wanted = [], fills_of(versions)
+    try:
+        found = endpoint.logs(first, head.number, wanted)
+    except (RangeTooLarge, Timeout, RpcError) as error:
+        words.append(f"100 blocks are too many for it ({one_line(str(error), 160)})")
+        reader = RangeReader(Endpoints([endpoint]), versions, head.number)
+        found, until = reader.ask(endpoint, first, head.number, wanted)
+        words.append(f"{until - first + 1} are not")
+    blocks = found.end.number - first + 1
+    words.append(f"{len(found.logs):,} fills in {blocks} blocks")
+    try:
+        logs = endpoint.logs(old, old, wanted).logs
+        seen = endpoint.evidence([old], wanted, recent=False)
+        complete = len(logs) >= seen.get(old, 0)
+        words.append(f"block {old:,} too" if complete else f"fills of block {old:,} are gone")
+    except (HistoryPruned, NodeBehind) as error:
+        words.append(f"no history for backfills ({one_line(str(error), 120)})")
+    behind = max(time.time() - head.timestamp, 0)
+    return f"{chain}; head {head.number:,}, {behind:,.0f} s behind this clock; {'; '.join(words)}"

@@ -20,6 +20,7 @@ import pyarrow as pa
 from ingest.errors import IngestError
 from ingest.records import NO_LOAD, DeadLetter, decode_batch, fill_keys, with_load_id
 from ingest.sources import goldsky, polygon
+from ingest.sources.chain import Endpoints, quantity
 from ingest.sources.gamma_entities import (
     EVENT,
     MARKET,
@@ -28,12 +29,11 @@ from ingest.sources.gamma_entities import (
     entities_table,
 )
 from ingest.sources.polygon_logs import decode_logs
-from ingest.sources.polygon_rpc import Node
 from pipeline.errors import LoadFailed
 from pipeline.rebuild import FILLS, plan_fills
 from pipeline.run import Run
 from pipeline.settle import settle
-from pipeline.sources import KnownVersions, http_client
+from pipeline.sources import KnownVersions, chain_endpoints
 from pipeline.timerange import TimeRange
 
 BATCH = 1000
@@ -113,7 +113,7 @@ def replay(run: Run, source: str | None, reason: str | None, *, dry_run: bool = 
 
 def _replay(run: Run, source: str | None, reason: str | None, *, dry_run: bool) -> Replay:
     report = Replay()
-    chain = Chain(Node(http_client(run, polygon.SOURCE), run.settings.polygon_rpc_url))
+    chain = Chain(chain_endpoints(run))
     for letters in _batches(run, source, reason):
         try:
             _replay_batch(run, letters, chain, report, dry_run)
@@ -126,22 +126,23 @@ def _replay(run: Run, source: str | None, reason: str | None, *, dry_run: bool) 
 class Chain:
     """Tells which logs still stand: those whose block the node knows under the hash that they name."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, endpoints: Endpoints) -> None:
+        self._endpoints = endpoints
         self._hashes: dict[int, str] = {}
 
     def holds(self, log_record: dict) -> bool:
         """Whether the block of a log is on the chain; True if the log does not name its hash.
 
         Raises:
-            IngestError: the node does not answer, or has no block of that number.
+            IngestError: no endpoint answers, or has a block of that number.
         """
         if "blockHash" not in log_record:
             return True
-        number = int(log_record["blockNumber"], 16)
+        number = quantity("blockNumber", log_record["blockNumber"])
         if number not in self._hashes:
-            self._hashes[number] = self._node.block(number).hash
-        return self._hashes[number].lower() == str(log_record["blockHash"]).lower()
+            block = self._endpoints.ask(lambda endpoint: endpoint.block(number))
+            self._hashes[number] = block.hash
+        return self._hashes[number] == str(log_record["blockHash"]).lower()
 
 
 def parse(letter: Letter) -> Parsed:

@@ -46,6 +46,14 @@ def print_status(status: Status) -> None:
         )
         if each["problem"]:
             out.print(f"[red]backfill[/]: {escape(each['problem'])}", soft_wrap=True)
+    late = status.late_fills
+    if late["blocks"]:
+        out.print(
+            f"late fills: the second reading of the chain found {human(late['fills'])} that the first had missed and"
+            f" took back {human(late['taken_back'])}, in {human(late['blocks'])} blocks; last {late['last_at']}"
+        )
+    else:
+        out.print("late fills: none")
     if not status.dead_letters:
         out.print("dead letters: none")
     for letter in status.dead_letters:

@@ -19,6 +19,7 @@ from pipeline.settle import Statement
 
 if TYPE_CHECKING:
     from ingest.http import HttpClient
+    from ingest.sources.chain import Endpoints
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Run:
         client: a client of it; threads may share it.
         statements: settling statements of the models, once prepared.
         http_clients: one per upstream, kept between cycles because rate limits span them.
+        chain_endpoints: those of the chain, kept because they remember what each provider takes.
     """
 
     settings: Settings
@@ -38,6 +40,7 @@ class Run:
     client: Client
     statements: list[Statement] = field(default_factory=list)
     http_clients: dict[str, HttpClient] = field(default_factory=dict)
+    chain_endpoints: Endpoints | None = None
 
     @property
     def ledger(self) -> Ledger:

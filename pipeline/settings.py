@@ -9,10 +9,17 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.errors import SettingsError
@@ -21,12 +28,15 @@ PROJECT_DIR = Path(__file__).resolve().parent.parent
 IDENTIFIER = r"^[a-z_][a-z0-9_]{0,59}$"
 # ClickHouse's own; `default` of the embedded one has an engine on which the models cannot be built.
 RESERVED_DATABASES = ("default", "system", "information_schema")
+# Empty turns these off; of every other setting, empty is the default.
+MAY_BE_EMPTY = {"sqd_portal_url"}
 # Their values may hold a password or a key, so no message repeats them.
 SECRETS = ("password", "url")
 GOLDSKY_PUBLIC_URL = (
     "https://api.goldsky.com/api/public/project_cl6mb8i9h0003e201j6li0diw"
     "/subgraphs/orderbook-subgraph/0.0.1/gn"
 )
+SQD_PUBLIC_URL = "https://portal.sqd.dev"
 # Newest fill of the archive, which is frozen since (docs/sources.md).
 ARCHIVE_END = datetime(2026, 4, 28, 11, 0, 40, tzinfo=UTC)
 
@@ -75,18 +85,31 @@ def _http_url(url: str) -> str:
     return url
 
 
+def _listed(values: str) -> list[str]:
+    return [value.strip() for value in values.split(",") if value.strip()]
+
+
 UtcTime = Annotated[datetime, BeforeValidator(parse_utc)]
 DatabaseName = Annotated[str, AfterValidator(_not_reserved)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
+HttpUrls = Annotated[
+    str, AfterValidator(lambda urls: ",".join(_http_url(url) for url in _listed(urls)))
+]
 OptionalHttpUrl = Annotated[str, AfterValidator(lambda url: _http_url(url) if url else url)]
 
 
 class Settings(BaseSettings):
     """Every setting of the pipeline. Durations are seconds unless the name says otherwise."""
 
-    model_config = SettingsConfigDict(
-        env_file=".env", extra="ignore", env_ignore_empty=True, allow_inf_nan=False
-    )
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_the_default(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Take an empty variable for one that is not set, but where empty says something."""
+        return {
+            name: value for name, value in values.items() if value != "" or name in MAY_BE_EMPTY
+        }
 
     # ClickHouse
     clickhouse_host: str = Field("", description="Server to use; empty: the embedded ClickHouse")
@@ -121,9 +144,13 @@ class Settings(BaseSettings):
         "https://gamma-api.polymarket.com", description="Markets and events"
     )
     goldsky_url: HttpUrl = Field(GOLDSKY_PUBLIC_URL, description="V1 fills, the frozen archive")
-    polygon_rpc_url: HttpUrl = Field(
-        "https://polygon-rpc.com",
-        description="V2 fills from the chain; an endpoint of your own is quicker",
+    sqd_portal_url: OptionalHttpUrl = Field(
+        SQD_PUBLIC_URL,
+        description="SQD Portal: fills from the chain without a key, where POLYGON_RPC_URL is empty; empty: not used",
+    )
+    polygon_rpc_url: HttpUrls = Field(
+        "",
+        description="JSON-RPC nodes for fills from the chain, by comma: the next answers when one fails; empty: the Portal",
     )
 
     polymarket_data_url: OptionalHttpUrl = Field(
@@ -158,6 +185,11 @@ class Settings(BaseSettings):
         "v2,v3",
         pattern=r"^(v1,)?v2(,v3)?$",
         description="Exchange generations read from the chain: `v2,v3` or `v2`; `v1,` in front adds V1",
+    )
+    polygon_second_reading_s: float = Field(
+        300,
+        ge=0,
+        description="Age at which blocks are read a second time, to find what the first reading missed; 0: never",
     )
     polygon_stale_after_s: float = Field(
         300, gt=0, description="Age of the chain's head that counts as an outage"
@@ -221,11 +253,17 @@ class Settings(BaseSettings):
 
     @property
     def active_sources(self) -> list[str]:
-        """Sources of a cycle, in order: markets first, so that fills find theirs; the archive only where it has a start."""
+        """Sources of a cycle, in order: fills first, so that Gamma is asked for their tokens in the same cycle; the archive
+        only where it has a start."""
         wanted = self.sources.split(",")
         if self.goldsky_start is None:
             wanted = [name for name in wanted if name != "goldsky"]
-        return [name for name in ("gamma", "polygon", "goldsky") if name in wanted]
+        return [name for name in ("polygon", "goldsky", "gamma") if name in wanted]
+
+    @property
+    def polygon_rpc_urls(self) -> list[str]:
+        """JSON-RPC nodes, in order."""
+        return _listed(self.polygon_rpc_url)
 
     @property
     def raw_database(self) -> str:

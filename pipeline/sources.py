@@ -9,14 +9,19 @@ import pyarrow as pa
 from dlt.extract import DltSource
 
 from ingest.destination import ClickHouseHttp, clickhouse_destination
-from ingest.http import HttpClient, RetryPolicy
+from ingest.http import HttpClient, RateLimit, RetryPolicy
 from ingest.progress import Progress
-from ingest.sources import gamma, goldsky, polygon
+from ingest.sources import gamma, goldsky, polygon, sqd
+from ingest.sources.chain import Endpoint, Endpoints
 from ingest.sources.gamma_entities import Version
+from ingest.sources.polygon_rpc import Node
 from pipeline.run import Run
+from pipeline.settings import Settings
 
 CONNECT_TIMEOUT_S = 10.0
-RATE_LIMITS = {"gamma": gamma.LIMITS, "goldsky": goldsky.LIMITS, "polygon": ()}
+# Of one endpoint, where another one stands behind it.
+ATTEMPTS_BEFORE_THE_NEXT = 3
+RATE_LIMITS = {"gamma": gamma.LIMITS, "goldsky": goldsky.LIMITS}
 ID_COLUMNS = {"markets": "market_id", "events": "event_id"}
 
 
@@ -43,15 +48,61 @@ def make_source(name: str, run: Run, progress: Progress) -> DltSource:
             page_size=settings.goldsky_page_size,
         )
     return polygon.polygon(
-        settings.polygon_rpc_url,
+        chain_endpoints(run),
         progress=progress,
-        client=http_client(run, name),
         known_fills=KnownFills(run),
         versions=tuple(settings.polygon_versions.split(",")),
         lookback=settings.fills_lookback_s,
-        confirmations=settings.polygon_confirmations,
-        stale_after=settings.polygon_stale_after_s,
+        pace=polygon.Pace(
+            confirmations=settings.polygon_confirmations,
+            stale_after=settings.polygon_stale_after_s,
+            second_reading=settings.polygon_second_reading_s or None,
+        ),
     )
+
+
+def chain_endpoints(run: Run) -> Endpoints:
+    """The endpoints of the chain, the same ones in every cycle."""
+    if run.chain_endpoints is None:
+        run.chain_endpoints = make_chain_endpoints(run.settings)
+    return run.chain_endpoints
+
+
+def make_chain_endpoints(settings: Settings, retry: RetryPolicy | None = None) -> Endpoints:
+    """Who is asked about the chain, in order.
+
+    The nodes of POLYGON_RPC_URL, else the SQD Portal. Public nodes stand behind the public Portal only: a Portal of
+    one's own may serve another chain, such as a simulated one.
+
+    Args:
+        retry: how patient to be; else as the settings say, and less where another endpoint stands behind.
+    """
+    nodes, portal = settings.polygon_rpc_urls, settings.sqd_portal_url
+    public = () if nodes or portal not in ("", sqd.PUBLIC_URL) else polygon.PUBLIC_RPC_URLS
+    alone = len(nodes) + len(public) + bool(portal and not nodes) == 1
+    if retry is None:
+        attempts = RetryPolicy.attempts if alone else ATTEMPTS_BEFORE_THE_NEXT
+        retry = RetryPolicy(attempts=attempts, max_wait=settings.http_give_up_s)
+
+    def client(setting: str, limits: Sequence[RateLimit] = ()) -> HttpClient:
+        timeout = (CONNECT_TIMEOUT_S, settings.http_timeout_s)
+        return HttpClient(
+            polygon.SOURCE, limits=limits, timeout=timeout, retry=retry, setting=setting
+        )
+
+    endpoints: list[Endpoint] = [Node(client("POLYGON_RPC_URL"), url) for url in nodes]
+    if portal and not nodes:
+        endpoints.append(sqd.Portal(client("SQD_PORTAL_URL", sqd.limits_of(portal)), portal))
+    for url in public:
+        endpoints.append(
+            Node(
+                client("POLYGON_RPC_URL"),
+                url,
+                batch=polygon.PUBLIC_RPC_BATCH,
+                block_range=polygon.PUBLIC_RPC_RANGE,
+            )
+        )
+    return Endpoints(endpoints)
 
 
 def http_client(run: Run, name: str) -> HttpClient:
@@ -110,16 +161,17 @@ def current_versions_sql(table: str, key: str) -> str:
 
 
 class KnownFills:
-    """Landed fills from a block on, as a reorganisation needs them."""
+    """Landed fills of the chain in a range of blocks, as reading it again needs them."""
 
     def __init__(self, run: Run):
         self._client, self._raw = run.client, run.settings.raw_database
 
-    def __call__(self, from_block: int) -> pa.Table:
-        """Rows of `order_filled` with this block or a later one."""
+    def __call__(self, first: int, last: int) -> pa.Table:
+        """Rows of `order_filled` in these blocks, both included."""
         return self._client.query_arrow(
-            f"select * from {self._raw}.order_filled final where block_number >= {{block:UInt64}}",
-            parameters={"block": from_block},
+            f"select * from {self._raw}.order_filled final"
+            " where block_number between {first:UInt64} and {last:UInt64}",
+            parameters={"first": first, "last": last},
             settings={"output_format_arrow_string_as_string": 1},
         )
 

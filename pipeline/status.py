@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -50,6 +51,8 @@ class Status:
         unknown_tokens: tokens with trades whose market has not landed.
         backfills: per source the span of its slices, how many of them are done and requested, and the last problem.
         dead_letters: distinct records that could not be parsed and were not replayed, per source and reason.
+        late_fills: what the second reading of the chain found and the first had missed (fills), or had and should not
+            have (taken_back), in so many blocks; when it last did, ISO, UTC, or None.
     """
 
     clickhouse: str
@@ -65,6 +68,7 @@ class Status:
     unknown_tokens: int
     backfills: list[dict[str, Any]]
     dead_letters: list[dict[str, Any]]
+    late_fills: dict[str, Any]
 
     @property
     def stale(self) -> list[str]:
@@ -114,7 +118,25 @@ def read_status(run: Run) -> Status:
         unknown_tokens=unknown,
         backfills=_backfills(run) if ready else [],
         dead_letters=letters,
+        late_fills=_late_fills(run),
     )
+
+
+def _late_fills(run: Run) -> dict[str, Any]:
+    """What second readings have found; nothing where the database was made before there were any."""
+    raw = run.settings.raw_database
+    found: Sequence[Any] = (0, 0, 0, None)
+    if _exists(run, raw, "late_fills"):
+        found = run.client.query(
+            f"select sum(fills), sum(taken_back), uniqExact(block_number), max(found_at) from {raw}.late_fills final"
+        ).result_rows[0]
+    fills, taken_back, blocks, at = found
+    return {
+        "fills": fills,
+        "taken_back": taken_back,
+        "blocks": blocks,
+        "last_at": _iso(at) if blocks else None,
+    }
 
 
 def _backfills(run: Run) -> list[dict[str, Any]]:

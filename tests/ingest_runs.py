@@ -19,7 +19,7 @@ from ingest.sources.gamma_entities import Version
 from pipeline.sources import ID_COLUMNS, current_versions_sql
 
 SCHEMA = Path(__file__).parent.parent / "schema"
-LANDING = re.compile(r"000[123]_|\d{4}_gamma_")
+LANDING = re.compile(r"000[123]_|\d{4}_(gamma_|late_fills)")
 
 
 def make_landing_tables(client: Client, prefix: str) -> str:
@@ -82,11 +82,11 @@ class Lake:
         rows = self.client.query(query, parameters={"ids": ids}).result_rows
         return {key: Version(*version) for key, *version in rows}
 
-    def known_fills(self, first_block: int) -> pa.Table:
+    def known_fills(self, first: int, last: int) -> pa.Table:
         return self.client.query_arrow(
             f"select * from {self.database}.order_filled final"
-            " where source = 'polygon' and block_number >= %(first)s",
-            parameters={"first": first_block},
+            " where source = 'polygon' and block_number between %(first)s and %(last)s",
+            parameters={"first": first, "last": last},
             use_strings=True,
         )
 

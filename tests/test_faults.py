@@ -20,9 +20,11 @@ from embedded_clickhouse import Endpoint
 from ingest.errors import IngestError
 from ingest.http import HttpClient, RetryPolicy
 from ingest.progress import Progress
+from ingest.sources.chain import Endpoints
 from ingest.sources.gamma import gamma
 from ingest.sources.goldsky import goldsky
-from ingest.sources.polygon import polygon
+from ingest.sources.polygon import Pace, polygon
+from ingest.sources.polygon_rpc import Node
 from pipeline.cli import cli
 from pipeline.cycle import run_cycle
 from pipeline.patience import Patience
@@ -176,14 +178,14 @@ def load(
             page_size=150,
         ),
         "polygon": lambda progress: polygon(
-            server.urls.polygon_url,
+            Endpoints(
+                [Node(client, server.urls.polygon_url, block_range=block_range)],
+                sleep=client.sleep,
+            ),
             progress=progress,
-            client=client,
             known_fills=lake.known_fills,
             start=block_at(server.world.now - DAYS * 86_400) - 60,
-            block_range=block_range,
-            confirmations=0,
-            stale_after=stale_after,
+            pace=Pace(confirmations=0, stale_after=stale_after),
         ),
     }
     return lake.load(source, makers[source])

@@ -65,7 +65,7 @@ def test_a_source_that_was_never_read_is_stale() -> None:
 
 def test_only_sources_of_a_cycle_are_expected() -> None:
     names = [each.source for each in judge(SETTINGS, {}, None, NOW)]
-    assert names == ["gamma", "polygon", "goldsky", "settling"]
+    assert names == ["polygon", "goldsky", "gamma", "settling"]
     alone = SETTINGS.model_copy(update={"sources": "goldsky,polygon", "goldsky_start": None})
     assert [each.source for each in judge(alone, {}, None, NOW)] == ["polygon", "settling"]
 

@@ -27,10 +27,11 @@ from ingest.errors import IngestError, mask_url, one_line
 from ingest.http import HttpClient, RetryPolicy, parse_retry_after
 from ingest.progress import Progress
 from ingest.records import DeadLetter, content_hash, decode_batch, whole_number
+from ingest.sources.chain import Endpoints
+from ingest.sources.chain_reader import RangeReader
 from ingest.sources.gamma_entities import EVENT, MARKET, entities_table
 from ingest.sources.gamma_passes import Keyset, Pass, run_pass
 from ingest.sources.goldsky import Archive, archive_pages, decode_fills, keyset_filter
-from ingest.sources.polygon import RangeReader
 from ingest.sources.polygon_logs import decode_logs
 from ingest.sources.polygon_rpc import Node
 from pipeline.errors import SettingsError
@@ -252,7 +253,8 @@ BATCHES = st.tuples(
 @BY_HTTP
 @given(st.lists(BATCHES | st.lists(REPLIES, max_size=3) | JSON, min_size=1, max_size=3))
 def test_any_rpc_answer_is_rows_or_an_upstream_error(answering, answers: list) -> None:
-    reader = RangeReader(Node(client("polygon"), answering(answers)), (V2,), 8)
+    node = Node(client("polygon"), answering(answers), block_range=8)
+    reader = RangeReader(Endpoints([node], sleep=lambda seconds: None), (V2,), head=14)
     try:
         tables, _, block = reader.read(5, 9)
     except IngestError as error:

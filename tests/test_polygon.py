@@ -15,12 +15,23 @@ from scripted_server import HTML, ScriptedServer, as_json
 
 from ingest.contracts import EXCHANGES as KNOWN_EXCHANGES
 from ingest.contracts import ORDER_FILLED_TOPICS, V1, V2, V3, exchanges_of, topics_of
-from ingest.errors import IngestError, NotJson, RateLimited, RpcError, SourceFrozen, WrongShape
+from ingest.errors import (
+    IngestError,
+    NodeBehind,
+    NotJson,
+    RangeTooLarge,
+    RateLimited,
+    RpcError,
+    SourceFrozen,
+    WrongShape,
+)
 from ingest.http import HttpClient, RetryPolicy
 from ingest.progress import Progress
-from ingest.sources.polygon import RangeReader, polygon
+from ingest.sources.chain import Endpoints, first_since
+from ingest.sources.chain_reader import RangeReader
+from ingest.sources.polygon import Pace, polygon
 from ingest.sources.polygon_logs import decode_logs
-from ingest.sources.polygon_rpc import Node, RangeTooLarge
+from ingest.sources.polygon_rpc import Node
 from sandbox import contracts as simulated_contracts
 from sandbox.chain import Chain
 from sandbox.clock import HORIZON, block_time
@@ -34,6 +45,11 @@ START = HORIZON.block_number + 5_000
 
 def client() -> HttpClient:
     return HttpClient("polygon", retry=RetryPolicy(attempts=3), sleep=lambda seconds: None)
+
+
+def endpoints(*urls: str, block_range: int = 64) -> Endpoints:
+    nodes = [Node(client(), url, block_range=block_range) for url in urls]
+    return Endpoints(nodes, sleep=lambda seconds: None)
 
 
 def fills_in(*blocks: int, seed: int = 0) -> list[Fill]:
@@ -241,11 +257,24 @@ def test_addresses_and_topics_agree_with_the_simulated_contracts() -> None:
 # -- ranges ---
 
 
+def calls_in(body: bytes) -> list[dict]:
+    request = orjson.loads(body)
+    return request if isinstance(request, list) else [request]
+
+
+def blocks_of(call: dict) -> int:
+    """Blocks that a call asks for the logs of."""
+    query = call["params"][0] if call["method"] == "eth_getLogs" else {}
+    if "fromBlock" not in query:
+        return 0
+    return int(query["toBlock"], 16) - int(query["fromBlock"], 16) + 1
+
+
 def read_blocks(url: str, first: int, last: int, *, versions=(V2,), block_range: int = 64):
-    reader = RangeReader(Node(client(), url), versions, block_range)
-    found, dead = [], []
+    reader = RangeReader(endpoints(url, block_range=block_range), versions, head=last + 5)
+    found, dead, block = [], [], None
     while first <= last:
-        tables, letters, block = reader.read(first, last)
+        tables, letters, block = reader.read(first, last, block)
         dead += letters
         for table in tables:
             columns = (table.column("block_number"), table.column("log_index"))
@@ -305,8 +334,7 @@ def test_every_wording_of_too_much_shrinks_the_range(message: str, status: int) 
     inner = AppServer(polygon_app(chain))
 
     def respond(path: str, body: bytes):
-        query = orjson.loads(body)[1]["params"][0]
-        if int(query["toBlock"], 16) - int(query["fromBlock"], 16) >= 5:
+        if any(blocks_of(call) > 5 for call in calls_in(body)):
             error = {"jsonrpc": "2.0", "id": 0, "error": {"code": -32005, "message": message}}
             return as_json(error, status=status)
         return as_json(client().post_json(inner.base_url, orjson.loads(body)))
@@ -316,7 +344,7 @@ def test_every_wording_of_too_much_shrinks_the_range(message: str, status: int) 
     assert len(found) == len(list(chain.logs(START, START + 29)))
 
 
-BLOCK_9 = {"number": "0x9", "timestamp": "0x9", "hash": "0x9"}
+BLOCK_9 = {"number": "0x9", "timestamp": "0x6a64696e", "hash": "0x9"}
 BLOCK_1 = {"id": 0, "result": BLOCK_9 | {"number": "0x1"}}
 LOGS = {"id": 1, "result": []}
 
@@ -331,8 +359,8 @@ LOGS = {"id": 1, "result": []}
             "rate limited",
         ),
         (HTML, NotJson, "HTML"),
-        (as_json([{"id": 0, "result": []}]), WrongShape, "does not match"),
-        (as_json([{"id": 0, "result": None}, {"id": 1, "result": []}]), WrongShape, "that block"),
+        (as_json([{"id": 0, "result": []}]), WrongShape, "no block"),
+        (as_json([{"id": 0, "result": None}, {"id": 1, "result": []}]), NodeBehind, "that block"),
         (as_json([{"id": 0}, {"id": 1, "result": {}}]), WrongShape, "list"),
         (as_json([{"id": [0]}, {"id": 1}]), WrongShape, "does not match"),
         (as_json([{"id": 0}, {"id": 1}, 7]), WrongShape, "does not match"),
@@ -362,11 +390,9 @@ def test_a_log_that_comes_twice_counts_once() -> None:
 def test_block_by_time() -> None:
     with AppServer(polygon_app(Chain(head=1000))) as server:
         node = Node(client(), server.base_url)
-        head = node.block("latest")
-        assert node.first_block_since(block_time(500), head) == 500
-        assert node.first_block_since(block_time(500) - 1, head) == 500
-        assert node.first_block_since(0, head) == 0
-        assert node.first_block_since(block_time(1000) + 1, head) == 1001
+        moments = [block_time(500), block_time(500) - 1, 0, block_time(1000) + 1]
+        found = [first_since(moment, node.head(), node.block, {}) for moment in moments]
+        assert found == [500, 500, 0, 1001]
 
 
 # -- into ClickHouse ---
@@ -386,15 +412,17 @@ def server():
         yield running_server
 
 
-def load(lake: Lake, server, *, budget: float | None = None, **options) -> Progress:
-    options = {"start": HORIZON.block_number, "stale_after": None, "confirmations": 3} | options
+def load(
+    lake: Lake, server, *, budget: float | None = None, block_range: int = 64, **options
+) -> Progress:
+    pace = Pace(confirmations=3, stale_after=None, second_reading=None)
+    options = {"start": HORIZON.block_number, "pace": pace} | options
     return lake.load(
         "polygon",
         lambda progress: polygon(
-            server.urls.polygon_url,
+            endpoints(server.urls.polygon_url, block_range=block_range),
             progress=progress,
             known_fills=lake.known_fills,
-            client=client(),
             **options,
         ),
         budget=budget,
@@ -448,27 +476,6 @@ def test_runs_with_a_budget_add_up(lake: Lake, server) -> None:
     assert stored(lake) == on_chain(server.world, server.world.chain.head - 3)
 
 
-def test_a_backfill_by_time_keeps_to_its_range_and_its_own_cursor(lake: Lake, server) -> None:
-    begin, end = HORIZON.timestamp - 7200, HORIZON.timestamp + 20_000
-    range_of_time = {
-        "start": datetime.fromtimestamp(begin, UTC),
-        "end": datetime.fromtimestamp(end, UTC),
-        "versions": (V1, V2),
-        "block_range": 2500,
-    }
-    while not load(lake, server, budget=0.0, **range_of_time).caught_up["order_filled_chain"]:
-        pass
-    legs = [leg for match in server.world.matches for leg in match.legs]
-    wanted = [leg for leg in legs if begin <= leg.timestamp < end]
-    assert {leg.version for leg in wanted} == {V1, V2}
-    assert [row[:2] for row in stored(lake)] == keys(wanted)
-    load(lake, server)
-    newest = server.world.chain.head - 3
-    assert lake.rows("select count() from {db}.order_filled final where contract_version = 'v2'")[
-        0
-    ][0] == len(on_chain(server.world, newest))
-
-
 def test_the_first_run_reads_the_last_hour(lake: Lake, server) -> None:
     load(lake, server, start=None, lookback=3600)
     since = block_time(server.world.chain.head) - 3600
@@ -483,9 +490,9 @@ def test_the_first_run_reads_the_last_hour(lake: Lake, server) -> None:
 def test_a_head_that_stands_still_is_an_error_after_what_there_is(lake: Lake, server) -> None:
     clock = block_time(server.world.chain.head) + 601
     with pytest.raises(SourceFrozen, match="POLYGON_RPC_URL"):
-        load(lake, server, stale_after=600, now=lambda: clock)
+        load(lake, server, pace=Pace(3, stale_after=600), now=lambda: clock)
     assert stored(lake) == on_chain(server.world, server.world.chain.head - 3)
-    load(lake, server, stale_after=602, now=lambda: clock)
+    load(lake, server, pace=Pace(3, stale_after=602), now=lambda: clock)
 
 
 def test_a_node_that_lags_behind_the_cursor_is_no_reorganisation(lake: Lake, server) -> None:
@@ -496,10 +503,10 @@ def test_a_node_that_lags_behind_the_cursor_is_no_reorganisation(lake: Lake, ser
         progress = lake.load(
             "polygon",
             lambda progress: polygon(
-                lagging.base_url,
+                endpoints(lagging.base_url),
                 progress=progress,
                 known_fills=lake.known_fills,
-                stale_after=None,
+                pace=Pace(stale_after=None),
             ),
         )
     assert progress.failures == []

@@ -16,7 +16,7 @@ from ingest.contracts import GENESIS, V1, V1_GENESIS, V2, V2_GENESIS, VERSIONS
 from ingest.fetching import FetchPool
 from ingest.http import BACKGROUND_SHARE, RateLimit, RateLimiter
 from ingest.records import fills_table
-from ingest.sources.polygon_rpc import Block, first_since
+from ingest.sources.chain import Block, first_since
 from ingest.sources.slices import Page, Slice
 from pipeline.slicing import covered, cut, left_of, ranges
 from sandbox.clock import HORIZON
@@ -260,7 +260,7 @@ def test_the_first_block_since_a_moment(gaps: list[int], first: int, data: st.Da
         return Block(number, times[number], "")
 
     moment = data.draw(st.integers(0, times[-1] + 10))
-    found = first_since(moment, Block(len(gaps), times[-1], ""), block)
+    found = first_since(moment, Block(len(gaps), times[-1], ""), block, {})
     assert found == sum(each < moment for each in times)
     assert len(asked) == len(set(asked)) <= 3 * len(gaps).bit_length() + 3
     if set(gaps) == {2} and moment >= first:

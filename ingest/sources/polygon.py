@@ -1,16 +1,19 @@
-"""Fills from the chain: `OrderFilled` logs of the exchange contracts, by `eth_getLogs`.
+"""Fills from the chain: `OrderFilled` logs of the exchange contracts, over JSON-RPC or an SQD Portal.
 
-Loads `order_filled` rows of V2, and of V1 when asked for. The cursor is the next block, behind
-`confirmations`, with the hash of the last block read: when the chain has another block there, the
-last `reorg_depth` blocks are read again and fills that are gone are taken back with `is_deleted`.
-Rows of a block range and the cursor past it are always in one load package.
+Loads `order_filled` rows of V2 and V3, and of V1 when asked for. The cursor is the next block,
+behind `confirmations`, with the hash of the last block read. When the chain has another block there,
+the blocks behind the last common one are read again, and fills that are gone are taken back with
+`is_deleted`. Every range is read a second time some minutes later, by another endpoint where there
+is one: what the first reading missed is landed and noted in `late_fills`. Rows of a block range and
+the cursor past it are always in one load package.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,229 +21,367 @@ import dlt
 import pyarrow as pa
 from dlt.extract import DltSource
 
-from ingest.contracts import V2
-from ingest.errors import ChainReorganised, ClockSkew, SourceFrozen, Timeout
-from ingest.http import HttpClient
-from ingest.landing import RESOURCE_OPTIONS, AdaptiveSize, Landing
+from ingest.contracts import EXCHANGES, V2, V3
+from ingest.errors import ChainReorganised, ClockSkew, SourceFrozen, Unconfirmed, UpstreamError
+from ingest.landing import RESOURCE_OPTIONS, Landing
 from ingest.progress import Progress
-from ingest.records import DeadLetter, as_order_filled, fill_keys, tombstones
+from ingest.records import as_order_filled, fill_keys, late_fills_table, tombstones
+from ingest.sources.chain import (
+    RECENT_BLOCKS,
+    USUAL_BLOCK_SECONDS,
+    Block,
+    Endpoint,
+    Endpoints,
+    any_emitter_of,
+    first_since,
+    name_of,
+    place_of,
+    taker_legs_of,
+)
+from ingest.sources.chain_reader import SOURCE, RangeReader
 from ingest.sources.polygon_logs import decode_logs
-from ingest.sources.polygon_rpc import Block, Node, RangeTooLarge
 
 logger = logging.getLogger(__name__)
 
-SOURCE = "polygon"
 RESOURCE = "order_filled_chain"
-FIRST_RANGE, LARGEST_RANGE = 64, 2000  # blocks in one request
-TIMED_OUT_SHRINKS_BY = 8
-FEW_LOGS = 2000  # below this many in an answer the range may grow
+LATE_FILLS_TABLE = "late_fills"
+PUBLIC_RPC_URLS = ("https://polygon.drpc.org", "https://1rpc.io/matic")
+# What they take: small batches, small ranges.
+PUBLIC_RPC_BATCH, PUBLIC_RPC_RANGE = 3, 16
 
 LAST_SECOND = (1 << 32) - 1  # of the times that can be stored
+MILESTONES = (
+    64  # blocks whose hashes are remembered, to find the last one that two forks have in common
+)
+SECOND_READING_BLOCKS = (
+    64  # so many are read a second time at once, or as many as came in the delay
+)
+UNKNOWN_EVERY_S = 3600
+UNKNOWN_BLOCKS = 30
+UNKNOWN_LETTERS = 100  # a stranger's contract may be busy
 
-# (first block) -> the landing rows of this source from that block on.
-KnownFills = Callable[[int], pa.Table]
+# (first block, last block) -> the landing rows of this source in these blocks, both included.
+KnownFills = Callable[[int, int], pa.Table]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How the head of the chain is followed.
+
+    Attributes:
+        confirmations: blocks at the head that are not read yet.
+        reorg_depth: blocks that are read again when no common block is remembered.
+        stale_after: seconds by which the newest block may be older than now, or be ahead of it; None: no limit.
+        second_reading: seconds after which a range is read a second time; None: never.
+    """
+
+    confirmations: int = 32
+    reorg_depth: int = 256
+    stale_after: float | None = 600.0
+    second_reading: float | None = 300.0
 
 
 @dlt.source(name=SOURCE, max_table_nesting=0)
 def polygon(
-    url: str,
+    endpoints: Endpoints,
     *,
     progress: Progress,
     known_fills: KnownFills,
-    versions: tuple[str, ...] = (V2,),
+    versions: tuple[str, ...] = (V2, V3),
     start: int | datetime | None = None,
-    end: int | datetime | None = None,
     lookback: int = 3600,
-    block_range: int = FIRST_RANGE,
-    confirmations: int = 32,
-    reorg_depth: int = 256,
-    stale_after: float | None = 600.0,
+    pace: Pace | None = None,
+    recheck: Sequence[tuple[int, int]] = (),
     now: Callable[[], float] = time.time,
-    client: HttpClient | None = None,
 ) -> DltSource:
     """OrderFilled logs of the chain.
 
     Args:
-        url: JSON-RPC endpoint of a Polygon node.
+        endpoints: who is asked.
         progress: budget of this run; says afterwards whether it is caught up, and what failed.
-        known_fills: asked after a reorganisation for the landing rows from a block on.
+        known_fills: asked for the landing rows of blocks that are read again.
         versions: exchange generations to read.
         start: first block (int) or time (datetime); None is `lookback` seconds before the newest
             block. Counts on the first run only, afterwards the cursor does.
-        end: block or time, exclusive. With an `end` the run is a backfill of start..end with a
-            cursor of its own, forgotten when the range is done.
-        block_range: blocks in one request at first; adapts to what the node can answer.
-        confirmations: blocks at the head that are not read yet.
-        reorg_depth: blocks that are read again when the last block read is no longer there.
-        stale_after: seconds by which the newest block may be older than `now`, or be ahead of it; None
-            is no limit.
+        pace: how the head is followed.
+        recheck: ranges of blocks, both ends included, whose landed fills are compared with the chain first.
 
-    Failures recorded in `progress`: SourceFrozen (the head does not move), ClockSkew, RpcError, and
-    what `HttpClient` raises.
+    Failures recorded in `progress`: SourceFrozen (the head does not move), ClockSkew, and what
+    `RangeReader.read` raises.
     """
-    node = Node(client or HttpClient(SOURCE), url)
+    pace = pace or Pace()
 
     @dlt.resource(name=RESOURCE, table_name="order_filled", **RESOURCE_OPTIONS)
     def order_filled_chain() -> Iterator[Any]:
         landing = Landing(SOURCE)
-        states = dlt.current.resource_state()
-        key = "head" if end is None else f"{_name(start)}-{_name(end)}"
-        state = states.setdefault(key, {})
+        state = dlt.current.resource_state().setdefault("head", {})
         state["caught_up"] = False
         with progress.recording_failures():
-            head = node.block("latest")
-            last = head.number - confirmations
-            if end is not None:
-                last = min(last, _last_block(node, end, head, state))
+            head = endpoints.ask(lambda endpoint: endpoint.head())
+            last = head.number - pace.confirmations
             if "next_block" not in state:
-                state["next_block"] = _first_block(node, start, lookback, head)
-            reader = RangeReader(node, versions, block_range)
-            reread = _reread_after_reorg(reader, landing, state, last, reorg_depth, known_fills)
+                state["next_block"] = _first_block(endpoints, start, lookback, head)
+                state["second_next"] = state["next_block"]
+            reader = RangeReader(endpoints, versions, head.number)
+            chain = _Chain(reader, landing, state, known_fills)
             try:
-                yield from reread
-                yield from _follow(reader, landing, state, last, progress)
+                for first, until in recheck:
+                    yield from chain.compare(first, min(until, last))
+                yield from chain.reread_after_reorg(last, pace.reorg_depth)
+                yield from chain.follow(last, progress)
+                if pace.second_reading is not None and progress.has_time():
+                    yield from chain.read_again(head, pace.second_reading)
+                yield from chain.look_for_strangers(head)
             except ChainReorganised as error:
                 logger.warning("%s", error)
-            if end is None and stale_after is not None:
-                _check_head(head, now(), stale_after, url)
+            if pace.stale_after is not None:
+                _check_head(head, now(), pace.stale_after, endpoints.preferred)
         yield from landing.flush()
         progress.caught_up[RESOURCE] = state["caught_up"]
         progress.watermark[RESOURCE] = state.get("watermark", 0)
-        if end is not None and state.get("next_block", 0) > state.get("last_block", 1 << 63):
-            del states[key]
 
     return order_filled_chain
 
 
-def _name(bound: int | datetime | None) -> str:
-    return bound.isoformat() if isinstance(bound, datetime) else str(bound)
+class _Chain:
+    """One run over the chain; what its methods yield is landed in order, with the state that they leave."""
 
+    def __init__(
+        self,
+        reader: RangeReader,
+        landing: Landing,
+        state: dict[str, Any],
+        known_fills: KnownFills,
+    ) -> None:
+        self._reader, self._landing, self._state = reader, landing, state
+        self._endpoints, self._known_fills = reader.endpoints, known_fills
 
-def _follow(
-    reader: RangeReader, landing: Landing, state: dict[str, Any], last: int, progress: Progress
-) -> Iterator[Any]:
-    """Read from the cursor to block `last`, moving the cursor; until then or the budget ends.
+    # -- the first reading ---
 
-    Every range must follow the one before by its hash. If it does not, the run ends there, because what it has
-    read has not landed yet and cannot be taken back: the next run finds the hash gone and does that.
-    """
-    while state["next_block"] <= last:
-        rows, dead, block = reader.read(state["next_block"], last, state.get("last_hash"))
-        yield from landing.add(rows, dead)
-        _move(state, block)
-        if not progress.has_time():
-            break
-    state["caught_up"] = state["next_block"] > last
+    def follow(self, last: int, progress: Progress) -> Iterator[Any]:
+        """Read from the cursor to block `last`, moving the cursor; until then or the budget ends.
 
-
-def _move(state: dict[str, Any], block: Block) -> None:
-    state.update(next_block=block.number + 1, last_hash=block.hash, watermark=block.timestamp)
-
-
-def _reread_after_reorg(
-    reader: RangeReader,
-    landing: Landing,
-    state: dict[str, Any],
-    last: int,
-    depth: int,
-    known_fills: KnownFills,
-) -> Iterator[Any]:
-    """If the last block read left the chain: read `depth` blocks again, take back what is gone.
-
-    The budget does not count here: rows taken back and rows read again belong into one package.
-    """
-    cursor = state["next_block"]
-    if "last_hash" not in state or last < cursor - 1:
-        return  # nothing was read yet, or this node has not seen that block yet
-    if reader.node.block(cursor - 1).hash == state["last_hash"]:
-        return
-    block = first = max(cursor - depth, 0)
-    again = set()
-    read = None
-    while block < cursor:
-        rows, dead, read = reader.read(block, cursor - 1, read.hash if read else None)
-        again.update(key for table in rows for key in fill_keys(table))
-        yield from landing.add(rows, dead)
-        block = read.number + 1
-    _move(state, read)
-    known = reader.only_mine(as_order_filled(known_fills(first)), cursor)
-    gone = [position for position, key in enumerate(fill_keys(known)) if key not in again]
-    if gone:
-        yield from landing.add([tombstones(known.take(gone))])
-
-
-class RangeReader:
-    """Reads block ranges that the node can answer, as Arrow tables."""
-
-    def __init__(self, node: Node, versions: tuple[str, ...], block_range: int) -> None:
-        self.node, self._versions = node, versions
-        self._size = AdaptiveSize(block_range, max(block_range, LARGEST_RANGE))
-
-    def read(
-        self, first: int, last: int, follows: str | None = None
-    ) -> tuple[list[pa.Table], list[DeadLetter], Block]:
-        """Fills of blocks `first` to `last`, or of as many as fit one answer.
-
-        Args:
-            follows: hash that block `first - 1` must have, if it is known.
-
-        Returns:
-            The rows, what could not be parsed, and the last block that was read.
-
-        Raises:
-            ChainReorganised: block `first - 1` has another hash.
+        Every range must follow the one before by its hash. If it does not, the run ends there, because what it has
+        read has not landed yet and cannot be taken back: the next run finds the hash gone and does that.
         """
-        while True:
-            until = min(first + self._size.value - 1, last)
+        state = self._state
+        while (first := state["next_block"]) <= last:
             try:
-                logs, block = self.node.logs(first, until, self._versions, follows)
-            except (RangeTooLarge, Timeout) as error:
-                # A timeout costs its whole time, so few of them must do.
-                by = TIMED_OUT_SHRINKS_BY if isinstance(error, Timeout) else 2
-                if not self._size.shrink(until - first + 1, by):
+                tables, dead, end = self._reader.read(first, last, self._last_block())
+            except Unconfirmed as error:
+                if error.is_suspicious or first <= self._reader.head - RECENT_BLOCKS:
                     raise
-            else:
+                # The newest blocks seem to hold no fill. The next one that comes shows that none was left out.
+                logger.info("%s; they are read again in the next run", error)
+                last = first - 1
                 break
-        if len(logs) < FEW_LOGS:
-            self._size.succeeded()
-        self.node.add_timestamps(logs)
-        rows, dead = decode_logs(logs, source=SOURCE)
-        return rows, dead, block
+            yield from self._landing.add(tables, dead)
+            self._move(end)
+            if not progress.has_time():
+                break
+        state["caught_up"] = state["next_block"] > last
 
-    def only_mine(self, rows: pa.Table, before: int) -> pa.Table:
-        """Landing rows of the generations that are read here, of blocks before `before`."""
-        versions, blocks = (rows.column(name) for name in ("contract_version", "block_number"))
-        mine = [
-            version in self._versions and block < before
-            for version, block in zip(versions.to_pylist(), blocks.to_pylist(), strict=True)
+    def _last_block(self) -> Block | None:
+        state = self._state
+        if "last_hash" not in state:
+            return None
+        return Block(state["next_block"] - 1, state["watermark"], state["last_hash"])
+
+    def _move(self, block: Block) -> None:
+        self._state.update(
+            next_block=block.number + 1, last_hash=block.hash, watermark=block.timestamp
+        )
+        milestones = [each for each in self._state.get("milestones", []) if each[0] < block.number]
+        self._state["milestones"] = thinned([*milestones, [block.number, block.hash]])
+
+    # -- reading again ---
+
+    def reread_after_reorg(self, last: int, depth: int) -> Iterator[Any]:
+        """If the last block read left the chain: read what follows the last common block again.
+
+        The budget does not count here: rows taken back and rows read again belong into one package.
+        """
+        state = self._state
+        cursor = state["next_block"]
+        if "last_hash" not in state or last < cursor - 1:
+            return  # nothing was read yet, or this endpoint has not seen that block yet
+        if self._is_on_chain(cursor - 1, state["last_hash"]):
+            return
+        common = next(
+            (
+                number
+                for number, block_hash in reversed(state.get("milestones", []))
+                if number < cursor - 1 and self._is_on_chain(number, block_hash)
+            ),
+            None,
+        )
+        first = max(cursor - depth, 0) if common is None else common + 1
+        logger.warning(
+            "%s: blocks %d to %d were replaced; they are read again", SOURCE, first, cursor - 1
+        )
+        state["milestones"] = [each for each in state.get("milestones", []) if each[0] < first]
+        state["second_next"] = min(state.get("second_next", first), first)
+        end = yield from self._compare(first, cursor - 1)
+        self._move(end)
+
+    def _is_on_chain(self, number: int, block_hash: str) -> bool:
+        block = self._endpoints.ask(lambda endpoint: endpoint.block(number))
+        return block.hash == block_hash.lower()
+
+    def compare(self, first: int, last: int) -> Iterator[Any]:
+        """Read blocks again, land what is missing and take back what is not on the chain."""
+        if first <= last:
+            yield from self._compare(first, last)
+
+    def _compare(self, first: int, last: int) -> Iterator[Any]:
+        again: set[tuple] = set()
+        number, end = first, None
+        while number <= last:
+            tables, dead, end = self._reader.read(number, last, end)
+            again.update(key for table in tables for key in fill_keys(table))
+            yield from self._landing.add(tables, dead)
+            number = end.number + 1
+        known = as_order_filled(self._known_fills(first, last))
+        known = self._reader.only_mine(known, first, last)
+        gone = [at for at, key in enumerate(fill_keys(known)) if key not in again]
+        if gone:
+            yield from self._landing.add([tombstones(known.take(gone))])
+        return end
+
+    # -- the second reading ---
+
+    def read_again(self, head: Block, delay_s: float) -> Iterator[Any]:
+        """Read ranges a second time once they are `delay_s` old, and compare them with what has landed.
+
+        Compares the positions of taker legs only, of which every match has one and which are a third of all fills.
+        Blocks that differ are read in full.
+        """
+        state = self._state
+        ripe = head.number - int(delay_s / USUAL_BLOCK_SECONDS)
+        last = min(ripe, state["next_block"] - 1)
+        first = state.setdefault("second_next", state["next_block"])
+        if last - first + 1 < SECOND_READING_BLOCKS:
+            return
+        preferred = self._endpoints.preferred
+        witness = next(self._endpoints.others(preferred), None)
+        for endpoint in filter(None, (witness, preferred)):
+            try:
+                yield from self._read_again(endpoint, first, last)
+                return
+            except ChainReorganised as error:
+                logger.info("second reading: %s", error)
+            except UpstreamError as error:
+                logger.warning("second reading of blocks %d to %d: %s", first, last, error)
+
+    def _read_again(self, endpoint: Endpoint, first: int, last: int) -> Iterator[Any]:
+        wanted = taker_legs_of(self._reader.versions)
+        found, _ = self._reader.ask(endpoint, first, last, wanted)
+        last = found.end.number
+        known = as_order_filled(self._known_fills(first, last))
+        known = self._reader.only_mine(known, first, last)
+        columns = [
+            known.column(name).to_pylist() for name in ("block_number", "log_index", "taker")
         ]
-        return rows.filter(pa.array(mine, pa.bool_()))
+        landed = {
+            (block, index)
+            for block, index, taker in zip(*columns, strict=True)
+            if taker in EXCHANGES
+        }
+        there = {place for log in found.logs if (place := place_of(log))}
+        for block in sorted({block for block, _ in landed ^ there}):
+            yield from self._repair(endpoint, block, self._reader.only_mine(known, block, block))
+        self._state["second_next"] = last + 1
+
+    def _repair(self, endpoint: Endpoint, block: int, known: pa.Table) -> Iterator[Any]:
+        """Land what the first reading missed of a block, and take back what is not in it."""
+        before = fill_keys(known)
+        tables, dead, _ = self._reader.read_block(endpoint, block, len(before))
+        after = {key for table in tables for key in fill_keys(table)}
+        gone = [at for at, key in enumerate(before) if key not in after]
+        late = len(after.difference(before))
+        if gone:
+            tables.append(tombstones(known.take(gone)))
+        if gone or late:
+            yield from self._landing.add(tables, dead)
+            yield from self._note_late(endpoint, block, late, len(gone))
+
+    def _note_late(self, endpoint: Endpoint, block: int, fills: int, gone: int) -> Iterator[Any]:
+        logger.warning(
+            "%s: the second reading of block %d found %d fills that the first one missed, and took back %d",
+            SOURCE, block, fills, gone,
+        )  # fmt: skip
+        note = late_fills_table(block, fills, gone, name_of(endpoint), self._landing.load_id)
+        hints = dlt.mark.make_hints(table_name=LATE_FILLS_TABLE, **RESOURCE_OPTIONS)
+        yield dlt.mark.with_hints(note, hints, create_table_variant=True)
+
+    # -- contracts that are not known ---
+
+    def look_for_strangers(self, head: Block) -> Iterator[Any]:
+        """Once an hour: find logs with the topic of a fill from contracts that are not known; keep them as dead letters."""
+        state = self._state
+        last = state["next_block"] - 1
+        seen_at = state.get("strangers_at", 0)
+        if seen_at <= head.timestamp < seen_at + UNKNOWN_EVERY_S:
+            return
+        endpoint = self._endpoints.preferred
+        first = max(last - min(UNKNOWN_BLOCKS, endpoint.sizes.value) + 1, 0)
+        wanted = any_emitter_of(self._reader.versions)
+        try:
+            found = endpoint.logs(first, last, wanted)
+        except UpstreamError as error:
+            # Nothing is lost by it; some nodes refuse queries without an address.
+            logger.info("%s: logs of unknown contracts were not looked for: %s", SOURCE, error)
+            return
+        state["strangers_at"] = head.timestamp
+        strangers = [
+            log
+            for log in found.logs
+            if wanted.matches(log) and log["address"].lower() not in EXCHANGES
+        ]
+        if strangers:
+            addresses = sorted({log["address"].lower() for log in strangers})
+            logger.warning(
+                "%s: %d OrderFilled logs of unknown contracts in blocks %d to %d: %s; they are dead letters"
+                " (unknown_contract)",
+                SOURCE, len(strangers), first, last, ", ".join(addresses),
+            )  # fmt: skip
+            dead = decode_logs(strangers[:UNKNOWN_LETTERS], source=SOURCE)[1]
+            yield from self._landing.add([], dead)
 
 
-def _block_of(node: Node, bound: int | datetime, head: Block) -> int:
-    """The block a bound means: itself, or the first one at or after a time."""
-    if isinstance(bound, int):
-        return bound
-    return node.first_block_since(int(bound.timestamp()), head)
+def thinned(milestones: list[list]) -> list[list]:
+    """At most `MILESTONES` of them, in order: of the older half every other one is dropped."""
+    if len(milestones) <= MILESTONES:
+        return milestones
+    half = len(milestones) // 2
+    return milestones[:half:2] + milestones[half:]
 
 
-def _last_block(node: Node, end: int | datetime, head: Block, state: dict[str, Any]) -> int:
-    """The last block before `end`; remembered once the chain has got there."""
-    if "last_block" in state:
-        return state["last_block"]
-    last = _block_of(node, end, head) - 1
-    if last < head.number:
-        state["last_block"] = last
-    return last
+def _first_block(
+    endpoints: Endpoints, start: int | datetime | None, lookback: int, head: Block
+) -> int:
+    """The block a start means: itself, or the first one at or after a time."""
+    if isinstance(start, int):
+        return start
+    moment = head.timestamp - lookback if start is None else int(start.timestamp())
+    return block_since(endpoints, moment, head)
 
 
-def _first_block(node: Node, start: int | datetime | None, lookback: int, head: Block) -> int:
-    if start is None:
-        return node.first_block_since(head.timestamp - lookback, head)
-    return _block_of(node, start, head)
+def block_since(endpoints: Endpoints, moment: int, head: Block) -> int:
+    """Number of the first block at or after `moment` (unix seconds); head + 1 if none is.
+
+    Raises:
+        WrongShape: the times of blocks contradict each other.
+        UpstreamError: see `Endpoints.ask`.
+    """
+
+    def search(endpoint: Endpoint) -> int:
+        return first_since(moment, head, endpoint.block, {"source": SOURCE, "url": endpoint.url})
+
+    return endpoints.ask(search)
 
 
-def _check_head(head: Block, now: float, tolerance: float, url: str) -> None:
+def _check_head(head: Block, now: float, tolerance: float, endpoint: Endpoint) -> None:
     """Refuse a head that is too far from now: behind, nobody adds to it; ahead, this clock is slow."""
     moment = datetime.fromtimestamp(min(head.timestamp, LAST_SECOND), UTC).isoformat()
     if head.timestamp > now + tolerance:
@@ -248,12 +389,12 @@ def _check_head(head: Block, now: float, tolerance: float, url: str) -> None:
             f"the newest block {head.number} is of {moment}, which is {head.timestamp - now:.0f} s"
             " ahead of this machine's clock; set the clock, because ages cannot be told by it",
             source=SOURCE,
-            url=url,
+            url=endpoint.url,
         )
     if head.timestamp < now - tolerance:
         raise SourceFrozen(
             f"the newest block {head.number} is of {moment}: the node does not follow the chain;"
             " use another POLYGON_RPC_URL",
             source=SOURCE,
-            url=url,
+            url=endpoint.url,
         )

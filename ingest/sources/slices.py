@@ -15,15 +15,17 @@ from typing import Any, Protocol
 
 import dlt
 import pyarrow as pa
+import pyarrow.compute as pc
 from dlt.extract import DltSource
 
-from ingest.errors import SourceFrozen
+from ingest.errors import SourceFrozen, WrongShape
 from ingest.http import HttpClient
 from ingest.landing import RESOURCE_OPTIONS, Landing
 from ingest.progress import Progress
 from ingest.records import DeadLetter
 from ingest.sources import goldsky, polygon
-from ingest.sources.polygon_rpc import Block, Node
+from ingest.sources.chain import Block, Endpoints
+from ingest.sources.chain_reader import RangeReader
 
 PIPELINE = "polymarket_backfill"
 
@@ -114,62 +116,79 @@ class ChainReader:
     """Slices of the chain.
 
     Args:
-        client: a client of this thread's own.
-        url, versions, confirmations: see `polygon.polygon`.
+        endpoints: of this thread.
+        versions, confirmations: see `polygon.polygon`.
         bounds: first block by time; readers share it, because one slice ends where the next begins.
     """
 
     def __init__(
         self,
-        client: HttpClient,
-        url: str,
+        endpoints: Endpoints,
         versions: tuple[str, ...],
         confirmations: int,
         bounds: dict[int, int],
     ) -> None:
-        self._node, self._confirmations, self._bounds = Node(client, url), confirmations, bounds
+        self._endpoints, self._confirmations, self._bounds = endpoints, confirmations, bounds
         self._versions = versions
-        self._readers: dict[tuple[str, ...], polygon.RangeReader] = {}
+        self._readers: dict[tuple[str, ...], RangeReader] = {}
 
     def pages(self, part: Slice) -> Iterator[Page]:
-        """See `Reader`."""
-        head = self._node.block("latest")
-        confirmed_end = self._confirmed_end(head)
-        if confirmed_end < part.end:
-            raise SourceFrozen(
-                f"the chain is confirmed up to unix time {confirmed_end}, and the slice ends at {part.end};"
-                " use another POLYGON_RPC_URL",
-                source=polygon.SOURCE,
-                url=self._node.url,
-            )
-        block, end = self._first_block(part.start, head), self._first_block(part.end, head)
-        reader, follows = self._reader(part), None
-        while block < end:
-            rows, dead, read = reader.read(block, end - 1, follows)
-            yield Page(part, rows, dead)
-            block, follows = read.number + 1, read.hash
+        """See `Reader`.
 
-    def _reader(self, part: Slice) -> polygon.RangeReader:
-        """A reader of the slice's generations, which remembers what range the node can answer."""
+        Raises:
+            SourceFrozen: the chain is not confirmed up to the end of the slice.
+            WrongShape: blocks and fills contradict each other about their times.
+            IngestError: see `RangeReader.read`.
+        """
+        confirmed = self._confirmed()
+        where = {"source": polygon.SOURCE, "url": self._endpoints.preferred.url}
+        if confirmed.timestamp + 1 < part.end:
+            raise SourceFrozen(
+                f"the chain is confirmed up to unix time {confirmed.timestamp + 1}, and the slice ends at {part.end};"
+                " use another POLYGON_RPC_URL",
+                **where,
+            )
+        reader = self._reader(part)
+        reader.head = confirmed.number
+        block, end = (self._first_block(bound, confirmed) for bound in (part.start, part.end))
+        follows = None
+        while block < end:
+            tables, dead, read = reader.read(block, end - 1, follows)
+            if not all(_lie_in(part, table) for table in tables):
+                message = (
+                    f"fills of blocks {block} to {read.number} do not lie in their slice's time"
+                )
+                raise WrongShape(f"{message}; try another endpoint", **where)
+            yield Page(part, tables, dead)
+            block, follows = read.number + 1, read
+
+    def _reader(self, part: Slice) -> RangeReader:
+        """A reader of the slice's generations, which remembers how many fills are to be expected."""
         versions = tuple(part.versions.split(",")) if part.versions else self._versions
         if versions not in self._readers:
-            self._readers[versions] = polygon.RangeReader(self._node, versions, polygon.FIRST_RANGE)
+            self._readers[versions] = RangeReader(self._endpoints, versions)
         return self._readers[versions]
 
     def confirmed_end(self) -> int:
         """Unix time before which every block is confirmed: no block to come can be earlier."""
-        return self._confirmed_end(self._node.block("latest"))
+        return self._confirmed().timestamp + 1
 
-    def _confirmed_end(self, head: Block) -> int:
-        confirmed = head
-        if self._confirmations:
-            confirmed = self._node.block(max(head.number - self._confirmations, 0))
-        return confirmed.timestamp + 1
+    def _confirmed(self) -> Block:
+        return self._endpoints.ask(lambda endpoint: endpoint.confirmed(self._confirmations))
 
-    def _first_block(self, timestamp: int, head: Block) -> int:
+    def _first_block(self, timestamp: int, confirmed: Block) -> int:
         if timestamp not in self._bounds:
-            self._bounds[timestamp] = self._node.first_block_since(timestamp, head)
+            found = polygon.block_since(self._endpoints, timestamp, confirmed)
+            if found <= confirmed.number:
+                self._bounds[timestamp] = found  # else a block to come may be earlier than found
+            return found
         return self._bounds[timestamp]
+
+
+def _lie_in(part: Slice, table: pa.Table) -> bool:
+    """Whether all fills of a table have a time within the slice."""
+    bounds = pc.min_max(table.column("timestamp").cast(pa.int64())).as_py()
+    return not len(table) or (part.start <= bounds["min"] and bounds["max"] < part.end)
 
 
 @dlt.source(name="slices", max_table_nesting=0)
