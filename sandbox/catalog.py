@@ -203,8 +203,13 @@ _ENDINGS = (
     ("", None),
     ("proposed", ("0.9995", "0.0005")),
 )
-# Markets from before the order book stand at zero, or where their pool stood at the end.
-_LEGACY_PRICES = (("0.5843311669077693", "0.4156688330922307"), ("0", "0"), ("0", "0"))
+# Markets from before the order book stand at zero, where their pool stood at the end, or near its
+# limits, which is how the earliest say who won.
+_LEGACY_PRICES = (
+    ("0.5843311669077693", "0.4156688330922307"),
+    ("0.0000004113679809846114013590098187297978", "0.9999995886320190153885986409901813"),
+    ("0", "0"),
+)
 
 _MARKET_KINDS = {
     "single": "standard",

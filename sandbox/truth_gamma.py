@@ -13,12 +13,13 @@ from datetime import datetime
 from decimal import Decimal
 
 WINNER, SPLIT, UNRESOLVED = "winner", "split", "unresolved"
+NEAR = Decimal("0.0001")  # less than this from 1 or 0 is as good as there
 
 
 def market_row(payload: dict) -> dict:
     """The columns of `markets`."""
     resolution = resolution_of(payload)
-    winner = outcome_prices(payload).index(1) if resolution == WINNER else None
+    winner = payouts_of(payload).index(1) if resolution == WINNER else None
     return {
         "market_id": payload["id"],
         "condition_id": (payload.get("conditionId") or "").lower(),
@@ -52,23 +53,34 @@ def event_row(payload: dict) -> dict:
 
 
 def outcome_prices(payload: dict) -> list[Decimal]:
-    """Price of each outcome as Gamma shows it; after the resolution what a share pays."""
+    """Price of each outcome as Gamma shows it."""
     return [Decimal(price) for price in json.loads(payload.get("outcomePrices") or "[]")]
+
+
+def payouts_of(payload: dict) -> list[Decimal]:
+    """What a share of each outcome pays once the market is resolved.
+
+    These are its prices, which on the earliest markets stay a little off 1 and 0.
+    """
+    return [
+        price.to_integral_value() if abs(price - price.to_integral_value()) < NEAR else price
+        for price in outcome_prices(payload)
+    ]
 
 
 def resolution_of(payload: dict) -> str:
     """How a market ended: `winner`, `split` or `unresolved`.
 
-    A closed market whose prices are one 1 and else 0 has a winner, unless the result is only
-    proposed or is disputed. Prices of 1/n each are a split only once UMA says resolved: a market
-    that closed without a result can stand at a half by chance.
+    A closed market whose prices are one 1 and else 0, as good as, has a winner, unless the result
+    is only proposed or is disputed. Prices of 1/n each are a split only once UMA says resolved: a
+    market that closed without a result can stand at a half by chance.
     """
-    prices, status = outcome_prices(payload), payload.get("umaResolutionStatus") or ""
+    payouts, status = payouts_of(payload), payload.get("umaResolutionStatus") or ""
     if not payload.get("closed"):
         return UNRESOLVED
-    if sorted(prices, reverse=True) == [1] + [0] * (len(prices) - 1):
+    if sorted(payouts, reverse=True) == [1] + [0] * (len(payouts) - 1):
         return UNRESOLVED if status in ("proposed", "disputed") else WINNER
-    is_even = bool(prices) and all(price * len(prices) == 1 for price in prices)
+    is_even = bool(payouts) and all(payout * len(payouts) == 1 for payout in payouts)
     return SPLIT if is_even and status == "resolved" else UNRESOLVED
 
 
@@ -79,7 +91,7 @@ def token_rows(payload: dict) -> list[dict]:
     """
     outcomes = json.loads(payload.get("outcomes") or "[]")
     resolved = resolution_of(payload) != UNRESOLVED
-    prices = outcome_prices(payload)
+    payouts = payouts_of(payload)
     return [
         {
             "token_id": token_id,
@@ -87,7 +99,7 @@ def token_rows(payload: dict) -> list[dict]:
             "condition_id": (payload.get("conditionId") or "").lower(),
             "outcome_index": index,
             "outcome": outcomes[index],
-            "payout": prices[index] if resolved else None,
+            "payout": payouts[index] if resolved else None,
         }
         for index, token_id in enumerate(json.loads(payload.get("clobTokenIds") or "[]"))
     ]
@@ -150,7 +162,7 @@ def neg_risk_groups(markets: Iterable[dict], events: Iterable[dict]) -> list[dic
 
 
 def _ended_yes(market: dict) -> bool:
-    return resolution_of(market) == WINNER and outcome_prices(market)[0] == 1
+    return resolution_of(market) == WINNER and payouts_of(market)[0] == 1
 
 
 def _micro_usd(amount: str | float | None) -> int:

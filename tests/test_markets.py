@@ -190,7 +190,8 @@ def test_resolution_and_payouts_are_those_of_the_world(run: Run) -> None:
     kinds: Counter[str] = Counter()
     for market_id, (resolution, winner, payouts) in found.items():
         truth = world.catalog.markets[int(market_id)]
-        prices = [float(price) for price in truth.resolution] if truth.closed_at else []
+        # The pools of early markets stay a little off 1 and 0.
+        prices = [round(float(price), 4) for price in truth.resolution] if truth.closed_at else []
         if sorted(prices) == [0, 1] and truth.uma_status not in ("proposed", "disputed"):
             expected = ("winner", prices.index(1), prices)
         elif prices == [0.5, 0.5] and truth.uma_status == "resolved":

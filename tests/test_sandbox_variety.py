@@ -119,6 +119,8 @@ def test_every_way_to_end(truth: Truth) -> None:
     ends = {("winner", None), ("unresolved", "proposed"), ("unresolved", "disputed")}
     assert final == ends | {("winner", "resolved")}
     assert ("split", "resolved", half) in ways
+    near = '["0.0000004113679809846114013590098187297978", "0.9999995886320190153885986409901813"]'
+    assert ("winner", None, near) in ways
     unresolved = {prices for resolution, _, prices in ways if resolution == "unresolved"}
     assert {half, '["0", "0"]', '["0.9995", "0.0005"]'} <= unresolved
 

@@ -421,6 +421,9 @@ def test_trending_compares_24_hourly_buckets_with_the_24_before():
         ('["0.5", "0.5"]', None, "unresolved", [None, None]),
         ('["0", "0"]', None, "unresolved", [None, None]),
         ('["0.9995", "0.0005"]', "resolved", "unresolved", [None, None]),
+        ('["0.00000004", "0.99999996"]', None, "winner", ["0", "1"]),
+        ('["0.00000004", "0.99999996"]', "disputed", "unresolved", [None, None]),
+        ('["0.9999", "0.0001"]', None, "unresolved", [None, None]),
         ("[]", "resolved", "unresolved", [None, None]),
     ],
 )

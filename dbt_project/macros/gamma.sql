@@ -25,17 +25,30 @@
     the rule, which the description of `markets` states in words:
     - winner: closed, one price is 1 and all others are 0, and the oracle's answer is not still open (proposed,
       disputed). `resolved` is not asked for, because Gamma leaves the oracle's state out of many resolved markets.
+      Less than 1e-4 from 1 or 0 counts as 1 or 0: the pools of early markets stay at prices like 0.00000041 and
+      0.99999959 when they are decided.
     - split: closed and resolved, and every price is 1/n. Here `resolved` is needed: a market that closed without a
       trade shows equal prices too.
     - else undecided, as are legacy markets that closed at 0.58 and 0.42 (their last prices) or at 0 and 0.
     `prices` are cut to the six digits of a payout, so that 1/3 equals 0.3333333333.
 -#}
 {% macro payouts(prices, closed, uma_resolution_status) -%}
+    {%- set near = "toDecimal32('0.0001', 6)" -%}
+    {%- set decided -%}
+        arrayMap(
+            price -> multiIf(
+                abs(price) < {{ near }}, toDecimal32(0, 6),
+                abs(price - 1) < {{ near }}, toDecimal32(1, 6),
+                price
+            ),
+            {{ prices }}
+        )
+    {%- endset -%}
     multiIf(
         {{ closed }}
-        and countEqual({{ prices }}, 1) = 1
-        and countEqual({{ prices }}, 0) = length({{ prices }}) - 1
-        and {{ uma_resolution_status }} not in ('proposed', 'disputed'), {{ prices }},
+        and countEqual({{ decided }}, 1) = 1
+        and countEqual({{ decided }}, 0) = length({{ prices }}) - 1
+        and {{ uma_resolution_status }} not in ('proposed', 'disputed'), {{ decided }},
         {{ closed }}
         and length({{ prices }}) > 1
         and countEqual({{ prices }}, toDecimal32(1, 6) / greatest(length({{ prices }}), 1)) = length({{ prices }})
