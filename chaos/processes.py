@@ -1,4 +1,4 @@
-"""The processes that are killed: the embedded ClickHouse and the pipeline, each started as a user would."""
+"""The processes that are killed and stopped: the embedded ClickHouse and the pipeline, each started as a user would."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.settings import PROJECT_DIR, Settings
@@ -32,7 +33,17 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _environment(more: dict[str, str]) -> dict[str, str]:
+def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
+    """Wait until a condition holds; False if it does not within `timeout_s` seconds."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_S)
+    return True
+
+
+def environment(more: dict[str, str]) -> dict[str, str]:
     """This process's environment without any setting of the pipeline but those given."""
     unset = {name.upper() for name in Settings.model_fields}
     inherited = {name: value for name, value in os.environ.items() if name not in unset}
@@ -68,15 +79,13 @@ class Database:
             self._process = subprocess.Popen(
                 [*command, "--path", str(self._folder / "clickhouse")],
                 cwd=self._folder,
-                env=_environment({}),
+                env=environment({}),
                 stdout=log,
                 stderr=log,
             )
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not self._answers():
-            if not self.alive or time.monotonic() > deadline:
-                raise Broken(f"the database did not start: {self._folder / 'clickhouse.log'}")
-            time.sleep(POLL_S)
+        wait_until(lambda: self._answers() or not self.alive, START_TIMEOUT_S)
+        if not self._answers():
+            raise Broken(f"the database did not start: {self._folder / 'clickhouse.log'}")
 
     def kill(self) -> None:
         """Kill it, if it is still alive."""
@@ -93,30 +102,46 @@ class Database:
 
 
 class Pipeline:
-    """`run_pipeline.py` as a process that may die at a seam; the last of `words` is its verb."""
+    """`run_pipeline.py` as a process to which something may happen at a seam.
 
-    def __init__(self, folder: Path, settings: dict[str, str], words: list[str]) -> None:
-        self._log = folder / "pipeline.log"
-        self._verb = words[-1]
-        with self._log.open("ab") as log:
-            self._begin = log.tell()
+    Args:
+        log: the file that gets what it prints.
+        settings: its settings, as environment variables.
+        options: options of `chaos.child`.
+        verb: what `run_pipeline.py` takes.
+    """
+
+    def __init__(
+        self, log: Path, settings: dict[str, str], options: list[str], verb: list[str]
+    ) -> None:
+        self._log = log
+        self._verb = verb[0]
+        with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "chaos.child", *words],
-                cwd=folder,
-                env=_environment(settings),
-                stdout=log,
-                stderr=log,
+                [sys.executable, "-m", "chaos.child", *options, "--", *verb],
+                cwd=log.parent,
+                env=environment(settings),
+                stdout=output,
+                stderr=output,
             )
 
     @property
     def alive(self) -> bool:
-        """False once it has ended in whatever way."""
+        """False once it has ended in whatever way; a stopped process is alive."""
         return self._process.poll() is None
 
     @property
     def exit_code(self) -> int | None:
         """Exit code, negative for a signal; None while it lives."""
         return self._process.poll()
+
+    @property
+    def stopped(self) -> bool:
+        """True from SIGSTOP to SIGCONT."""
+        if not self.alive:
+            return False
+        events = os.WSTOPPED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self._process.pid, events) is not None
 
     @property
     def ended_as_it_may(self) -> bool:
@@ -131,14 +156,20 @@ class Pipeline:
 
     def said(self) -> str:
         """What it has logged so far."""
-        with self._log.open("rb") as log:
-            log.seek(self._begin)
-            return log.read().decode(errors="replace")
+        return self._log.read_text(errors="replace")
 
     def kill(self) -> None:
         """Kill it, if it is still alive."""
         self._process.kill()
         self._process.wait()
+
+    def halt(self) -> None:
+        """Stop it where it is, as a closed laptop would."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it go on after it was stopped."""
+        self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """Ask it to end.
@@ -152,4 +183,4 @@ class Pipeline:
         except subprocess.TimeoutExpired:
             raise Broken(f"SIGTERM did not end the pipeline in {STOP_TIMEOUT_S:.0f} s") from None
         if code != 128 + signal.SIGTERM:
-            raise Broken(f"SIGTERM ended the pipeline with exit code {code}")
+            raise Broken(f"SIGTERM ended the pipeline with exit code {code}: {self.said()}")

@@ -1,4 +1,4 @@
-"""The places in the pipeline's code at which a process is killed, and the wrapping that kills it there.
+"""The places in the pipeline's code at which a process is killed or stopped, and the wrapping that does it there.
 
 The code itself knows nothing of this: a seam is a function by its module and name, and the child process that is to
 die there replaces that name by a wrapper. `docs/reliability.md` says for each seam what is on disk and in ClickHouse.
@@ -91,6 +91,26 @@ SEAMS: dict[str, Seam] = {
     "releasing the lock": Seam("pipeline.lock", "WriterLock._release", "during", verb="once"),
 }
 
+# Where a run is stopped for longer than its lock lives, and where its successor is held while it goes on.
+MORE_PLACES: dict[str, Seam] = {
+    "before inserting": Seam(
+        "ingest.destination", "ClickHouseHttpSqlClient.insert_file", "before", calls=8
+    ),
+    "backfill package": Seam("pipeline.backfill_worker", "load_source", "after", verb="backfill"),
+}
+PLACES = SEAMS | MORE_PLACES
+PAUSES = (
+    "lock taken", "package committed, state not saved", "normalized", "load opened",
+    "before inserting", "inserting", "one file inserted", "all files inserted",
+    "package completed", "load closed", "settle marked", "settle statement",
+    "between settle statements", "settled, not recorded", "backfill package",
+    "releasing the lock",
+)  # fmt: skip
+MEETINGS = (
+    "load opened", "before inserting", "one file inserted", "all files inserted", "load closed",
+    "settle marked", "between settle statements", "settled, not recorded",
+)  # fmt: skip
+
 
 def owner(seam: Seam) -> tuple[Any, str]:
     """The module or class that holds a seam's function, and the function's name in it.
@@ -104,11 +124,18 @@ def owner(seam: Seam) -> tuple[Any, str]:
     return holder, name
 
 
-def arm(seam: Seam, nth: int, delay_s: float, strike: Callable[[], None]) -> None:
+def arm(
+    seam: Seam,
+    nth: int,
+    delay_s: float,
+    strike: Callable[[], None],
+    counts: Callable[[], bool] = lambda: True,
+) -> None:
     """Replace a seam's function by one whose `nth` call (from 1) calls `strike`, as the seam says when.
 
     Args:
         delay_s: `during` only: seconds from the beginning of the call to the strike.
+        counts: whether a call that begins now counts.
     """
     holder, name = owner(seam)
     function = getattr(holder, name)
@@ -116,7 +143,7 @@ def arm(seam: Seam, nth: int, delay_s: float, strike: Callable[[], None]) -> Non
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        due = next(calls) == nth
+        due = counts() and next(calls) == nth
         if due and seam.when == "before":
             strike()
         if due and seam.when == "during":

@@ -1,13 +1,21 @@
-"""What a run of crashes left behind: every table held against the simulated Polymarket's truth, raw fills included."""
+"""What a run left behind: every table compared with the simulated Polymarket's truth, raw fills included, and what the
+pipeline itself knows of it: nothing may be wrong that only `verify` finds.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from clickhouse_connect.driver.client import Client
 
-from chaos.harness import Tally
+from chaos.tally import Tally
+from pipeline.models import full_refresh_selects
+from pipeline.run import open_run
+from pipeline.settings import Settings
+from pipeline.status import read_status
+from pipeline.verify import verify
 from sandbox.reconcile import Check, reconcile
 from sandbox.truth import Truth
 from sandbox.world import World
@@ -40,8 +48,57 @@ def _raw_fills(client: Client, database: str, truth: Truth) -> Check:
     )
 
 
-def summary(seed: int, tally: Tally, world: World, checks: list[Check]) -> dict[str, Any]:
-    """The run as one JSON object: its kills, what was produced, and per table what was lost and doubled."""
+def hidden(settings: Settings) -> list[str]:
+    """What the pipeline does not know or does not say of its own tables after its last cycle; one line each."""
+    raw = settings.raw_database
+    found = []
+    with open_run(settings) as run:
+        found += [
+            f"verify: {each.table} has {each.differences} differences, {each.examples[:2]}"
+            for each in verify(run, full_refresh_selects, None, None)
+            if not each.equal
+        ]
+        status = read_status(run)
+        if status.unsettled_loads:
+            found.append(f"status: {status.unsettled_loads} loads are not settled")
+        found += [f"status: {source} is stale" for source in status.stale]
+        if status.writer:
+            found.append(f"status: {status.writer} still writes")
+        unrecorded = run.client.query(
+            f"""
+            select load_id, landed.fills, ledger.loaded_rows
+            from (
+                select load_id, uniqExact({", ".join(FILL_KEY)}, timestamp) as fills
+                from {raw}.order_filled
+                group by load_id
+            ) as landed
+            inner join (
+                select load_id, loaded_rows
+                from {raw}.loads final
+                where table_name = 'order_filled' and not is_rebuild
+            ) as ledger using load_id
+            where landed.fills > ledger.loaded_rows
+            order by load_id
+            """
+        ).result_rows
+    return found + [
+        f"ledger: load {load_id} has {fills} fills in raw, and {rows} in the ledger"
+        for load_id, fills, rows in unrecorded
+    ]
+
+
+def summary(
+    seed: int,
+    tally: Tally,
+    world: World,
+    checks: list[Check],
+    hidden: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The run as one JSON object: what happened, what was produced, and per table what was lost and doubled.
+
+    Args:
+        hidden: what `hidden` found.
+    """
     tables = {
         check.name: {
             "produced": check.expected,
@@ -61,6 +118,8 @@ def summary(seed: int, tally: Tally, world: World, checks: list[Check]) -> dict[
         "lost": sum(check.lost for check in checks),
         "doubled": sum(check.doubled for check in checks),
         "equal": all(check.equal for check in checks),
-        "passed": all(check.equal for check in checks) and not tally.tracebacks,
+        "hidden": list(hidden),
+        "passed": all(check.equal for check in checks)
+        and not (tally.tracebacks or tally.lies or hidden),
         "tables": tables,
     }
