@@ -12,7 +12,7 @@ from clickhouse_connect.driver.client import Client
 
 from chaos.tally import Tally
 from pipeline.models import full_refresh_selects
-from pipeline.run import open_run
+from pipeline.run import Run, open_run
 from pipeline.settings import Settings
 from pipeline.status import read_status
 from pipeline.verify import verify
@@ -50,40 +50,45 @@ def _raw_fills(client: Client, database: str, truth: Truth) -> Check:
 
 def hidden(settings: Settings) -> list[str]:
     """What the pipeline does not know or does not say of its own tables after its last cycle; one line each."""
-    raw = settings.raw_database
-    found = []
     with open_run(settings) as run:
-        found += [
-            f"verify: {each.table} has {each.differences} differences, {each.examples[:2]}"
-            for each in verify(run, full_refresh_selects, None, None)
+        verdicts = verify(run, full_refresh_selects, None, None)
+        status = read_status(run)
+        found = [
+            f"verify: {each.table} has {each.differences} differences: {'; '.join(each.examples)}"
+            for each in verdicts
             if not each.equal
         ]
-        status = read_status(run)
         if status.unsettled_loads:
             found.append(f"status: {status.unsettled_loads} loads are not settled")
         found += [f"status: {source} is stale" for source in status.stale]
         if status.writer:
             found.append(f"status: {status.writer} still writes")
-        unrecorded = run.client.query(
-            f"""
-            select load_id, landed.fills, ledger.loaded_rows
-            from (
-                select load_id, uniqExact({", ".join(FILL_KEY)}, timestamp) as fills
-                from {raw}.order_filled
-                group by load_id
-            ) as landed
-            inner join (
-                select load_id, loaded_rows
-                from {raw}.loads final
-                where table_name = 'order_filled' and not is_rebuild
-            ) as ledger using load_id
-            where landed.fills > ledger.loaded_rows
-            order by load_id
-            """
-        ).result_rows
-    return found + [
-        f"ledger: load {load_id} has {fills} fills in raw, and {rows} in the ledger"
-        for load_id, fills, rows in unrecorded
+        return found + unrecorded(run)
+
+
+def unrecorded(run: Run) -> list[str]:
+    """Loads with more fills in raw than the ledger knows of; one line each."""
+    raw = run.settings.raw_database
+    rows = run.client.query(
+        f"""
+        select load_id, landed.fills, ledger.loaded_rows
+        from (
+            select load_id, uniqExact({", ".join(FILL_KEY)}, timestamp) as fills
+            from {raw}.order_filled
+            group by load_id
+        ) as landed
+        inner join (
+            select load_id, loaded_rows
+            from {raw}.loads final
+            where table_name = 'order_filled' and not is_rebuild
+        ) as ledger using load_id
+        where landed.fills > ledger.loaded_rows
+        order by load_id
+        """
+    ).result_rows
+    return [
+        f"ledger: load {load_id} has {fills} fills in raw, and {known} in the ledger"
+        for load_id, fills, known in rows
     ]
 
 

@@ -7,51 +7,138 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from worlds import all_fills, land, land_gamma, sandbox_settings, small_world
+from worlds import (
+    COLUMNS,
+    all_fills,
+    land,
+    land_gamma,
+    landing_row,
+    sandbox_settings,
+    small_world,
+)
 
-from chaos.harness import Tally
-from chaos.schedule import schedule
-from chaos.seams import SEAMS, arm, owner
-from chaos.verdict import examine, summary
+from chaos.schedule import (
+    FAULT_KINDS,
+    HOME,
+    BadNetwork,
+    Kill,
+    Pause,
+    WrongClock,
+    schedule,
+)
+from chaos.seams import MEETINGS, PAUSES, PLACES, SEAMS, arm, owner
+from chaos.tally import Tally
+from chaos.verdict import examine, summary, unrecorded
 from embedded_clickhouse import Endpoint
+from pipeline.backfill import backfill, parse_request
+from pipeline.ledger import Ledger
 from pipeline.loop import run_once
-from pipeline.run import Run
+from pipeline.run import Run, open_run
 from pipeline.settings import PROJECT_DIR
+from sandbox.reconcile import Check
 from sandbox.server import SandboxServer
+
+KINDS = (Kill, Pause, WrongClock, BadNetwork)
 
 
 def test_a_schedule_follows_from_its_seed() -> None:
-    kinds = {"pipeline": 60, "database": 30, "both": 10}
-    kills = schedule(3, **kinds)
-    assert kills == schedule(3, **kinds) != schedule(4, **kinds)
-    assert Counter(kill.victim for kill in kills) == kinds
+    numbers = {"pipeline": 60, "database": 30, "both": 10, "pauses": 70, "clocks": 40, "faults": 90}
+    events = schedule(3, **numbers)
+    assert events == schedule(3, **numbers) != schedule(4, **numbers)
+    kinds = {kind: [each for each in events if isinstance(each, kind)] for kind in KINDS}
+    assert Counter(kill.victim for kill in kinds[Kill]) == dict(list(numbers.items())[:3])
+    assert [len(kinds[Pause]), len(kinds[WrongClock])] == [70, 40]
+    assert sum(len(network.faults) for network in kinds[BadNetwork]) == 90
+    # They take turns, and what happens of one kind does not depend on the others.
+    assert len({type(event) for event in events[:20]}) > 2
+    assert Counter(schedule(3, pauses=70)) == Counter(kinds[Pause])
+
+
+def test_kills_come_at_every_seam() -> None:
+    kills = schedule(3, pipeline=60, database=30, both=10)
     at_seams = [kill for kill in kills if kill.seam]
     assert {kill.seam for kill in at_seams} == set(SEAMS)
     assert all(1 <= kill.nth <= SEAMS[kill.seam].calls for kill in at_seams)
     assert any(kill.loses_folder for kill in kills)
 
 
-def test_every_seam_is_passed_by_a_first_cycle(
+def test_pauses_come_at_every_place() -> None:
+    pauses = schedule(3, pauses=60)
+    assert {pause.seam for pause in pauses} == {"", *PAUSES}
+    assert {pause.meeting for pause in pauses} == {"", *MEETINGS}
+    assert {pause.verb for pause in pauses} == {"loop", "once", "backfill"}
+    assert {pause.folder == pause.successors_folder for pause in pauses} == {True, False}
+    assert {pause.folder == HOME for pause in pauses} == {True, False}
+    assert any(pause.alone for pause in pauses)
+    assert any(pause.reorg and pause.seam == "before inserting" for pause in pauses)
+    assert not any(pause.alone and pause.meeting for pause in pauses)
+
+
+def test_clocks_are_wrong_in_every_way() -> None:
+    clocks = schedule(3, clocks=60)
+    assert max(clock.ahead_s for clock in clocks) > 3600
+    assert min(clock.ahead_s for clock in clocks) < -3600
+    jumps = [clock for clock in clocks if clock.jump_s]
+    assert any(clock.ahead_s + clock.jump_s == 0 for clock in jumps)
+    assert any(clock.ahead_s == 0 for clock in jumps)
+    assert {clock.jump_s > 0 for clock in jumps} == {True, False}
+    assert len(jumps) < len(clocks)
+
+
+def test_the_proxy_does_everything_to_inserts_and_to_other_requests() -> None:
+    faults = [fault for network in schedule(3, faults=200) for fault in network.faults]
+    on_inserts = Counter(fault.kind for fault in faults if fault.inserts_only)
+    assert set(on_inserts) == {*FAULT_KINDS} - {"cut in the body"}
+    assert {fault.kind for fault in faults if not fault.inserts_only} == {*FAULT_KINDS}
+    assert {fault.twice for fault in faults} == {True, False}
+
+
+def test_every_seam_is_passed(
     clickhouse: Endpoint, database_prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passed = set()
-    for name, seam in SEAMS.items():
+    for name, seam in PLACES.items():
         holder, attribute = owner(seam)
         monkeypatch.setattr(holder, attribute, getattr(holder, attribute))  # put back by undo
         arm(seam, 1, 0, lambda name=name: passed.add(name))
     with SandboxServer(small_world(matches=50)) as upstream:
-        run_once(sandbox_settings(clickhouse, database_prefix, tmp_path, upstream))
+        settings = sandbox_settings(clickhouse, database_prefix, tmp_path, upstream)
+        run_once(settings)
+        in_first_cycle = set(passed)
+        with open_run(settings) as run:
+            backfill(run, parse_request("2026-06-01T06:00", None, None, again=False))
     monkeypatch.undo()
-    assert passed == set(SEAMS)
+    assert in_first_cycle >= set(SEAMS)
+    assert passed == set(PLACES)
+
+
+def test_a_call_may_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    struck: list[bool] = []
+    counting: list[bool] = []
+    seam = replace(SEAMS["settled, not recorded"], when="after")
+    monkeypatch.setattr("pipeline.ledger.Ledger.finish_settling", lambda self, loads: loads)
+    arm(seam, 2, 0, lambda: struck.append(True), counts=lambda: counting[-1])
+    for counts, expected in ((False, 0), (True, 0), (False, 0), (True, 1), (True, 1)):
+        counting.append(counts)
+        assert Ledger.finish_settling(None, "loads") == "loads"
+        assert len(struck) == expected
 
 
 def test_every_seam_is_explained() -> None:
     text = (PROJECT_DIR / "docs" / "reliability.md").read_text()
-    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
-    assert [row for row in rows if row in SEAMS] == list(SEAMS)
+    argument, crash_tests = text.split("## The crash tests")
+    assert [row for row in _first_cells(argument) if row in SEAMS] == list(SEAMS)
+    places = [place for cell in _first_cells(crash_tests) for place in cell.split("; ")]
+    assert [place for place in places if place in PLACES] == list(PAUSES)
+
+
+def _first_cells(text: str) -> list[str]:
+    """The first cell of each row of a text's tables."""
+    return [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
 
 
 def test_a_loss_would_be_seen(run: Run) -> None:
@@ -71,8 +158,26 @@ def test_a_loss_would_be_seen(run: Run) -> None:
     assert result["tables"]["raw order_filled"]["produced"] == len(fills)
 
 
-def test_a_few_kills_lose_and_double_nothing() -> None:
-    counts = ["--pipeline-kills", "6", "--database-kills", "2", "--both-kills", "1"]
+def test_rows_that_the_ledger_does_not_know_are_seen(run: Run) -> None:
+    fills = all_fills(small_world(matches=30))
+    load_id = land(run, fills[2:])
+    assert unrecorded(run) == []
+    rows = [landing_row(fill, load_id) for fill in fills[:2]]
+    raw = run.settings.raw_database
+    run.client.insert("order_filled", rows, column_names=COLUMNS, database=raw)
+    known = len(fills) - 2
+    assert unrecorded(run) == [
+        f"ledger: load {load_id} has {len(fills)} fills in raw, and {known} in the ledger"
+    ]
+    equal = [Check("raw order_filled", len(fills), len(fills))]
+    assert summary(1, Tally(), small_world(matches=30), equal)["passed"]
+    assert not summary(1, Tally(), small_world(matches=30), equal, unrecorded(run))["passed"]
+    assert not summary(1, Tally(lies=["fresh"]), small_world(matches=30), equal)["passed"]
+
+
+def test_a_little_of_everything_loses_and_doubles_nothing() -> None:
+    counts = ["--pipeline-kills", "4", "--database-kills", "1", "--both-kills", "1"]
+    counts += ["--pauses", "2", "--clock", "1", "--proxy", "9"]
     done = subprocess.run(
         [sys.executable, "-m", "chaos", "--seed", "2", "--matches", "300", *counts],
         cwd=PROJECT_DIR,
@@ -85,7 +190,10 @@ def test_a_few_kills_lose_and_double_nothing() -> None:
     first, *_, last = done.stdout.splitlines()
     assert first == "seed 2"
     result = json.loads(last)
-    assert result["kills"] == {"pipeline": 6, "database": 2, "both": 1}
+    assert result["kills"] == {"pipeline": 4, "database": 1, "both": 1}
+    assert sum(result["pauses"].values()) == sum(result["paused_ended"].values()) == 2
+    assert {kind in result["faults"] for kind in FAULT_KINDS} == {True}
+    assert result["clocks"]
     assert result["missed"] == {}
     assert (result["lost"], result["doubled"], result["passed"]) == (0, 0, True)
     assert result["tables"]["order_fills"]["uniq"] == result["produced"]["fills"] > 300
