@@ -1,6 +1,6 @@
-"""Crash tests: the pipeline and its ClickHouse are killed with SIGKILL, again and again, while a simulated Polymarket
-moves on; afterwards nothing may be lost, doubled or wrong.
+"""Crash tests: kills, pauses, wrong clocks and a bad network, again and again, while a simulated Polymarket moves on;
+afterwards nothing may be lost, doubled or wrong.
 
-`python -m chaos` runs them. Read `seams.py` for where a process is killed, `schedule.py` for when, `harness.py` for
-what happens around a kill and `verdict.py` for what is compared in the end.
+`python -m chaos` runs them. Read `seams.py` for where something happens, `schedule.py` for what and when, `harness.py` for
+the stage, `kills.py`, `pauses.py`, `clocks.py` and `network.py` for how, and `verdict.py` for what is compared in the end.
 """

@@ -175,9 +175,8 @@ def test_rows_that_the_ledger_does_not_know_are_seen(run: Run) -> None:
     assert not summary(1, Tally(lies=["fresh"]), small_world(matches=30), equal)["passed"]
 
 
-def test_a_little_of_everything_loses_and_doubles_nothing() -> None:
+def test_a_few_kills_lose_and_double_nothing() -> None:
     counts = ["--pipeline-kills", "4", "--database-kills", "1", "--both-kills", "1"]
-    counts += ["--pauses", "2", "--clock", "1", "--proxy", "9"]
     done = subprocess.run(
         [sys.executable, "-m", "chaos", "--seed", "2", "--matches", "300", *counts],
         cwd=PROJECT_DIR,
@@ -191,9 +190,6 @@ def test_a_little_of_everything_loses_and_doubles_nothing() -> None:
     assert first == "seed 2"
     result = json.loads(last)
     assert result["kills"] == {"pipeline": 4, "database": 1, "both": 1}
-    assert sum(result["pauses"].values()) == sum(result["paused_ended"].values()) == 2
-    assert {kind in result["faults"] for kind in FAULT_KINDS} == {True}
-    assert result["clocks"]
     assert result["missed"] == {}
     assert (result["lost"], result["doubled"], result["passed"]) == (0, 0, True)
     assert result["tables"]["order_fills"]["uniq"] == result["produced"]["fills"] > 300
