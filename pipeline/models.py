@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 DBT_DIR = PROJECT_DIR / "dbt_project"
 SETTLE_TAG = "settle_"
+GAMMA_TABLES = ("markets", "events")
 log = logging.getLogger(__name__)
 
 
@@ -45,6 +46,7 @@ def ensure_models(client: Client, target: Server, settings: Settings) -> list[St
         return statements
     log.info("models: building (dbt run)")
     with _environment(target, settings):
+        _derive_again(client, settings)
         run_dbt(["run"])
         statements = _compile_statements(client)
     client.insert(
@@ -107,6 +109,44 @@ def _pass_on_signal(outcome: Any) -> None:
     """dbt turns every exception into an outcome, that of a signal included."""
     if isinstance(outcome.exception, Stopped):
         raise outcome.exception
+
+
+def _derive_again(client: Client, settings: Settings) -> None:
+    """Derive the stores of markets and events again from raw where their columns are those of an earlier version.
+
+    Readers see the old store until the new one is complete. Stores with the columns of this version go first: as long as
+    an old one is left, whoever was interrupted begins again. Stores of fills may be too large to be derived in one
+    statement, and are left alone.
+
+    Raises:
+        ModelsError: dbt failed; what is old stays until the next run.
+    """
+    nodes = [node for node in run_dbt(["parse"]).nodes.values() if node.resource_type == "model"]
+    for table in GAMMA_TABLES:
+        stores = [node for node in nodes if SETTLE_TAG + table in node.tags]
+        old = [node for node in stores if _has_other_columns(client, settings, node)]
+        for part in ([node for node in stores if node not in old], old) if old else ():
+            ids = {node.unique_id for node in part}
+            log.info("models: deriving %s again", ", ".join(node.name for node in part))
+            views = [node.name for node in nodes if _is_view_of(node, ids)]
+            selected = [f"+{node.name}" for node in part] + views
+            run_dbt(["run", "--full-refresh", "--select", " ".join(selected)])
+
+
+def _is_view_of(node: Any, stores: set[str]) -> bool:
+    """Whether a model is a materialized view that reads or writes one of these stores."""
+    is_view = node.config.materialized == "materialized_view"
+    return is_view and not stores.isdisjoint(node.depends_on.nodes)
+
+
+def _has_other_columns(client: Client, settings: Settings, node: Any) -> bool:
+    """Whether the table of a model is there, with other columns or types than the model has."""
+    present = client.query(
+        "select name, type from system.columns where database = {database:String} and table = {table:String}",
+        parameters={"database": settings.clickhouse_database, "table": node.name},
+    ).result_rows
+    wanted = {column.name: column.data_type for column in node.columns.values()}
+    return bool(present) and dict(present) != wanted
 
 
 def full_refresh_selects(run: Run) -> dict[str, str]:

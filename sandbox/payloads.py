@@ -141,7 +141,7 @@ def _order_book_fields(market: Market) -> dict:
         "acceptingOrdersTimestamp": rfc3339(market.created_at * 1_000_000),
         "startDate": rfc3339(_created_micros(market)),
         "startDateIso": iso_date(market.created_at),
-        "orderPriceMinTickSize": number(tick),
+        "orderPriceMinTickSize": 0 if market.id % 13 == 0 else number(tick),
         "orderMinSize": 5,
         "liquidity": f"{liquidity:f}" if liquidity else "0",
         "liquidityNum": number(liquidity),
@@ -207,6 +207,8 @@ def _legacy_fields(market: Market) -> dict:
     }
     if not market.lacks_token_ids:
         fields["clobTokenIds"] = json.dumps(market.token_ids)
+    elif market.id % 3:  # no token, written in one of two ways
+        fields["clobTokenIds"] = '["", ""]'
     return fields
 
 

@@ -1,7 +1,7 @@
 """The truth of markets and events: what follows from Gamma's payloads as they stand.
 
 Pure functions of payloads. Ids are strings, amounts integers in 1e-6 units, times unix seconds;
-what is absent or null has the neutral value of its column.
+of what is absent or null texts are empty, flags False, numbers and times None.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ def market_row(payload: dict) -> dict:
         "closed": bool(payload.get("closed")),
         "neg_risk": bool(payload.get("negRisk")),
         "volume_usd": _micro_usd(payload.get("volume")),
+        "tick_size": payload.get("orderPriceMinTickSize") or None,
         "created_at": _seconds(payload.get("createdAt")),
         "closed_at": _seconds(payload.get("closedTime")),
         "group_item_title": payload.get("groupItemTitle") or "",
@@ -102,6 +103,7 @@ def token_rows(payload: dict) -> list[dict]:
             "payout": payouts[index] if resolved else None,
         }
         for index, token_id in enumerate(json.loads(payload.get("clobTokenIds") or "[]"))
+        if token_id
     ]
 
 
@@ -154,7 +156,7 @@ def neg_risk_groups(markets: Iterable[dict], events: Iterable[dict]) -> list[dic
             "markets": len(group),
             "open_markets": sum(not market.get("closed") for market in group),
             "market_ids": sorted(market["id"] for market in group),
-            "volume_usd": sum(_micro_usd(market.get("volume")) for market in group),
+            "volume_usd": sum(_micro_usd(market.get("volume")) or 0 for market in group),
             "winning_market_id": next((m["id"] for m in group if _ended_yes(m)), ""),
         }
         for group_id, group in groups.items()
@@ -165,11 +167,12 @@ def _ended_yes(market: dict) -> bool:
     return resolution_of(market) == WINNER and payouts_of(market)[0] == 1
 
 
-def _micro_usd(amount: str | float | None) -> int:
+def _micro_usd(amount: str | float | None) -> int | None:
     """Dollars as Gamma writes them, cut to 1e-6."""
-    return int(Decimal(str(amount or 0)) * 1_000_000)
+    return None if amount is None else int(Decimal(str(amount)) * 1_000_000)
 
 
 def _seconds(time: str | None) -> int | None:
-    """A time in either of Gamma's formats as unix seconds, cut."""
-    return int(datetime.fromisoformat(time).timestamp()) if time else None
+    """A time in either of Gamma's formats as unix seconds, cut; a zero, such as 0001-01-01, is none."""
+    seconds = int(datetime.fromisoformat(time).timestamp()) if time else 0
+    return seconds if seconds > 0 else None

@@ -14,6 +14,7 @@ from worlds import assert_equals_truth, prepared, sandbox_settings, small_world
 from embedded_clickhouse import Endpoint
 from pipeline.cycle import CycleReport, run_cycle
 from pipeline.errors import LoadFailed
+from pipeline.freshness import last_reads
 from pipeline.patience import Patience
 from pipeline.run import Run
 from pipeline.settings import Settings
@@ -244,3 +245,38 @@ def test_dead_upstreams_are_named_each(
         for name in ("gamma", "goldsky", "polygon"):
             assert name in str(failure.value)
         assert run.lock.holder() is None
+
+
+def test_a_listing_by_id_is_no_fresh_read_and_hides_nothing(
+    loading: Run, polymarket: SandboxServer
+) -> None:
+    """The full passes are not due for hours and days, but begin at once."""
+    loading.settings = loading.settings.model_copy(update={"gamma_open_every_s": 3600.0})
+    cycle(loading)
+    first = last_reads(loading.client, loading.settings.raw_database)["gamma"]
+    polymarket.world.advance(300)
+    polymarket.app.faults.add("order-ignored")
+    with pytest.raises(LoadFailed, match="gamma: the listing is not newest first although order="):
+        cycle(loading)
+    assert last_reads(loading.client, loading.settings.raw_database)["gamma"] == first
+    assert_equals_truth(loading, polymarket.world)
+
+
+def test_a_cached_page_reopens_no_market(loading: Run, polymarket: SandboxServer) -> None:
+    """The pages by id still have the markets open that the newest-first pages have closed."""
+    world, models = polymarket.world, loading.settings.clickhouse_database
+    polymarket.app.faults.add("stale-page")
+    cycle(loading)
+    open_before = {key for key, market in world.gamma.markets.items() if not market["closed"]}
+    world.advance(600)
+    for _ in range(2):
+        cycle(loading)
+    closed = {key for key in open_before if world.gamma.markets[key]["closed"]}
+    assert closed - world.gamma.unlisted
+    rows = loading.client.query(
+        f"select market_id from {models}.market_history group by market_id"
+        " having countIf(closed) = 1 and argMax(closed, valid_from) and countIf(not closed) > 0"
+    ).result_rows
+    assert {key for (key,) in rows} >= closed - world.gamma.unlisted
+    reopened = f"select count() from {models}.market_history where closed and not is_current"
+    assert loading.client.command(reopened) == 0

@@ -115,6 +115,60 @@ def test_what_comes_after_a_full_refresh_still_settles(loaded: Run) -> None:
     assert_equals_truth(loaded, world)
 
 
+def test_stores_of_this_version_are_not_derived_again(
+    loaded: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another version whose columns are the same is built by a plain run."""
+    run_dbt = models.run_dbt
+
+    def only_parse(arguments: list[str]) -> Any:
+        assert arguments == ["parse"], arguments
+        return run_dbt(arguments)
+
+    monkeypatch.setattr(models, "run_dbt", only_parse)
+    monkeypatch.setattr(models, "project_hash", lambda settings: "another version")
+    with pytest.raises(AssertionError, match=r"^\['run'\]"):
+        ensure_models(loaded.client, loaded.server, loaded.settings)
+
+
+def as_in_an_earlier_version(run: Run) -> None:
+    """Give the stores of markets and events the columns of 0.1.0, with 0 for null, and a token that is none."""
+    models = run.settings.clickhouse_database
+    for store in ("markets_store", "events_store", "market_history_store"):
+        text = run.client.command(f"show create table {models}.{store} format TSVRaw")
+        for kind in ("Decimal(38, 6)", "Float64"):
+            text = text.replace(f"Nullable({kind})", kind)
+        run.client.command(f"rename table {models}.{store} to {models}.new_{store}")
+        run.client.command(text)
+        run.client.command(f"insert into {models}.{store} select * from {models}.new_{store}")
+        run.client.command(f"drop table {models}.new_{store}")
+    run.client.command(
+        f"insert into {models}.outcome_tokens_store select * replace ('' as token_id)"
+        f" from {models}.outcome_tokens_store limit 1"
+    )
+    run.client.command(f"truncate table {run.settings.raw_database}.model_deployments")
+
+
+def test_an_upgrade_derives_markets_again_and_keeps_the_rest(loaded: Run) -> None:
+    world, models = loaded.world, loaded.settings.clickhouse_database
+    uuids = f"select name, uuid from system.tables where database = '{models}' and engine like '%MergeTree'"
+    as_in_an_earlier_version(loaded)
+    before = dict(loaded.client.query(uuids).result_rows)
+    assert rows_of(loaded, "markets_store where volume_usd is null") == 0
+    loaded.statements = ensure_models(loaded.client, loaded.server, loaded.settings)
+    after = dict(loaded.client.query(uuids).result_rows)
+    assert {name for name in before if before[name] != after[name]} == {
+        "markets_store", "events_store", "market_history_store", "outcome_tokens_store",
+    }  # fmt: skip
+    assert rows_of(loaded, "outcome_tokens where token_id = ''") == 0
+    assert_equals_truth(loaded, world)
+    world.advance(200)
+    land_gamma(loaded, world)
+    land(loaded, all_fills(world))
+    settle_all(loaded)
+    assert_equals_truth(loaded, world)
+
+
 def test_dropped_models_are_built_again_with_their_data(loaded: Run) -> None:
     """The models can always be thrown away: everything in them follows from raw."""
     loaded.client.command(f"drop database {loaded.settings.clickhouse_database}")

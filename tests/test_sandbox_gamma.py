@@ -101,7 +101,7 @@ def test_lists_are_json_inside_strings(markets):
     for market in markets:
         assert len(json.loads(market["outcomes"])) == len(json.loads(market["outcomePrices"])) == 2
         if "clobTokenIds" in market:
-            for token_id in json.loads(market["clobTokenIds"]):
+            for token_id in filter(None, json.loads(market["clobTokenIds"])):
                 assert re.fullmatch(r"\d{70,78}", token_id)
 
 
@@ -128,6 +128,8 @@ def test_the_oddities_are_there(markets):
     assert any(m["description"] is None for m in markets)
     assert any("volume" not in m for m in markets)
     assert any("clobTokenIds" not in m and m["closed"] for m in markets)
+    assert any(m.get("clobTokenIds") == '["", ""]' for m in markets)
+    assert any(m.get("orderPriceMinTickSize") == 0 for m in markets)
     assert any(m.get("sportsMarketType") == "map_handicap" and m["line"] == -1.5 for m in markets)
     assert any(len(m["events"]) > 1 for m in markets)
     assert len({m["id"] for m in markets}) == len(markets)

@@ -1,13 +1,38 @@
-{#- Readers of Gamma payloads. Almost every field may be null, absent or retyped, so each reader has a neutral value. -#}
+{#-
+    Readers of Gamma payloads. Almost every field may be null, absent or retyped. Then texts are empty and booleans false;
+    numbers and times are null, because 0 would say something else.
+-#}
 
 {#- A number that Gamma sends as a number in one entity and as a string in another, as dollars. -#}
 {% macro json_usd(field) -%}
-    ifNull(toDecimal128OrNull(trimBoth(JSONExtractRaw(payload, '{{ field }}'), '"'), 6), 0)
+    toDecimal128OrNull(trimBoth(JSONExtractRaw(payload, '{{ field }}'), '"'), 6)
 {%- endmacro %}
 
-{#- RFC 3339, or Gamma's other form: 2026-07-24 00:00:16+00. -#}
+{#- A number above 0; null for any other, because a step of 0 is none. -#}
+{% macro json_step(field) -%}
+    if({{ json_float(field) }} > 0, {{ json_float(field) }}, null)
+{%- endmacro %}
+
+{% macro json_float(field) -%}
+    toFloat64OrNull(trimBoth(JSONExtractRaw(payload, '{{ field }}'), '"'))
+{%- endmacro %}
+
+{#- RFC 3339, or Gamma's other form: 2026-07-24 00:00:16+00. A zero (Go writes 0001-01-01T00:00:00Z) is no time. -#}
 {% macro json_time(field) -%}
+    if({{ json_any_time(field) }} > toDateTime64(0, 6, 'UTC'), {{ json_any_time(field) }}, null)
+{%- endmacro %}
+
+{% macro json_any_time(field) -%}
     parseDateTime64BestEffortOrNull(JSONExtractString(payload, '{{ field }}'), 6, 'UTC')
+{%- endmacro %}
+
+{#- Outcome tokens by outcome index: empty text where an outcome has none (empty, null, 0), no item where no outcome has one. -#}
+{% macro outcome_token_ids(items) -%}
+    if(
+        arrayExists(item -> item not in ('', '0'), {{ items }}),
+        arrayMap(item -> if(item = '0', '', item), {{ items }}),
+        []
+    )
 {%- endmacro %}
 
 {#- An array of strings that Gamma sends as a JSON text inside a string. -#}
@@ -82,14 +107,14 @@ with fields as (
         -- Markets of protocol version v2 name their tokens positionIds, as a real array.
         if(
             JSONExtractString(payload, 'version') = 'v2',
-            JSONExtract(payload, 'positionIds', 'Array(String)'),
-            {{ json_text_array('clobTokenIds') }}
+            {{ outcome_token_ids("JSONExtract(payload, 'positionIds', 'Array(String)')") }},
+            {{ outcome_token_ids(json_text_array('clobTokenIds')) }}
         ) as token_ids,
 
         ---------- numbers
         {{ json_usd('volume') }} as volume_usd,
         {{ json_usd('liquidity') }} as liquidity_usd,
-        JSONExtractFloat(payload, 'orderPriceMinTickSize') as tick_size,
+        {{ json_step('orderPriceMinTickSize') }} as tick_size,
 
         ---------- booleans
         toBool(JSONExtractBool(payload, 'active')) as active,

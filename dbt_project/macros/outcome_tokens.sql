@@ -13,4 +13,5 @@ from {{ ref('markets_store') }}
 array join
     token_ids as token_id,
     arrayEnumerate(token_ids) as position
+where token_id != ''
 {% endmacro %}

@@ -3,7 +3,10 @@ with compared as (
 
     select
         *,
-        (question, active, closed, outcome_prices, volume_usd, liquidity_usd, uma_resolution_status, resolution) as fields,
+        -- As text, because a comparison with null is neither true nor false.
+        (
+            question, active, closed, outcome_prices, toString((volume_usd, liquidity_usd)), uma_resolution_status, resolution
+        ) as fields,
         lagInFrame(fields) over previous as fields_before,
         row_number() over previous = 1 as is_first
     from {{ ref('int_market_versions_deduplicated') }}

@@ -45,7 +45,7 @@ select
     coalesce(markets.closed, false) as closed,
 
     ---------- numbers
-    coalesce(markets.volume_usd, toDecimal128(0, 6)) as volume_usd
+    markets.volume_usd as volume_usd
 from pairs
 left any join markets on pairs.market_id = markets.market_id
 left any join events on pairs.event_id = events.event_id

@@ -6,7 +6,7 @@ with groups as (
         count() as markets,
         countIf(not closed) as open_markets,
         arraySort(groupArray(market_id)) as market_ids,
-        sum(volume_usd) as volume_usd,
+        coalesce(sum(volume_usd), toDecimal128(0, 6)) as volume_usd,
         argMinIf(market_id, toUInt64OrZero(market_id), winning_outcome_index = 0) as winning_market_id
     from {{ ref('markets') }}
     where neg_risk_market_id != ''
