@@ -1,13 +1,19 @@
-"""Holds our trades against Polymarket's own: the Data API's `/v2/trades`, added up by market.
+"""Compares our trades with Polymarket's own: the Data API's `/v2/trades`, added up by market.
 
 It is the one comparison that shares nothing with the models, not even what a trade is. It asks for every trade of a
 condition, so only some conditions are compared: the busiest of those that have few enough trades to be read. Counts and
-shares must be equal; dollars are compared loosely, because the API gives prices as rounded numbers. Source of the
-protocol: Polymarket's documentation of Data API v2.
+shares must be equal; dollars are compared loosely, because the API gives prices as rounded numbers.
+
+What the API leaves out is left out on our side too: trades under 0.01 share, and those older than three years, which is
+how far it goes back for a condition. Combos have no market of Gamma's, so they are not asked for. The size of a V1 BUY
+may be there before or after the fee that it paid in shares, so totals with such fees may differ by as much. Source of
+the protocol: Polymarket's documentation of Data API v2 (`/v2/trades`: `filter_amount`, `taker_only`, windows).
 """
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -27,25 +33,39 @@ LIMITS = (RateLimit(requests=200),)
 PAGE = 1000  # more is refused
 CONDITIONS = 20
 MOST_TRADES = 20_000  # of one condition
+MIN_SHARES = 0.01  # of a trade that the API serves
+WINDOW = timedelta(days=3 * 365)  # that the API serves of a condition
 # Either side may be this much behind at the newest end.
 UNSURE = timedelta(minutes=10)
 USD_TOLERANCE = 1e-4  # relative, and a cent
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Totals:
-    """Trades of one condition: their number, shares and dollars."""
+    """Trades of one condition.
+
+    Attributes:
+        trades: their number.
+        shares, usd: their size.
+        fee_shares, fee_usd: fees that V1 BUYs paid in shares, and what these are worth.
+    """
 
     trades: int
     shares: float
     usd: float
+    fee_shares: float = 0
+    fee_usd: float = 0
 
     def differs(self, other: Totals) -> bool:
-        """Whether they cannot be the totals of the same trades."""
+        """Whether they cannot be the totals of the same trades, before or after fees in shares."""
+        rounding_shares, rounding_usd = 1e-6 * max(1, self.trades), USD_TOLERANCE * self.usd + 0.01
         return (
             self.trades != other.trades
-            or abs(self.shares - other.shares) > 1e-6 * max(1, self.trades)
-            or abs(self.usd - other.usd) > USD_TOLERANCE * abs(self.usd) + 0.01
+            or not -rounding_shares
+            <= self.shares - other.shares
+            <= self.fee_shares + rounding_shares
+            or not -rounding_usd <= self.usd - other.usd <= self.fee_usd + rounding_usd
         )
 
     def __str__(self) -> str:
@@ -55,8 +75,9 @@ class Totals:
 def crosscheck(run: Run, start: datetime | None, end: datetime | None) -> list[Verdict]:
     """Compare the totals of some conditions with the Data API; nothing where POLYMARKET_DATA_URL is not set.
 
-    Compared is what lies in the range (whole days), after the first trade that is loaded and ten minutes before the
-    newest. A range in which not everything was loaded differs, as it should.
+    Compared is what lies in the range (whole days), after the first trade that is loaded, ten minutes before the newest,
+    and in the last three years; nothing where that leaves no trade. A range in which not everything was loaded differs,
+    as it should.
 
     Raises:
         LoadFailed: the Data API does not answer as documented.
@@ -64,10 +85,13 @@ def crosscheck(run: Run, start: datetime | None, end: datetime | None) -> list[V
     url = run.settings.polymarket_data_url
     if not url:
         return []
-    ours = _our_totals(run, start, end)
-    if ours is None:
+    first, last, totals = _our_totals(run, start, end)
+    if not totals:
+        log.warning(
+            "verify: nothing is compared with the Data API: it serves three years of trades of at least 0.01"
+            " share, and of those none is loaded in this range"
+        )
         return []
-    first, last, totals = ours
     client = HttpClient(
         SOURCE,
         limits=LIMITS,
@@ -91,26 +115,32 @@ def crosscheck(run: Run, start: datetime | None, end: datetime | None) -> list[V
 
 def _our_totals(
     run: Run, start: datetime | None, end: datetime | None
-) -> tuple[int, int, dict[str, Totals]] | None:
-    """First and last second (unix) of what is compared, and totals by condition; None if nothing is loaded there."""
-    trades = f"{run.settings.clickhouse_database}.trades"
+) -> tuple[int, int, dict[str, Totals]]:
+    """First and last second (unix) of what is compared, and totals by condition."""
+    models = run.settings.clickhouse_database
+    trades = f"{models}.trades"
     span = whole_days(start, end)
-    rows, low, high = run.client.query(
-        f"select count(), toUnixTimestamp(min(filled_at)), toUnixTimestamp(max(filled_at)) from {trades}"
+    low, high = run.client.query(
+        f"select toUnixTimestamp(min(filled_at)), toUnixTimestamp(max(filled_at)) from {trades}"
     ).result_rows[0]
-    if not rows:
-        return None
-    first = max(low, int(span.start.timestamp()))
+    # A day less than the API serves, because its clock is another.
+    in_window = max(int(time.time()), high) - int((WINDOW - timedelta(days=1)).total_seconds())
+    first = max(low, in_window, int(span.start.timestamp()))
     last = min(high - int(UNSURE.total_seconds()), int(span.end.timestamp()) - 1)
     totals = run.client.query(
         f"""
+        with
+            filled_at between {first} and {last} and shares >= {MIN_SHARES} as is_compared,
+            is_compared and fee_asset = 'shares' as pays_shares
         select
             condition_id,
-            countIf(filled_at between {first} and {last}) as compared,
-            toFloat64(sumIf(shares, filled_at between {first} and {last})),
-            toFloat64(sumIf(usd, filled_at between {first} and {last}))
+            countIf(is_compared) as compared,
+            toFloat64(sumIf(shares, is_compared)),
+            toFloat64(sumIf(usd, is_compared)),
+            toFloat64(sumIf(fee, pays_shares)),
+            toFloat64(sumIf(fee_usd, pays_shares))
         from {trades}
-        where condition_id != ''
+        where condition_id in (select condition_id from {models}.markets where condition_id != '')
         group by condition_id
         having compared > 0 and count() <= {MOST_TRADES}
         order by compared desc, condition_id
@@ -121,10 +151,10 @@ def _our_totals(
 
 
 def add_up(trades: Iterator[dict[str, Any]], first: int, last: int) -> Totals:
-    """Totals of the trades between two seconds (unix, both inclusive)."""
+    """Totals of the trades between two seconds (unix, both inclusive) that are large enough to be compared."""
     count, shares, usd = 0, 0.0, 0.0
     for trade in trades:
-        if first <= trade["timestamp"] <= last:
+        if first <= trade["timestamp"] <= last and trade["size"] >= MIN_SHARES:
             count += 1
             shares += trade["size"]
             usd += trade["size"] * trade["price"]

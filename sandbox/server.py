@@ -132,7 +132,7 @@ def build_app(
     upstreams = Starlette(
         routes=[
             Mount("/gamma", gamma_app(world.gamma, world.lock)),
-            Mount("/data", data_api_app(current_truth)),
+            Mount("/data", data_api_app(current_truth, lambda: world.now)),
             Mount("/goldsky", goldsky_app(world.archive_fills())),
             # Not mounted: a node answers on its bare URL, where a mount would redirect.
             Route("/polygon", polygon_app(world.chain, limits, world.lock)),

@@ -272,9 +272,48 @@ def test_a_data_api_that_does_not_answer_is_one_line(settled: Run) -> None:
         crosscheck(settled, None, None)
 
 
+def test_what_the_data_api_never_serves_is_not_compared(run: Run) -> None:
+    """Trades under 0.01 share, and those of more than three years ago: V1 of a world that is read in 2029."""
+    old = small_world(seed=7, matches=200, now=datetime(2029, 5, 20, tzinfo=UTC))
+    land_gamma(run, old)
+    land(run, all_fills(old))
+    settle_all(run)
+    trades = f"{run.settings.clickhouse_database}.trades where condition_id != ''"
+    small, v1 = f"{trades} and shares < 0.01", f"{trades} and contract_version = 'v1'"
+    for kind in (small, v1):
+        assert run.client.query(f"select count() from {kind}").result_rows[0][0] > 0, kind
+    with SandboxServer(old) as upstream:
+        url = {"polymarket_data_url": upstream.urls.data_url}
+        run.settings = run.settings.model_copy(update=url)
+        [verdict] = crosscheck(run, None, None)
+        assert verdict.equal and verdict.rows == verdict.expected > 20
+        assert crosscheck(run, None, datetime(2026, 5, 1, tzinfo=UTC)) == []
+
+
 def test_trades_outside_the_range_do_not_count() -> None:
     trades = [{"timestamp": at, "size": 2, "price": 0.25} for at in (9, 10, 20, 21)]
     assert add_up(iter(trades), 10, 20) == Totals(2, 4, 1.0)
+
+
+def test_trades_under_the_least_size_of_the_data_api_do_not_count() -> None:
+    trades = [{"timestamp": 1, "size": size, "price": 0.5} for size in (0.009999, 0.01, 1)]
+    assert add_up(iter(trades), 0, 9) == Totals(2, 1.01, 0.505)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "differs"),
+    [
+        (Totals(2, 10, 5), False),
+        (Totals(2, 9, 4.5), False),  # after fees
+        (Totals(2, 9.4, 4.7), False),  # some before, some after
+        (Totals(2, 8.9, 4.5), True),
+        (Totals(2, 10.1, 5), True),
+        (Totals(2, 9, 4.4), True),
+        (Totals(1, 10, 5), True),
+    ],
+)
+def test_sizes_may_be_before_or_after_fees_in_shares(theirs: Totals, differs: bool) -> None:
+    assert Totals(2, 10, 5, fee_shares=1, fee_usd=0.5).differs(theirs) == differs
 
 
 # ---------- the verb

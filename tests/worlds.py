@@ -82,9 +82,11 @@ def sandbox_settings(
     return make_settings(endpoint, prefix, folder, **(values | overrides))
 
 
-def small_world(seed: int = 1, matches: int = 400, days: float = 0.25) -> World:
+def small_world(
+    seed: int = 1, matches: int = 400, days: float = 0.25, now: datetime = NOW
+) -> World:
     """A world that loads in about a second: `matches` over `days` of each generation."""
-    return World.generate(seed, now=NOW, markets=40, matches=matches, v1_days=days, v2_days=days)
+    return World.generate(seed, now=now, markets=40, matches=matches, v1_days=days, v2_days=days)
 
 
 @contextmanager
