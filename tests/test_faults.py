@@ -83,7 +83,7 @@ CASES = {
     ),
     "graphql-timeout": Case(since=AT_ONCE),
     "graphql-allowance": Case({"goldsky": "rate limited .*surpassed your query allowance"}),
-    "graphql-error": Case({"goldsky": "the archive refused the query: store error"}),
+    "graphql-error": Case({"goldsky": "the archive cannot answer for now: store error"}),
     "short-page": Case(since=AT_ONCE),
     "empty-page": Case(since=AT_ONCE),
     "repeated-page": Case(

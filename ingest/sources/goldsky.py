@@ -31,6 +31,7 @@ from ingest.errors import (
     RepeatedPage,
     SourceFrozen,
     Timeout,
+    Unavailable,
     WrongShape,
     mask_url,
     one_line,
@@ -44,6 +45,7 @@ from ingest.records import (
     fills_table,
     whole_number,
 )
+from ingest.sources.rpc_errors import Refusal, classify
 
 logger = logging.getLogger(__name__)
 
@@ -259,6 +261,9 @@ def _check_answer(answer: Any, where: dict[str, str]) -> None:
             raise RateLimited(f"rate limited ({one_line(message, 120)})", status=429, **where)
         if "timeout" in lowered or "timed out" in lowered:
             raise Timeout(f"the query timed out there ({one_line(message, 120)})", **where)
+        if classify(0, message) is Refusal.PASSING:
+            said = one_line(message, 200)
+            raise Unavailable(f"the archive cannot answer for now: {said}; try again", **where)
         raise GraphQLError(f"the archive refused the query: {one_line(message, 200)}", **where)
     data = answer.get("data")
     if not isinstance(data, dict) or not isinstance(data.get("orderFilledEvents"), list):
