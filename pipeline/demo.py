@@ -128,7 +128,8 @@ def _pointed_at(settings: Settings, upstream: SandboxServer) -> Settings:
         update={
             "polymarket_gamma_url": upstream.urls.gamma_url,
             "goldsky_url": upstream.urls.goldsky_url,
-            "polygon_rpc_url": upstream.urls.polygon_url,
+            "sqd_portal_url": upstream.urls.sqd_url,
+            "polygon_rpc_url": "",
             "goldsky_start": settings.goldsky_horizon - history,
             "fills_lookback_s": int(history.total_seconds()),
             "polygon_confirmations": 0,

@@ -207,7 +207,7 @@ def _probe(endpoint: Endpoint, versions: Sequence[str]) -> str:
     try:
         logs = endpoint.logs(old, old, wanted).logs
         seen = endpoint.evidence([old], wanted, recent=False)
-        complete = len(logs) >= seen.get(old, 0)
+        complete = len(logs) >= seen.fills.get(old, 0)
         words.append(f"block {old:,} too" if complete else f"fills of block {old:,} are gone")
     except (HistoryPruned, NodeBehind) as error:
         words.append(f"no history for backfills ({one_line(str(error), 120)})")

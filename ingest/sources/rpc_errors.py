@@ -162,6 +162,8 @@ def classify(code: int, message: str, status: int = 200) -> Refusal:
         message: of the error object, or the body of an answer that is no error object.
         status: HTTP status of the answer.
     """
+    if status == 405:  # "Method Not Allowed" is about HTTP's
+        return Refusal.UNSUPPORTED
     for kind, words in _WORDS:
         if words.search(message):
             return kind
