@@ -124,9 +124,11 @@ def polygon(
                 state["second_next"] = state["next_block"]
             reader = RangeReader(endpoints, versions, head.number)
             chain = _Chain(reader, landing, state, known_fills)
-            try:
+            # Whoever asked for it must know whether it was done, and what follows must not wait for it.
+            with progress.recording_failures():
                 for first, until in recheck:
                     yield from chain.compare(first, min(until, last))
+            try:
                 yield from chain.reread_after_reorg(last, pace.reorg_depth)
                 yield from chain.follow(last, progress)
                 if pace.second_reading is not None and progress.has_time():
