@@ -125,7 +125,8 @@ def _derive_again(client: Client, settings: Settings) -> None:
     for table in GAMMA_TABLES:
         stores = [node for node in nodes if SETTLE_TAG + table in node.tags]
         old = [node for node in stores if _has_other_columns(client, settings, node)]
-        for part in ([node for node in stores if node not in old], old) if old else ():
+        new = [node for node in stores if node not in old]
+        for part in filter(None, [new, old] if old else []):
             ids = {node.unique_id for node in part}
             log.info("models: deriving %s again", ", ".join(node.name for node in part))
             views = [node.name for node in nodes if _is_view_of(node, ids)]

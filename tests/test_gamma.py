@@ -372,6 +372,26 @@ def test_nothing_new_is_no_load_at_all(lake: Lake) -> None:
     assert lake.count("_dlt_loads") == loads
 
 
+@pytest.mark.parametrize("most", [1, 7, 100])
+def test_a_page_that_is_cut_is_not_the_end(lake: Lake, most: int) -> None:
+    """Gamma gives fewer records than asked for whenever it likes; only a missing cursor is the end."""
+    count = 3 * most if most < 100 else 230
+    store = store_of(market(1))
+    for number in range(8, 8 + count):
+        store.put_event({"id": str(number), "closed": False}, market_ids=())
+
+    def cut(app: ASGIApp) -> ASGIApp:
+        async def asked(scope: Scope, receive: Receive, send: Send) -> None:
+            query = scope.get("query_string", b"").replace(b"limit=100", b"limit=%d" % most)
+            await app(scope | {"query_string": query}, receive, send)
+
+        return asked
+
+    with AppServer(cut(gamma_app(store))) as server:
+        load(lake, server.base_url)
+    assert lake.count("events", final=True) == count + 1
+
+
 def test_rows_carry_key_columns_and_hash(lake: Lake) -> None:
     store = store_of(market(1), market(2, closed=True), market(3, closed=None))
     with AppServer(gamma_app(store)) as server:

@@ -181,6 +181,19 @@ def test_limits_have_a_default_and_are_cut_without_a_word(get):
     assert len(get("/events/keyset").json()["events"]) == 20
 
 
+def test_events_are_cut_to_a_hundred():
+    """Since September 2026: 500 asked for, 100 answered, with status 200 and a cursor."""
+    gamma = GammaStore()
+    for number in range(1, 151):
+        gamma.put_event({"id": str(number), "closed": False}, market_ids=())
+    with AppServer(gamma_app(gamma)) as server:
+        url = f"{server.base_url}/events/keyset"
+        answer = requests.get(url, params={"limit": 500}, timeout=10)
+    assert answer.ok
+    assert len(answer.json()["events"]) == 100
+    assert "next_cursor" in answer.json()
+
+
 def test_open_records_unless_closed_is_asked_for(get):
     assert not any(m["closed"] for m in get("/markets/keyset").json()["markets"])
     assert all(m["closed"] for m in get("/markets/keyset", closed="true").json()["markets"])
