@@ -35,6 +35,7 @@ def make_source(name: str, run: Run, progress: Progress) -> DltSource:
             client=http_client(run, name),
             known_versions=KnownVersions(run),
             tokens=unknown_tokens(run),
+            positions=unknown_tokens(run, positions=True),
             open_cadence=settings.gamma_open_every_s,
             closed_cadence=settings.gamma_closed_every_s,
         )
@@ -176,10 +177,15 @@ class KnownFills:
         )
 
 
-def unknown_tokens(run: Run, most: int = 400) -> list[str]:
-    """Tokens that were traded but whose market has not landed, busiest first, as decimal strings."""
+def unknown_tokens(run: Run, most: int = 400, *, positions: bool = False) -> list[str]:
+    """Tokens that were traded but whose market has not landed, busiest first, as decimal strings.
+
+    Args:
+        positions: those of ExchangeV3, combos aside, of which Gamma has no market; else all others.
+    """
+    wanted = "module not in ('', 'combo')" if positions else "module = ''"
     result: Any = run.client.query(
-        f"select token_id from {run.settings.clickhouse_database}.unknown_tokens"
+        f"select token_id from {run.settings.clickhouse_database}.unknown_tokens where {wanted}"
         f" order by trades desc, token_id limit {most}"
     )
     return [row[0] for row in result.result_rows]

@@ -48,7 +48,7 @@ class Status:
         unsettled_loads: loads that derived tables do not reflect yet.
         settled_loads: loads that they do.
         last_load_at: when the newest load was written down, ISO, UTC.
-        unknown_tokens: tokens with trades whose market has not landed.
+        unknown_tokens: tokens with trades whose market has not landed; combos aside, which have none.
         backfills: per source the span of its slices, how many of them are done and requested, and the last problem.
         dead_letters: distinct records that could not be parsed and were not replayed, per source and reason.
         late_fills: what the second reading of the chain found and the first had missed (fills), or had and should not
@@ -95,7 +95,9 @@ def read_status(run: Run) -> Status:
             " minIf(load_id, state != 'settled' and not is_rebuild)"
             f" from {raw}.loads final"
         ).result_rows[0]
-        unknown = client.query(f"select count() from {models}.unknown_tokens").result_rows[0][0]
+        unknown = client.query(
+            f"select count() from {models}.unknown_tokens where module != 'combo'"
+        ).result_rows[0][0]
         letters = [
             {"source": source, "reason": reason, "records": records}
             for source, reason, records in client.query(

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
 
+from sandbox.positions import position_id
+
 HOUR, DAY = 3600, 86_400
 
 # Slug -> label and id of the tags in use.
@@ -43,7 +45,7 @@ class Market:
     token_ids: tuple[str, str]
     condition_id: str
     question_id: str
-    kind: str  # standard, crypto, sports or legacy
+    kind: str  # standard, crypto, sports, legacy or combo
     created_at: int
     created_micros: int  # fraction of created_at
     ends_at: int
@@ -59,6 +61,9 @@ class Market:
     group_threshold: int = 0
     listed: bool = True  # False: never in a list, only found by its ids
     lacks_token_ids: bool = False
+    position_ids: tuple[str, str] | None = None  # by which ExchangeV3 trades its outcomes
+    moves_at: int | None = None  # when its trading goes there, created_at if it began there
+    has_moved: bool = False  # and whether Gamma says so: protocol version v2
     resolution: tuple[str, str] = ("1", "0")  # prices that Gamma shows once it is closed
     uma_status: str = "resolved"  # and what it says of the oracle; empty: nothing
     lacks_closed_time: bool = False
@@ -68,6 +73,10 @@ class Market:
     # Resting maker orders by (version, outcome index, side): one order is filled by several
     # matches.
     resting: dict = field(default_factory=dict)
+
+    def is_on_v3(self, at: int) -> bool:
+        """Whether a match at this time is executed by ExchangeV3."""
+        return self.moves_at is not None and self.moves_at <= at
 
     @property
     def neg_risk(self) -> bool:
@@ -110,8 +119,9 @@ class Catalog:
     def add_event(self, rng: Random, kind: str, born: int, lifetime: int | None) -> list[Market]:
         """Create an event of `kind` with its markets, born at `born`; returns the markets.
 
-        `kind`: single, group (neg risk), series ("up or down"), sports, or legacy (closed, from
-        before the order book). `lifetime` in seconds until the close; None leaves the markets open.
+        `kind`: single, group (neg risk), series ("up or down"), sports, legacy (closed, from before
+        the order book), or combo (several markets in one, which Gamma does not list). `lifetime` in
+        seconds until the close; None leaves the markets open.
         """
         self._next_event_id += rng.randint(1, 4)
         ends = born + (lifetime if lifetime is not None else rng.randint(30, 400) * DAY)
@@ -143,6 +153,27 @@ class Catalog:
         """Put a market into an event; Gamma's relation allows it to be in several."""
         event.market_ids.append(market.id)
         self._event_ids.setdefault(market.id, []).append(event.id)
+
+    def put_on_v3(self, event: Event, moves_at: int) -> None:
+        """Let the markets of an event trade on ExchangeV3 from `moves_at` on, by position ids.
+
+        The markets of a neg-risk event share all but condition and outcome; each other has a hash of its own.
+        """
+        module = {"group": 2, "combo": 3}.get(event.kind, 1)
+        markets = [self.markets[market_id] for market_id in event.market_ids]
+        for index, market in enumerate(markets):
+            source = markets[0] if module == 2 else market
+            market.moves_at = moves_at
+            market.position_ids = tuple(
+                position_id(
+                    module,
+                    int(source.condition_id[2:34], 16),
+                    arity=len(markets) if module == 2 else 1,
+                    condition_index=index if module == 2 else 0,
+                    outcome_index=outcome,
+                )
+                for outcome in (0, 1)
+            )
 
     def events_of(self, market_id: int) -> list[Event]:
         """Events that hold a market."""
@@ -217,6 +248,7 @@ _MARKET_KINDS = {
     "series": "crypto",
     "sports": "sports",
     "legacy": "legacy",
+    "combo": "combo",
 }
 _TAGS_OF = {
     "single": ("tech",),
@@ -224,6 +256,7 @@ _TAGS_OF = {
     "series": ("crypto", "bitcoin", "up-or-down", "recurring"),
     "sports": ("sports", "esports"),
     "legacy": ("crypto",),
+    "combo": (),
 }
 
 

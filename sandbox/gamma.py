@@ -218,6 +218,7 @@ _LOOKUPS = {
         "slug": lambda row: {row.get("slug")},
         "condition_ids": lambda row: {row.get("conditionId")},
         "clob_token_ids": lambda row: set(json.loads(row.get("clobTokenIds") or "[]")),
+        "position_ids": lambda row: set(row.get("positionIds") or []),
     },
     "events": {"id": lambda row: {row["id"]}, "slug": lambda row: {row.get("slug")}},
 }

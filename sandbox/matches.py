@@ -2,7 +2,7 @@
 
 A match is one taker order executed against one or more resting maker orders, or one order filled
 directly by an operator. It is made first; its legs follow by the arithmetic of `_matchOrders` (V1)
-and its successor (V2): one leg per maker order with the taker order's owner as counterparty, then
+and its successors (V2, V3): one leg per maker order with the taker order's owner as counterparty, then
 one leg for the taker order with the exchange itself as counterparty. Amounts are integers in 1e-6
 units and are never floats.
 """
@@ -14,7 +14,7 @@ from random import Random
 
 from sandbox.catalog import Market, hex_id
 from sandbox.clock import HORIZON, block_time
-from sandbox.contracts import BUY, EXCHANGES, NO_BUILDER, SELL, V1, V2, Fill, OrdersMatched
+from sandbox.contracts import BUY, EXCHANGES, NO_BUILDER, SELL, V1, V2, V3, Fill, OrdersMatched
 
 COMPLEMENTARY, MINT, MERGE, MIXED, DIRECT = "complementary", "mint", "merge", "mixed", "direct"
 _KINDS = (COMPLEMENTARY, MINT, MERGE, MIXED, DIRECT)
@@ -76,7 +76,8 @@ class Slot:
 class Exchange:
     """Makes matches: picks sides, wallets and sizes, moves the price and writes the legs."""
 
-    def __init__(self, rng: Random, wallets: int) -> None:
+    def __init__(self, rng: Random, wallets: int, *, v2_trial: bool = False) -> None:
+        self._v2_trial = v2_trial
         self._wallets = [hex_id(rng, 160) for _ in range(wallets)]
         self._operators = [hex_id(rng, 160) for _ in range(50)]
 
@@ -94,7 +95,7 @@ class Exchange:
         `shared`: the transaction holds a second match, so no direct fill, and the taker is not
         `other_taker`.
         """
-        version = V1 if block_time(slot.block_number) <= HORIZON.timestamp else V2
+        version = self._version(market, slot)
         writer = _LegWriter(rng, market, slot, version)
         taker = self._wallet(rng)
         while taker == other_taker:
@@ -120,6 +121,18 @@ class Exchange:
         market.volume += legs[-1].usd
         market.last_trade_at = legs[-1].timestamp
         return Match(kind, market.id, tuple(legs), -1 if kind == DIRECT else slot.log_index)
+
+    def _version(self, market: Market, slot: Slot) -> str:
+        """Generation that executes a match: V3 for markets that are there, V1 up to the cutover.
+
+        With a trial, one transaction in eight was executed by V2 before the cutover, as in April 2026.
+        """
+        at = block_time(slot.block_number)
+        if market.is_on_v3(at):
+            return V3
+        if at > HORIZON.timestamp:
+            return V2
+        return V2 if self._v2_trial and int(slot.tx_hash[-2:], 16) % 8 == 0 else V1
 
     def _wallet(self, rng: Random) -> str:
         return self._wallets[int(len(self._wallets) * rng.random() ** 2)]
@@ -152,9 +165,10 @@ class Exchange:
             if rng.random() < 0.4:  # the next order stands one tick further away
                 price = min(max(price + (1 if side == BUY else -1), 1), ticks - 1)
         if side == BUY and rng.random() < 0.15:
-            # The event shows what the order offered; what the better price saved is refunded, not
-            # subtracted.
-            usd += rng.randint(0, shares // ticks)
+            # The event shows what the order offered; what the better price saved is refunded, and
+            # subtracted on V3 only.
+            saved = rng.randint(0, shares // ticks)
+            usd += saved if writer.version != V3 else 0
         legs.append(writer.taker_leg(hex_id(rng), taker, outcome, side, shares, usd))
         return legs
 
@@ -197,7 +211,8 @@ class _LegWriter:
     def __init__(self, rng: Random, market: Market, slot: Slot, version: str) -> None:
         self.rng, self.market, self.slot, self.version = rng, market, slot, version
         self.exchange = EXCHANGES[version, market.neg_risk]
-        self.builder = rng.choice(_BUILDERS) if version == V2 else NO_BUILDER
+        self.builder = rng.choice(_BUILDERS) if version != V1 else NO_BUILDER
+        self.token_ids = market.position_ids if version == V3 else market.token_ids
 
     def leg(
         self,
@@ -209,7 +224,7 @@ class _LegWriter:
         shares: int,
         usd: int,
     ) -> Fill:
-        """A leg of a maker order, or of a direct fill. V2 takes no fee from it."""
+        """A leg of a maker order, or of a direct fill. V2 and V3 take no fee from it."""
         fee = fee_v1(side, shares, usd, self.market.fee_bps_v1) if self.version == V1 else 0
         return self._fill(order_hash, maker, taker, outcome, side, shares, usd, fee)
 
@@ -240,7 +255,7 @@ class _LegWriter:
             timestamp=block_time(slot.block_number),
             tx_hash=slot.tx_hash,
             order_hash=order_hash,
-            token_id=self.market.token_ids[outcome],
+            token_id=self.token_ids[outcome],
             side=side,
             shares=shares,
             usd=usd,
@@ -281,7 +296,7 @@ def fee_v1(side: str, shares: int, usd: int, rate_bps: int) -> int:
 
 
 def fee_v2(shares: int, usd: int, rate_bps: int) -> int:
-    """V2 fee of a taker, 1e-6 units of collateral: shares x rate x p x (1 - p), to 5 decimals."""
+    """V2 and V3 fee of a taker, 1e-6 units of collateral: shares x rate x p x (1 - p), to 5 decimals."""
     if not rate_bps or not shares or usd > shares:
         return 0
     numerator, denominator = rate_bps * usd * (shares - usd), 10_000 * shares

@@ -12,6 +12,7 @@ from decimal import Decimal
 
 from sandbox.catalog import TAGS, Event, Market
 from sandbox.clock import iso_date, postgres_time, rfc3339
+from sandbox.positions import condition_of, position_id
 
 # Slug -> id, title and recurrence of the series in use.
 SERIES = {
@@ -43,6 +44,8 @@ def market_payload(market: Market) -> dict:
             "negRiskMarketID": market.neg_risk_id,
             "negRiskRequestID": market.question_id[:-2] + "ff",
         }
+    if market.position_ids or market.id % 6 == 0:
+        payload |= _protocol_fields(market)
     if market.closed_at is not None:
         payload |= {
             "umaEndDate": rfc3339(market.closed_at * 1_000_000),
@@ -63,7 +66,7 @@ def _common_fields(market: Market) -> dict:
     return {
         "id": str(market.id),
         "question": market.question,
-        "conditionId": market.condition_id,
+        "conditionId": condition_id(market),
         "slug": market.slug,
         "resolutionSource": "",
         "endDate": rfc3339(market.ends_at * 1_000_000),
@@ -100,13 +103,31 @@ def _common_fields(market: Market) -> dict:
     }
 
 
+def condition_id(market: Market) -> str:
+    """The condition as Gamma writes it: for protocol version v2 the position id without its outcome."""
+    return condition_of(market.position_ids[0]) if market.has_moved else market.condition_id
+
+
+def _protocol_fields(market: Market) -> dict:
+    """Which protocol it is on. Only `version` says that: position ids may be there for a market of v1, too,
+
+    because combos can have it as a leg, and a market that moved may still name the tokens it had before.
+    """
+    legs = [position_id(1, int(market.condition_id[2:34], 16), outcome_index=i) for i in (0, 1)]
+    return {
+        "version": "v2" if market.has_moved else "v1",
+        "positionIds": list(market.position_ids or legs),
+    }
+
+
 def _created_micros(entity: Market | Event) -> int:
     return entity.created_at * 1_000_000 + entity.created_micros
 
 
 def updated_micros(market: Market) -> int:
     """When the market last changed (created, traded or closed), unix microseconds."""
-    changed = max(market.created_at, market.last_trade_at or 0, market.closed_at or 0)
+    moved_at = market.moves_at if market.has_moved else 0
+    changed = max(market.created_at, market.last_trade_at or 0, market.closed_at or 0, moved_at)
     return changed * 1_000_000 + market.created_micros
 
 
@@ -160,7 +181,7 @@ def _order_book_fields(market: Market) -> dict:
         "feesEnabled": bool(market.fee_bps_v2),
         "feeType": {"crypto": "crypto_fees_v2", "sports": "sports_fees_v2"}.get(market.kind),
     }
-    if not market.lacks_token_ids:
+    if market.moves_at != market.created_at:  # one that began on V3 has no others
         fields["clobTokenIds"] = json.dumps(market.token_ids)
     if market.fee_bps_v2:
         fields |= {

@@ -109,6 +109,7 @@ def plans(truth: Truth) -> Iterator[Plan]:
     yield Plan("event_series", truth.event_series, ("event_id", "series_id"))
     yield Plan("neg_risk_groups", truth.neg_risk_groups, ("neg_risk_market_id",))
     yield Plan("unknown_tokens", truth.unknown_tokens, ("token_id",))
+    yield Plan("position_ids", truth.position_ids, ("token_id",))
 
 
 def _sample_of_filled(truth: Truth, interval: str) -> Plan:

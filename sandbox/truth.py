@@ -16,8 +16,9 @@ from itertools import groupby, islice
 from sandbox import truth_candles, truth_fills, truth_gamma, truth_volumes, truth_wallets
 from sandbox.amounts import exact_price, is_dust
 from sandbox.clock import iso_date
-from sandbox.contracts import V1, Fill
+from sandbox.contracts import V1, V3, Fill
 from sandbox.matches import DIRECT
+from sandbox.positions import position_row
 from sandbox.truth_candles import BUCKETS, Print
 from sandbox.world import World
 
@@ -175,6 +176,12 @@ class Truth:
         """Tokens that were traded and have no known market."""
         return truth_volumes.unknown_tokens(self.trades)
 
+    @cached_property
+    def position_ids(self) -> list[dict]:
+        """Every token that ExchangeV3 has traded, and what its id says."""
+        tokens = {fill["token_id"] for fill in self.order_fills if fill["contract_version"] == V3}
+        return [position_row(token_id) for token_id in sorted(tokens)]
+
     # -- Gamma -------------------------------------------------------------------------------------
 
     @cached_property
@@ -318,9 +325,10 @@ class Truth:
         return {row["market_id"]: row["closed_at"] for row in self.market_rows if row["closed"]}
 
     def _execution_order(self, leg: Fill) -> tuple:
+        # Nothing says how the two orders of one second stand to each other: the chain's comes first.
         if self._is_from_archive(leg):
-            return (leg.timestamp, 0, 0, leg.archive_id)
-        return (leg.timestamp, leg.block_number, leg.log_index, "")
+            return (leg.timestamp, True, 0, 0, leg.archive_id)
+        return (leg.timestamp, False, leg.block_number, leg.log_index, "")
 
     def _is_from_archive(self, leg: Fill) -> bool:
         return leg.version == V1 and not self._v1_from_chain

@@ -64,9 +64,9 @@ def market_prints(prints: Iterable[Print], tokens: Mapping[str, dict]) -> Iterat
     outcomes there is no complement, so only outcome 0 counts. `tokens` are rows of
     `outcome_tokens` by token id; tokens that are not in it have no market.
     """
-    outcomes: dict[str, int] = defaultdict(int)
+    outcomes: dict[str, set[int]] = defaultdict(set)  # each may have several tokens
     for row in tokens.values():
-        outcomes[row["market_id"]] += 1
+        outcomes[row["market_id"]].add(row["outcome_index"])
     for each in prints:
         row = tokens.get(each.key)
         if row is None:
@@ -74,7 +74,7 @@ def market_prints(prints: Iterable[Print], tokens: Mapping[str, dict]) -> Iterat
         market_id = row["market_id"]
         if row["outcome_index"] == 0:
             yield each._replace(key=market_id)
-        elif outcomes[market_id] == 2:
+        elif len(outcomes[market_id]) == 2:
             yield each._replace(key=market_id, price=1 - each.price, value=each.shares - each.value)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from sandbox.amounts import exact_price, fee_asset_of, fee_in_usd, is_dust
 from sandbox.contracts import BUY, EXCHANGES, Fill
 from sandbox.matches import COMPLEMENTARY, DIRECT, MERGE, MINT, MIXED, Match
+from sandbox.positions import describe
 
 _EXCHANGE_ADDRESSES = frozenset(EXCHANGES.values())
 
@@ -66,6 +67,7 @@ def order_fill(leg: Fill, is_direct: bool, from_archive: bool) -> dict:
 def trade(match: Match, token: Mapping, from_archive: bool) -> dict:
     """The row of `trades` of a match; `token` is that of `outcome_tokens`, empty if unknown."""
     leg, makers = match.taker_leg, match.maker_legs
+    said = describe(leg.version, leg.token_id)
     return {
         "trade_id": key_of(leg, from_archive),
         "contract_version": leg.version,
@@ -75,6 +77,7 @@ def trade(match: Match, token: Mapping, from_archive: bool) -> dict:
         "wallet": leg.maker,
         "side": leg.side,
         "token_id": leg.token_id,
+        "module": said["module"],
         "match_type": match_type_of(match),
         "maker_legs": len(makers),
         "shares": leg.shares,
@@ -88,9 +91,9 @@ def trade(match: Match, token: Mapping, from_archive: bool) -> dict:
         "maker_fee_usd": 0 if match.kind == DIRECT else sum(map(_fee_usd, makers)),
         "is_dust": is_dust(leg.usd, leg.shares),
         "market_id": token.get("market_id", ""),
-        "condition_id": token.get("condition_id", ""),
+        "condition_id": token.get("condition_id", said["condition_id"]),
         "outcome": token.get("outcome", ""),
-        "outcome_index": token.get("outcome_index"),
+        "outcome_index": token.get("outcome_index", said["outcome_index"]),
     }
 
 

@@ -102,9 +102,16 @@ def token_rows(payload: dict) -> list[dict]:
             "outcome": outcomes[index],
             "payout": payouts[index] if resolved else None,
         }
-        for index, token_id in enumerate(json.loads(payload.get("clobTokenIds") or "[]"))
+        for tokens in _token_pairs(payload)
+        for index, token_id in enumerate(tokens)
         if token_id
     ]
+
+
+def _token_pairs(payload: dict) -> list[list[str]]:
+    """The tokens of each outcome, pair by pair: a market that moved to protocol version v2 may have two."""
+    tokens = json.loads(payload.get("clobTokenIds") or "[]")
+    return [payload["positionIds"], tokens] if payload.get("version") == "v2" else [tokens]
 
 
 def event_tags(payloads: Iterable[dict]) -> list[dict]:

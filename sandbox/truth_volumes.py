@@ -146,7 +146,7 @@ def unknown_tokens(trades: Iterable[dict]) -> list[dict]:
         at = trade["filled_at"]
         row = rows.setdefault(
             trade["token_id"],
-            {"token_id": trade["token_id"], "trades": 0, "volume_usd": 0}
+            {"token_id": trade["token_id"], "module": trade["module"], "trades": 0, "volume_usd": 0}
             | {"first_traded_at": at, "last_traded_at": at},
         )
         row["trades"] += 1

@@ -22,7 +22,7 @@ from threading import RLock
 from sandbox.catalog import DAY, HOUR, TAGS, Catalog, Market
 from sandbox.chain import Chain
 from sandbox.clock import HORIZON, block_at, block_time
-from sandbox.contracts import V1, V2, Fill
+from sandbox.contracts import V1, Fill
 from sandbox.gamma import GammaStore
 from sandbox.matches import Exchange, Match, Slot
 from sandbox.payloads import event_payload, market_payload, tag_payload
@@ -32,6 +32,7 @@ _EVENT_KINDS = ("single", "group", "series", "sports")
 _EVENT_WEIGHTS = (35, 55, 85, 100)  # cumulative, per cent
 _MARKETS_PER_EVENT = 2.3  # on average, with the weights above
 _SHARED_TRANSACTION = 0.04  # share of transactions that hold two matches
+_BORN_ON_V3, _MOVES_TO_V3 = 3, 4  # one in so many events
 _RARE = 12  # one in so many closed markets is dated oddly
 _NEVER = sys.maxsize
 _FORMS_AGAIN, _SAME_BLOCK = 0.8, 0.5  # of a replaced transaction: comes back; in the same block
@@ -40,7 +41,15 @@ _FORMS_AGAIN, _SAME_BLOCK = 0.8, 0.5  # of a replaced transaction: comes back; i
 class World:
     """One simulated Polymarket, made by `generate`; hold `lock` to read it while it may move."""
 
-    def __init__(self, seed: int, now: datetime, matches_per_block: float, wallets: int) -> None:
+    def __init__(
+        self,
+        seed: int,
+        now: datetime,
+        matches_per_block: float,
+        wallets: int,
+        *,
+        v2_trial: bool = False,
+    ) -> None:
         """An empty world whose head is the block of `now`; `generate` fills it."""
         self.seed = seed
         self.lock = RLock()
@@ -50,7 +59,8 @@ class World:
         self.matches: list[Match] = []
         self._matches_per_block = matches_per_block
         self._traders = _TradingFloor()
-        self._exchange = Exchange(Random(f"{seed}:wallets"), wallets)
+        self._exchange = Exchange(Random(f"{seed}:wallets"), wallets, v2_trial=v2_trial)
+        self._strays: list[Fill] = []  # for the next block
 
     @classmethod
     def generate(
@@ -63,12 +73,15 @@ class World:
         v1_days: float = 2.0,
         v2_days: float = 2.0,
         matches_per_block: float = 1.0,
+        v2_trial: bool = False,
     ) -> World:
         """A world with about `markets` markets and exactly `matches` matches, up to `now`.
 
         V1 history ends at the real cutover of 2026-04-28 and is `v1_days` long; V2 history ends at
         `now` and is `v2_days` long (less when `now` is nearer to the cutover). `matches_per_block`
-        is the mean for blocks mined later.
+        is the mean for blocks mined later. With `v2_trial` V2 executes some matches before the
+        cutover, too, as the real one did; a client that reads the chain from the cutover on misses
+        those. Some markets are on ExchangeV3, from their start or from the middle of V2 history on.
 
         Raises:
             ValueError: `now` is naive or not after the cutover, or there is no history to fill.
@@ -77,12 +90,15 @@ class World:
             raise ValueError("a world needs v1_days or v2_days above 0, and at least one match")
         if now.tzinfo is None or now.timestamp() <= HORIZON.timestamp + MIGRATION_PAUSE:
             raise ValueError("now must be an aware time after 2026-04-28T12:00:40Z")
-        world = cls(seed, now, matches_per_block, wallets=max(50, matches // 10))
+        world = cls(seed, now, matches_per_block, wallets=max(50, matches // 10), v2_trial=v2_trial)
         rng = Random(f"{seed}:history")
         windows = _windows(world.now, v1_days, v2_days)
         evergreen = world._populate(rng, windows, markets)
+        if v2_days:
+            world._set_up_v3(Random(f"{seed}:v3"), *windows[-1], evergreen)
         world._trade_history(rng, windows, matches)
         world._close_due(world.now)
+        world._move_due(world.now)
         world._set_up_changes(rng, evergreen)
         world._publish(world.catalog.markets)
         return world
@@ -103,8 +119,15 @@ class World:
                 rng = Random(self.chain.block_hash(number))
                 born = self._maybe_new_event(rng, block_time(number))
                 matches = self._mine(rng, number, [])
-                changed = {match.market_id for match in matches} | born
+                changed = {match.market_id for match in matches} | born | self._move_due(self.now)
                 self._publish(changed | self._close_due(self.now) | self._due_to_show())
+
+    def stray(self, *fills: Fill) -> None:
+        """Put events into the next block that no match of this world has, of an exchange nobody knows, say.
+
+        Only their log index is changed: they come after all others.
+        """
+        self._strays.extend(fills)
 
     def reorg(self, depth: int) -> None:
         """Replace the last `depth` blocks; of their matches some come back, some move, some go.
@@ -162,6 +185,22 @@ class World:
             self.catalog.relate(evergreen, event)
         return evergreen
 
+    def _set_up_v3(self, rng: Random, begin: int, end: int, evergreen: Market) -> None:
+        """Let some events trade on ExchangeV3, and some combos, which Gamma never lists."""
+        for event in list(self.catalog.events.values()):
+            if event.kind == "legacy" or evergreen.id in event.market_ids:
+                continue
+            if event.created_at >= begin and event.id % _BORN_ON_V3 == 0:
+                self.catalog.put_on_v3(event, event.created_at)
+            elif event.created_at < begin and event.id % _MOVES_TO_V3 == 0:
+                self.catalog.put_on_v3(event, (begin + end) // 2)
+        for _ in range(2):
+            (combo,) = self.catalog.add_event(rng, "combo", begin, None)
+            (event,) = self.catalog.events_of(combo.id)
+            self.catalog.put_on_v3(event, begin)
+            combo.visible_from = _NEVER
+            self._traders.add(combo)
+
     def _trade_history(self, rng: Random, windows: list[tuple[int, int]], matches: int) -> None:
         spans = [end - begin for begin, end in windows]
         times = _match_times(rng, *windows[-1], matches * spans[-1] // sum(spans))
@@ -184,7 +223,7 @@ class World:
         traded = [
             market
             for market in self.catalog.markets.values()
-            if market.last_trade_at and market is not evergreen
+            if market.last_trade_at and market is not evergreen and market.kind != "combo"
         ]
         for market in rng.sample(traded, math.ceil(len(traded) / 60)):
             market.listed = False
@@ -216,7 +255,13 @@ class World:
         mean = self._matches_per_block
         self._fill_block(rng, slot, int(rng.expovariate(1 / mean) + 0.5) if mean else 0)
         mined = self.matches[before:]
-        self.chain.append((log for match in mined for log in match.logs()), number)
+        logs = [log for match in mined for log in match.logs()]
+        for stray in self._strays:
+            slot.log_index += 1
+            place = {"block_number": number, "timestamp": block_time(number)}
+            logs.append(replace(stray, log_index=slot.log_index, **place))
+        self._strays.clear()
+        self.chain.append(logs, number)
         return mined
 
     def _fill_block(self, rng: Random, slot: Slot, count: int) -> None:
@@ -229,7 +274,7 @@ class World:
             self.matches.append(first)
             count -= 1
             if shared:
-                if first.taker_leg.version == V2:
+                if first.taker_leg.version != V1:
                     slot.used_orders.clear()  # V2 may fill one maker order twice in a transaction
                 taker = first.taker_leg.maker
                 self.matches.append(
@@ -244,6 +289,9 @@ class World:
         kind = rng.choices(_EVENT_KINDS, cum_weights=_EVENT_WEIGHTS)[0]
         lifetime = rng.randint(60, 900) if kind in ("series", "sports") else None
         born = self.catalog.add_event(rng, kind, now, lifetime)
+        (event,) = self.catalog.events_of(born[0].id)
+        if event.id % _BORN_ON_V3 == 0:
+            self.catalog.put_on_v3(event, now)
         for market in born:
             market.visible_from = now + rng.randint(0, 40)
             self._traders.add(market)
@@ -263,6 +311,16 @@ class World:
         ]
         for market in due:
             market.closed_at = market.closes_at
+        return {market.id for market in due}
+
+    def _move_due(self, now: int) -> set[int]:
+        due = [
+            market
+            for market in self.catalog.markets.values()
+            if market.is_on_v3(now) and not market.has_moved
+        ]
+        for market in due:
+            market.has_moved = True
         return {market.id for market in due}
 
     def _due_to_show(self) -> set[int]:

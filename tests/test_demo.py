@@ -19,7 +19,7 @@ CHECKED = (
     "volume_daily", "market_volume_daily", "event_volume_daily", "tag_volume_daily",
     "event_volume", "trending_markets", "wallet_daily", "market_latest_price",
     "outcome_tokens", "markets", "events", "markets_events", "event_tags", "event_series", "neg_risk_groups",
-    "unknown_tokens",
+    "unknown_tokens", "position_ids",
 )  # fmt: skip
 
 

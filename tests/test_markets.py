@@ -181,7 +181,7 @@ def test_resolution_and_payouts_are_those_of_the_world(run: Run) -> None:
             select market_id, resolution, winning_outcome_index, arrayMap(p -> toFloat64(p.2), payouts)
             from {db}.markets
             left join (
-                select market_id, arraySort(groupArray((outcome_index, payout))) as payouts
+                select market_id, arraySort(groupUniqArray((outcome_index, payout))) as payouts
                 from {db}.outcome_tokens group by market_id
             ) as tokens on markets.market_id = tokens.market_id
             """,

@@ -9,8 +9,10 @@ from itertools import combinations, pairwise, product
 import pytest
 
 from pipeline.demo import MARKETS, NEW_BLOCKS, V1_DAYS, V2_DAYS
-from sandbox.contracts import BUY, EXCHANGES, SELL, V1, V2
+from sandbox.clock import HORIZON, block_time
+from sandbox.contracts import BUY, EXCHANGES, SELL, V1, V2, V3, Fill
 from sandbox.matches import COMPLEMENTARY, DIRECT, MERGE, MINT, MIXED
+from sandbox.positions import BINARY, COMBO, NEG_RISK, describe
 from sandbox.truth import Truth
 from sandbox.world import World
 
@@ -37,10 +39,10 @@ def truth(world: World) -> Truth:
     return Truth(world)
 
 
-def test_every_kind_of_match_on_every_exchange_of_both_versions(world: World) -> None:
+def test_every_kind_of_match_on_every_exchange(world: World) -> None:
     found = Counter((match.kind, match.taker_leg.exchange) for match in world.matches)
     kinds = (COMPLEMENTARY, MINT, MERGE, MIXED, DIRECT)
-    assert all(found[each] > 10 for each in product(kinds, EXCHANGES.values())), found
+    assert all(found[each] > 10 for each in product(kinds, set(EXCHANGES.values()))), found
 
 
 def test_takers_and_makers_pay_fees_in_shares_and_in_dollars(truth: Truth) -> None:
@@ -54,10 +56,12 @@ def test_takers_and_makers_pay_fees_in_shares_and_in_dollars(truth: Truth) -> No
         for leg in ("maker", "taker", "direct")
         for what in ((BUY, "shares"), (SELL, "usd"))
     }
-    assert paid == v1 | {(V2, "taker", BUY, "usd"), (V2, "taker", SELL, "usd")}
+    assert paid == v1 | {
+        (version, "taker", side, "usd") for version in (V2, V3) for side in (BUY, SELL)
+    }
 
 
-@pytest.mark.parametrize("version", [V1, V2])
+@pytest.mark.parametrize("version", [V1, V2, V3])
 def test_two_matches_in_a_transaction(world: World, version: str) -> None:
     takers = defaultdict(list)
     for match in world.matches:
@@ -68,10 +72,10 @@ def test_two_matches_in_a_transaction(world: World, version: str) -> None:
 
 def test_one_order_twice_in_a_transaction(world: World) -> None:
     fills = Counter((leg.version, leg.archive_id) for match in world.matches for leg in match.legs)
-    assert {version for (version, _), count in fills.items() if count > 1} == {V2}
+    assert {version for (version, _), count in fills.items() if count > 1} == {V2, V3}
 
 
-@pytest.mark.parametrize("version", [V1, V2])
+@pytest.mark.parametrize("version", [V1, V2, V3])
 def test_dust_of_both_kinds(truth: Truth, version: str) -> None:
     dust = [t for t in truth.trades if t["is_dust"] and t["contract_version"] == version]
     assert any(trade["shares"] == 0 for trade in dust)
@@ -159,3 +163,65 @@ def test_events_without_trades_and_some_that_went_quiet(truth: Truth) -> None:
     assert {row["event_id"] for row in truth.event_series} < {row["event_id"] for row in volumes}
     changes = [row["volume_change"] is None for row in truth.trending_markets]
     assert set(changes) == {True, False}
+
+
+def test_exchange_v3_trades_every_module(truth: Truth) -> None:
+    """Combos have no market; the others are known to Gamma, those that moved by both of their pairs."""
+    v3 = [trade for trade in truth.trades if trade["contract_version"] == V3]
+    assert {trade["module"] for trade in v3} == {BINARY, NEG_RISK, COMBO}
+    assert not any(trade["market_id"] for trade in v3 if trade["module"] == COMBO)
+    known = [trade for trade in v3 if trade["market_id"]]
+    assert len(known) > len(v3) / 2
+    for trade in v3:  # whoever says it, Gamma or the position id
+        assert describe(V3, trade["token_id"]).items() <= trade.items()
+    pairs = Counter((row["market_id"], row["outcome_index"]) for row in truth.outcome_tokens)
+    assert set(pairs.values()) == {1, 2}
+    moved = {market_id for (market_id, _), count in pairs.items() if count == 2}
+    versions = {trade["contract_version"] for trade in truth.trades if trade["market_id"] in moved}
+    assert {V2, V3} <= versions
+
+
+def test_a_v3_taker_paid_what_its_makers_got(world: World) -> None:
+    """Its event carries actual amounts; on V1 and V2 a buyer may have offered more."""
+    paid_more = Counter()
+    for match in world.matches:
+        if match.kind not in (MINT, COMPLEMENTARY) or match.taker_leg.side != BUY:
+            continue
+        makers = match.maker_legs
+        got = sum(m.shares - m.usd if match.kind == MINT else m.usd for m in makers)
+        paid_more[match.taker_leg.version] += match.taker_leg.usd > got
+    assert paid_more[V1] and paid_more[V2]
+    assert paid_more[V3] == 0
+
+
+def test_v2_was_on_trial_before_the_cutover() -> None:
+    """Off unless asked for, as a client that reads the chain from the cutover on misses it."""
+    now = datetime(2026, 4, 29, tzinfo=UTC)
+    for v2_trial in (False, True):
+        world = World.generate(3, now=now, markets=30, matches=300, v2_trial=v2_trial)
+        early = Counter(
+            match.taker_leg.version
+            for match in world.matches
+            if match.taker_leg.timestamp <= HORIZON.timestamp
+        )
+        assert early[V1] > early[V2]
+        assert bool(early[V2]) == v2_trial
+
+
+def test_a_stray_log_is_on_the_chain_and_in_no_table() -> None:
+    world = World.generate(3, now=datetime(2026, 4, 29, tzinfo=UTC), markets=30, matches=300)
+    before = len(Truth(world).order_fills)
+    stray = Fill(0, "0x" + "5" * 64, "0x" + "6" * 64, "7", exchange="0x" + "e" * 40, version=V2)
+    world.stray(stray)
+    world.advance(2)
+    logs = list(world.chain.logs(world.chain.head - 1, world.chain.head))
+    [found] = [log for log in logs if log.exchange == stray.exchange]
+    assert (found.block_number, found.timestamp) == (
+        world.chain.head - 1,
+        block_time(world.chain.head - 1),
+    )
+    assert [log.log_index for log in logs if log.block_number == found.block_number][-1] == (
+        found.log_index
+    )
+    mined = sum(len(match.legs) for match in world.matches)
+    assert len(Truth(world).order_fills) == mined >= before

@@ -376,6 +376,7 @@ def test_a_market_counts_in_each_of_its_events_and_once_in_a_tag():
     assert truth.unknown_tokens == [
         {
             "token_id": OTHER,
+            "module": "",
             "trades": 1,
             "volume_usd": dollars("5"),
             "first_traded_at": NOON,

@@ -82,7 +82,7 @@
     )
 {%- endmacro %}
 
-{% macro markets_from_payload() %}
+{% macro markets_from_payload(columns='* except (earlier_token_ids)') %}
 with fields as (
 
     select
@@ -110,6 +110,12 @@ with fields as (
             {{ outcome_token_ids("JSONExtract(payload, 'positionIds', 'Array(String)')") }},
             {{ outcome_token_ids(json_text_array('clobTokenIds')) }}
         ) as token_ids,
+        -- One that moved to v2 may still name the tokens that it had before.
+        if(
+            JSONExtractString(payload, 'version') = 'v2',
+            {{ outcome_token_ids(json_text_array('clobTokenIds')) }},
+            []
+        ) as earlier_token_ids,
 
         ---------- numbers
         {{ json_usd('volume') }} as volume_usd,
@@ -156,7 +162,7 @@ resolved as (
 
 )
 
-select * from resolved
+select {{ columns }} from resolved
 {% endmacro %}
 
 {#- The fields of a market of which every version is kept. -#}

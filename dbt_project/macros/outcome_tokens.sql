@@ -1,5 +1,8 @@
-{#- One row per outcome token of a market; legacy markets without tokens have none. -#}
-{% macro outcome_tokens_from_markets() %}
+{#-
+    One row per outcome token of a market; legacy markets without tokens have none. A market of protocol version v2 may
+    name two pairs: its position ids, and the tokens that it had before it moved. Both stand for its outcomes.
+-#}
+{% macro outcome_tokens_from_payload() %}
 select
     token_id,
     market_id,
@@ -9,9 +12,9 @@ select
     if(empty(payouts), null, payouts[position]) as payout,
     fetched_at,
     load_id
-from {{ ref('markets_store') }}
+from ({{ markets_from_payload('*') }})
 array join
-    token_ids as token_id,
-    arrayEnumerate(token_ids) as position
+    arrayConcat(token_ids, earlier_token_ids) as token_id,
+    arrayConcat(arrayEnumerate(token_ids), arrayEnumerate(earlier_token_ids)) as position
 where token_id != ''
 {% endmacro %}

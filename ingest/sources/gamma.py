@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -66,6 +66,7 @@ def gamma(
     progress: Progress,
     known_versions: KnownVersions,
     tokens: Sequence[str] = (),
+    positions: Sequence[str] = (),
     open_cadence: float = OPEN_CADENCE,
     closed_cadence: float = CLOSED_CADENCE,
     overlap: float = OVERLAP,
@@ -79,6 +80,7 @@ def gamma(
         progress: budget of this run; says afterwards by resource whether it is caught up.
         known_versions: asked for every page which versions of its records are the current ones.
         tokens: outcome tokens (decimal) whose markets are wanted at once, before any pass.
+        positions: the same for tokens of ExchangeV3, which Gamma knows as position ids.
         open_cadence, closed_cadence: seconds between two starts of the full passes.
         overlap: seconds by which `new` and `just_closed` go back before what they have seen.
         now: this machine's clock, unix seconds.
@@ -94,7 +96,7 @@ def gamma(
         Pass("closed", closed=True, cadence=closed_cadence),
     )
 
-    def resource(entity: Entity, share: float, lookups: Sequence[str]) -> DltResource:
+    def resource(entity: Entity, share: float, lookups: Mapping[str, Sequence[str]]) -> DltResource:
         def rows() -> Iterator[Any]:
             keyset = Keyset(client, url, entity, entity.page_limit)
             sink = _Sink(entity, known_versions, now)
@@ -129,7 +131,8 @@ def gamma(
 
         return dlt.resource(rows, name=entity.table, **RESOURCE_OPTIONS)
 
-    return resource(MARKET, MARKETS_SHARE, tokens), resource(EVENT, 1.0, ())
+    lookups = {"clob_token_ids": tokens, "position_ids": positions}
+    return resource(MARKET, MARKETS_SHARE, lookups), resource(EVENT, 1.0, {})
 
 
 class _Sink:
@@ -195,10 +198,14 @@ class _Sink:
         return found
 
 
-def _markets_by_token(keyset: Keyset, tokens: Sequence[str]) -> Iterator[list[Any]]:
-    """Pages with the markets of these tokens; open and closed ones have to be asked for apart."""
-    for at in range(0, len(tokens), TOKENS_PER_REQUEST):
-        batch = [("clob_token_ids", token) for token in tokens[at : at + TOKENS_PER_REQUEST]]
-        for closed in ("false", "true"):
-            records, _ = keyset.page([*batch, ("closed", closed)])
-            yield records
+def _markets_by_token(keyset: Keyset, lookups: Mapping[str, Sequence[str]]) -> Iterator[list[Any]]:
+    """Pages with the markets of tokens, by parameter; open and closed ones have to be asked for apart.
+
+    Source of `position_ids`: Polymarket/py-sdk, `list_markets` of actions/gamma.py.
+    """
+    for parameter, tokens in lookups.items():
+        for at in range(0, len(tokens), TOKENS_PER_REQUEST):
+            batch = [(parameter, token) for token in tokens[at : at + TOKENS_PER_REQUEST]]
+            for closed in ("false", "true"):
+                records, _ = keyset.page([*batch, ("closed", closed)])
+                yield records

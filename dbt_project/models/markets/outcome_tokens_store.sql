@@ -8,4 +8,4 @@
         order_by='token_id',
     )
 }}
-{{ not_yet_stored('(' ~ outcome_tokens_from_markets() ~ ')', 'markets', 'token_id') }}
+{{ not_yet_stored('(' ~ outcome_tokens_from_payload() ~ ')', 'markets', 'token_id') }}

@@ -1,6 +1,9 @@
 with trades as (
 
-    select * from {{ ref('int_trades_deduplicated') }}
+    select
+        *,
+        {{ position_id('token_id', 'contract_version') }} as position_id
+    from {{ ref('int_trades_deduplicated') }}
 
 ),
 
@@ -27,6 +30,7 @@ select
     wallet,
     side,
     trades.token_id as token_id,
+    {{ position_module('position_id') }} as module,
     match_type,
     maker_legs,
     shares,
@@ -42,10 +46,16 @@ select
     maker_usd,
     maker_fee_usd,
 
-    ---------- market; empty until Gamma lists it
+    ---------- market; empty until Gamma lists it, but for what a position id says itself
     coalesce(tokens.market_id, '') as market_id,
-    coalesce(tokens.condition_id, '') as condition_id,
+    if(
+        coalesce(tokens.market_id, '') = '', {{ position_condition_id('position_id') }},
+        coalesce(tokens.condition_id, '')
+    ) as condition_id,
     coalesce(tokens.outcome, '') as outcome,
-    if(coalesce(tokens.market_id, '') = '', null, tokens.outcome_index) as outcome_index
+    if(
+        coalesce(tokens.market_id, '') = '', {{ position_outcome_index('position_id') }},
+        tokens.outcome_index
+    ) as outcome_index
 from trades
 left any join tokens on trades.token_id = tokens.token_id
