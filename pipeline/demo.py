@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from pipeline.backfill import Request, backfill
 from pipeline.console import human, out, shorten, simple_table, step
 from pipeline.cycle import CycleReport, run_cycle
 from pipeline.errors import PipelineError
@@ -35,7 +36,7 @@ class NotEqual(PipelineError):
 
 
 def run_demo(settings: Settings, *, seed: int, matches: int) -> None:
-    """Load a simulated Polymarket in two cycles with new blocks in between, and hold the result against its truth.
+    """Load a simulated Polymarket in cycles with new blocks in between and by a backfill, and compare it with its truth.
 
     Raises:
         NotEqual: a table differs from the truth.
@@ -52,6 +53,7 @@ def run_demo(settings: Settings, *, seed: int, matches: int) -> None:
         matches=matches,
         v1_days=V1_DAYS,
         v2_days=V2_DAYS,
+        v2_trial=True,
     )
     with SandboxServer(world) as upstream, open_run(_pointed_at(settings, upstream)) as run:
         out.print(f"  served on 127.0.0.1:{upstream.port}; loading into {run.server}")
@@ -62,6 +64,7 @@ def run_demo(settings: Settings, *, seed: int, matches: int) -> None:
             world.advance(NEW_BLOCKS)
             _cycle(f"Second cycle, {NEW_BLOCKS} blocks later", run, lock)
             _cycle("Third cycle", run, lock)
+        _backfill_trial(run)
         _print_top_markets(run)
         with step("comparing with the truth") as shown:
             database = settings.clickhouse_database
@@ -99,6 +102,7 @@ def serve_sandbox(
         v1_days=V1_DAYS,
         v2_days=V2_DAYS,
         matches_per_block=matches_per_block,
+        v2_trial=True,
     )
     try:
         serve(world, port, stop=threading.Event(), block_time=block_time, faults=faults)
@@ -132,6 +136,7 @@ def _pointed_at(settings: Settings, upstream: SandboxServer) -> Settings:
             "polygon_rpc_url": "",
             "goldsky_start": settings.goldsky_horizon - history,
             "fills_lookback_s": int(history.total_seconds()),
+            "backfill_slice_s": 86_400,
             "polygon_confirmations": 0,
             "gamma_open_every_s": 0.001,
         }
@@ -149,29 +154,44 @@ def _cycle(title: str, run: Run, lock: WriterLock) -> CycleReport:
     return report
 
 
+def _backfill_trial(run: Run) -> None:
+    """Read what V2 executed before the cutover, which is older than cycles look back."""
+    archive_end = run.settings.goldsky_horizon
+    started = time.monotonic()
+    before = _fills(run)
+    backfill(run, Request(archive_end - timedelta(days=V1_DAYS), archive_end, source="polygon"))
+    out.print(
+        f"[bold]Backfill[/]: {human(_fills(run) - before)} fills of V2 before the cutover"
+        f" in {time.monotonic() - started:.1f} s"
+    )
+
+
+def _fills(run: Run) -> int:
+    raw = run.settings.raw_database
+    return run.client.query(f"select count() from {raw}.order_filled final").result_rows[0][0]
+
+
 def _print_top_markets(run: Run) -> None:
     database = run.settings.clickhouse_database
     rows = run.client.query(f"""
         with
             top as (
-                select market_id, any(outcome_tokens.token_id) as token_id, sum(usd) as usd, count() as trades
+                select market_id, sum(usd) as usd, count() as trades
                 from {database}.trades
-                inner join {database}.outcome_tokens using (market_id)
-                where outcome_tokens.outcome_index = 0 and not is_dust
+                where market_id != '' and not is_dust
                 group by market_id
                 order by usd desc
                 limit 8
             ),
             prices as (
-                select token_id, groupArray(close) as closes
-                from (select * from {database}.ohlcv_1h order by bucket_at)
-                group by token_id
+                select market_id, groupArray(close) as closes
+                from (select * from {database}.market_ohlcv_1h order by bucket_at)
+                group by market_id
             )
-        select question, outcome_tokens.outcome, closes[-1], closes, usd, trades
+        select question, outcomes[1], closes[-1], closes, usd, trades
         from top
         inner join {database}.markets using (market_id)
-        inner join {database}.outcome_tokens using (token_id)
-        left join prices using (token_id)
+        left join prices using (market_id)
         order by usd desc
     """).result_rows
     table = simple_table(

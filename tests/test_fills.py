@@ -40,7 +40,7 @@ def land_rows(run: Run, rows: list[list]) -> None:
 @pytest.mark.parametrize(
     ("column", "value", "reason", "said"),
     [
-        ("contract_version", "v3", "unknown_contract_version", "'v3'"),
+        ("contract_version", "v4", "unknown_contract_version", "'v4'"),
         ("exchange", STRANGER, "unknown_exchange", STRANGER),
         ("exchange", "", "unknown_exchange", "contract version v2"),
     ],

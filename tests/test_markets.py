@@ -24,6 +24,8 @@ from pipeline.run import Run
 from pipeline.sources import KnownVersions, unknown_tokens
 from pipeline.status import read_status
 from sandbox.amounts import is_dust
+from sandbox.contracts import V3, Fill
+from sandbox.positions import COMBO, describe
 from sandbox.truth import Truth
 
 READ_AT = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -213,6 +215,10 @@ def test_legacy_markets_without_tokens_stay(run: Run) -> None:
     assert set(kept) == {(market_id, "unresolved") for market_id in legacy}
 
 
+def module_of(leg: Fill) -> str:
+    return describe(leg.version, leg.token_id)["module"]
+
+
 def test_a_market_that_lands_late_names_its_trades(run: Run) -> None:
     """Trades wait for their market under its tokens; it fills their columns, and nothing is rebuilt."""
     world = small_world()
@@ -223,16 +229,22 @@ def test_a_market_that_lands_late_names_its_trades(run: Run) -> None:
     assert {row[0] for row in counts} == traded
     assert sum(row[1] for row in counts) == len(world.matches)
     assert sum(row[2] for row in counts) * 10**6 == sum(m.taker_leg.usd for m in world.matches)
-    assert set(unknown_tokens(run)) == traded
+    combos = {m.taker_leg.token_id for m in world.matches if module_of(m.taker_leg) == COMBO}
+    positions = {m.taker_leg.token_id for m in world.matches if m.taker_leg.version == V3}
+    assert combos < positions
+    assert set(unknown_tokens(run)) == traded - positions
+    assert set(unknown_tokens(run, positions=True)) == positions - combos
     assert len(unknown_tokens(run, most=3)) == 3
-    assert read_status(run).unknown_tokens == len(traded)
+    assert read_status(run).unknown_tokens == len(traded - combos)
 
     trades_before = rows_of(run, "trades_store")
     land_gamma(run, world)
     unlisted = {row["token_id"] for row in Truth(world).unknown_tokens}  # Gamma never lists them
     assert len(unlisted) < len(traded)
-    assert set(unknown_tokens(run)) == unlisted
-    assert read_status(run).unknown_tokens == len(unlisted)
+    assert combos < unlisted
+    asked = [*unknown_tokens(run), *unknown_tokens(run, positions=True)]
+    assert set(asked) == unlisted - combos
+    assert read_status(run).unknown_tokens == len(asked)
     assert rows_of(run, "trades_store") == trades_before
     assert_equals_truth(run, world)
 

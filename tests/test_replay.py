@@ -30,7 +30,9 @@ from worlds import (
 )
 
 from embedded_clickhouse import Endpoint
+from ingest import contracts
 from ingest.records import content_hash
+from ingest.sources.polygon_logs import decode_logs
 from pipeline.cycle import run_cycle
 from pipeline.errors import LoadFailed, LockHeld
 from pipeline.patience import Patience
@@ -251,6 +253,33 @@ def test_killed_before_the_letters_were_taken_off_the_list(reading: Run, world: 
     replay(reading, None, None)
     reading.client.command(f"truncate table {reading.settings.raw_database}.dead_letter_replays")
     assert replay(reading, None, None).known.total() == 2 * LETTERS
+    assert_equals_truth(reading, world)
+
+
+def test_logs_of_an_exchange_that_is_known_by_now_are_landed(
+    reading: Run, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before ExchangeV3 was known, its logs were found by their topic and kept as dead letters."""
+    fills = all_fills(world)
+    v3 = [fill for fill in fills if fill.version == "v3"]
+    land(reading, [fill for fill in fills if fill.version != "v3"])
+    settle_all(reading)
+    logs = [as_read(world, fill)[1] for fill in v3]
+    with monkeypatch.context() as before:
+        before.delitem(contracts.EXCHANGES, v3[0].exchange)
+        tables, letters = decode_logs(logs, source="polygon")
+        assert tables == []
+        assert {letter.reason for letter in letters} == {"unknown_contract"}
+        see(
+            reading,
+            "polygon",
+            [json.loads(letter.payload) for letter in letters],
+            reason="unknown_contract",
+        )
+        unknown = {("polygon", "unknown_contract"): len(v3)}
+        assert counts(replay(reading, None, None)) == {"refused": unknown}
+    assert counts(replay(reading, None, None)) == {"landed": unknown}
+    assert open_letters(reading) == 0
     assert_equals_truth(reading, world)
 
 
