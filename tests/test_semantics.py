@@ -34,7 +34,7 @@ from sandbox.truth import Truth
 
 PAGE = (PROJECT_DIR / "docs/semantics.md").read_text()
 CAPTION = re.compile(r"^\*\*(\w+)\*\* (.*)$", re.MULTILINE)
-RAW = re.compile(r"of transaction `(\w+)`, (v1|v2)(?: archive|, block (\d+)), ([\d :-]{19}):$")
+RAW = re.compile(r"of transaction `(\w+)`, (v1|v2|v3)(?: archive|, block (\d+)), ([\d :-]{19}):$")
 WHERE = re.compile(r"where `(.+)`( is empty\.|:)$")
 
 Table = tuple[list[str], list[list[str]]]
