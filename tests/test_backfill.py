@@ -42,8 +42,10 @@ START = ARCHIVE_END - timedelta(hours=7)
 
 
 def near_world(seed: int = 21, matches: int = 400) -> World:
-    """A world of which both generations fit into a few hours."""
-    return World.generate(seed, now=NOW, markets=40, matches=matches, v1_days=0.25, v2_days=0.25)
+    """A world of which all generations fit into a few hours, V2 before the cutover included."""
+    return World.generate(
+        seed, now=NOW, markets=40, matches=matches, v1_days=0.25, v2_days=0.25, v2_trial=True
+    )
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def polymarket() -> Iterator[SandboxServer]:
         yield upstream
 
 
-SMALL = {"http_give_up_s": 0.2, "goldsky_page_size": 50}
+SMALL = {"http_give_up_s": 0.2, "goldsky_page_size": 50, "fills_lookback_s": 24 * HOUR}
 
 
 def settings_of(
@@ -149,6 +151,17 @@ def test_one_source_brings_its_own(filling: Run, polymarket: SandboxServer, sour
     backfill(filling, everything(source=source))
     versions = {"goldsky": ("v1",), "polygon": ("v2", "v3")}[source]
     assert versions_landed(filling) == on_chain(polymarket.world, *versions)
+
+
+def test_v2_before_the_cutover_is_read_beside_the_archive(
+    filling: Run, polymarket: SandboxServer
+) -> None:
+    """A default backfill of those days used to be done with the V1 fills alone."""
+    backfill(filling, Request(START, ARCHIVE_END))
+    horizon = ARCHIVE_END.timestamp()
+    fills = [fill for fill in all_fills(polymarket.world) if fill.timestamp < horizon]
+    assert versions_landed(filling) == Counter(fill.version for fill in fills)
+    assert versions_landed(filling).keys() == {"v1", "v2"}
 
 
 def test_a_range_is_half_open(filling: Run, polymarket: SandboxServer) -> None:
