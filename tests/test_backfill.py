@@ -54,7 +54,7 @@ def polymarket() -> Iterator[SandboxServer]:
         yield upstream
 
 
-SMALL = {"http_give_up_s": 0.2, "goldsky_page_size": 50, "fills_lookback_s": 24 * HOUR}
+SMALL = {"http_give_up_s": 0.2, "goldsky_page_size": 50}
 
 
 def settings_of(
@@ -138,8 +138,8 @@ def test_reading_again_what_is_loaded_changes_no_number(
     """Over fills that live cycles have brought, and over its own."""
     with filling.lock.held("test") as lock:
         run_cycle(filling, lock, Patience(1)).raise_failures()
-    loaded = landed(filling)[1]
-    assert loaded > 1000
+    assert landed(filling)[1] > 1000
+    loaded = len(all_fills(polymarket.world))  # cycles do not look back to V2 before the cutover
     for _ in range(2):
         backfill(filling, everything(again=True))
         assert landed(filling)[1] == loaded
