@@ -9,8 +9,9 @@ and the landing tables make a repeated insert harmless.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, AnyStr, ClassVar
@@ -21,7 +22,13 @@ from clickhouse_connect.dbapi.cursor import Cursor
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, Error
 from dlt.common.destination import DestinationCapabilitiesContext
-from dlt.common.destination.client import HasFollowupJobs, LoadJob, RunnableLoadJob
+from dlt.common.destination.client import (
+    HasFollowupJobs,
+    LoadJob,
+    RunnableLoadJob,
+    StateInfo,
+    StorageSchemaInfo,
+)
 from dlt.common.destination.exceptions import DestinationTerminalException
 from dlt.common.schema import Schema
 from dlt.destinations.exceptions import (
@@ -44,6 +51,7 @@ from dlt.destinations.sql_client import (
 from dlt.destinations.typing import DBTransaction
 
 from ingest.query_settings import PINNED
+from ingest.whole_answers import pool_manager
 
 # ClickHouse's ErrorCodes.cpp. What is listed here fails the same way every time; anything else,
 # a connection that broke included, is worth another try.
@@ -88,6 +96,24 @@ _SETTINGS = PINNED | {
 _INSERT_SETTINGS = _SETTINGS | {"input_format_null_as_default": 0}
 
 
+@dataclass(frozen=True)
+class Fence:
+    """What proves to ClickHouse that a run may write.
+
+    Attributes:
+        prove: called right before each file is inserted; raises if the run may not write any more.
+        sql: a condition that says the same inside ClickHouse.
+        comment: the `log_comment` of every statement.
+    """
+
+    prove: Callable[[], None]
+    sql: str
+    comment: str
+
+
+NO_FENCE = Fence(lambda: None, "1", "")
+
+
 class ClickHouseHttpSqlClient(SqlClientBase[Client], DBTransaction):
     """SQL and file inserts over one clickhouse-connect client; the dlt dataset is the database."""
 
@@ -102,6 +128,7 @@ class ClickHouseHttpSqlClient(SqlClientBase[Client], DBTransaction):
     ) -> None:
         super().__init__(credentials.database, dataset_name, staging_dataset_name, capabilities)
         self.credentials = credentials
+        self.fence = NO_FENCE
         self._client: Client | None = None
 
     @raise_open_connection_error
@@ -113,10 +140,14 @@ class ClickHouseHttpSqlClient(SqlClientBase[Client], DBTransaction):
             username=self.credentials.username,
             password=self.credentials.password or "",
             secure=bool(self.credentials.secure),
+            pool_mgr=pool_manager(
+                self.credentials.host, self.credentials.http_port, bool(self.credentials.secure)
+            ),
             connect_timeout=self.credentials.connect_timeout,
             send_receive_timeout=self.credentials.send_receive_timeout,
             autogenerate_session_id=False,
             client_name="polymarket-elt",
+            settings={"log_comment": self.fence.comment},
         )
         return self._client
 
@@ -157,7 +188,11 @@ class ClickHouseHttpSqlClient(SqlClientBase[Client], DBTransaction):
         """Insert a Parquet file, column by column name.
 
         The columns are named, because ClickHouse skips those of a file that a table does not have.
+
+        Raises:
+            DestinationTerminalException: this run may not write any more.
         """
+        self.prove()
         with Path(path).open("rb") as file:
             self._client.raw_insert(
                 self.make_qualified_table_name(table_name),
@@ -166,6 +201,19 @@ class ClickHouseHttpSqlClient(SqlClientBase[Client], DBTransaction):
                 fmt="Parquet",
                 settings=_INSERT_SETTINGS,
             )
+
+    def prove(self) -> None:
+        """Make sure that this run may still write.
+
+        Raises:
+            DestinationTerminalException: it may not; what the fence raised is its cause.
+        """
+        try:
+            self.fence.prove()
+        except ClickHouseError:
+            raise
+        except Exception as error:
+            raise DestinationTerminalException(str(error)) from error
 
     def create_dataset(self) -> None:
         """Called when the database is not there; it belongs to the migrations.
@@ -226,6 +274,60 @@ class ClickHouseHttpClient(ClickHouseClient):
             capabilities,
         )
 
+    def complete_load(self, load_id: str) -> None:
+        """Make a package's cursor count, if this run may still write; ClickHouse asks that in the statement itself.
+
+        Raises:
+            DestinationTerminalException: it may not; the cursor does not count.
+        """
+        name = self.sql_client.make_qualified_table_name(self.schema.loads_table_name)
+        self.sql_client.execute_sql(
+            f"insert into {name} ({self.loads_table_schema_columns}) select %s, %s, %s, %s, %s"
+            f" where {self.sql_client.fence.sql}",
+            load_id,
+            self.schema.name,
+            0,
+            datetime.now(UTC),
+            self.schema.version_hash,
+        )
+        self.sql_client.prove()
+
+    def get_stored_state(self, pipeline_name: str) -> StateInfo | None:
+        """The state of the greatest version; dlt would take that of the greatest load id, which is a machine's clock.
+
+        Versions only grow: a run begins with the state that it finds here, and only the holder of the lock adds to it.
+        """
+        state, loads = (
+            self.sql_client.make_qualified_table_name(name)
+            for name in (self.schema.state_table_name, self.schema.loads_table_name)
+        )
+        query = (
+            f"select {self.state_table_columns} from {state} as s"
+            f" where pipeline_name = %s and _dlt_load_id in (select load_id from {loads} where status = 0)"
+            " order by version desc, _dlt_load_id desc limit 1"
+        )
+        with self.sql_client.execute_query(query, pipeline_name) as cursor:
+            row = cursor.fetchone()
+        if not row:
+            return None
+        return StateInfo(
+            version=row[0],
+            engine_version=row[1],
+            pipeline_name=row[2],
+            state=row[3],
+            created_at=row[4],
+            _dlt_load_id=row[5],
+        )
+
+    def get_stored_schema(self, schema_name: str | None = None) -> StorageSchemaInfo | None:
+        """The schema of the greatest version; dlt would take the one that was inserted last, by a machine's clock."""
+        versions = self.sql_client.make_qualified_table_name(self.schema.version_table_name)
+        query = (
+            f"select {self.version_table_schema_columns} from {versions}"
+            " where schema_name = %s or %s = '' order by version desc, inserted_at desc limit 1"
+        )
+        return self._row_to_schema_info(query, schema_name or "", schema_name or "")
+
     def create_load_job(
         self, table: Any, file_path: str, load_id: str, restore: bool = False
     ) -> LoadJob:
@@ -259,6 +361,14 @@ class ClickHouseHttpClient(ClickHouseClient):
 class ClickHouseHttp(clickhouse):
     """The destination; build one with `clickhouse_destination`."""
 
+    fence = NO_FENCE
+
+    def client(self, schema: Schema, initial_config: Any = None) -> ClickHouseHttpClient:
+        """A job client that writes behind this destination's fence."""
+        client = super().client(schema, initial_config)
+        client.sql_client.fence = self.fence
+        return client
+
     def _raw_capabilities(self) -> DestinationCapabilitiesContext:
         caps = super()._raw_capabilities()
         caps.preferred_loader_file_format = "parquet"
@@ -278,7 +388,13 @@ ClickHouseHttp.register()
 
 
 def clickhouse_destination(
-    host: str, port: int, user: str, password: str, secure: bool, database: str
+    host: str,
+    port: int,
+    user: str,
+    password: str,
+    secure: bool,
+    database: str,
+    fence: Fence = NO_FENCE,
 ) -> ClickHouseHttp:
     """A dlt destination for the ClickHouse HTTP interface at `host:port`.
 
@@ -286,6 +402,7 @@ def clickhouse_destination(
         secure: TLS.
         database: the landing database. Give the pipeline the same name as `dataset_name`; tables
             are then `<database>.<table>`.
+        fence: what proves that this run may write.
     """
     credentials = ClickHouseCredentials()
     credentials.host = host
@@ -294,4 +411,6 @@ def clickhouse_destination(
     credentials.password = password
     credentials.secure = 1 if secure else 0
     credentials.database = database
-    return ClickHouseHttp(credentials=credentials, destination_name="clickhouse")
+    destination = ClickHouseHttp(credentials=credentials, destination_name="clickhouse")
+    destination.fence = fence
+    return destination

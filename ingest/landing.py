@@ -6,12 +6,14 @@ flushed before its resource ends.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from decimal import Decimal
 from typing import Any
 
 import dlt
 import pyarrow as pa
+from dlt.common.storages.load_package import commit_load_package_state
 
 from ingest.records import DEAD_LETTER_TABLE, DeadLetter, dead_letters_table, with_load_id
 
@@ -31,9 +33,29 @@ def load_id_as_integer(load_id: str) -> int:
     return int(Decimal(load_id) * 1_000_000)
 
 
+# Gives the rows of a new package their load id. dlt's own id is the clock of this machine, so the caller of a run takes
+# one that is later than every load before it; where nobody does, dlt's has to serve.
+TakeLoadId = Callable[[str], int]
+take_load_id: ContextVar[TakeLoadId] = ContextVar("take_load_id", default=load_id_as_integer)
+_ROWS_LOAD_ID = "rows_load_id"
+
+
 def current_load_id() -> int:
-    """Load id of the package that is being extracted, in microseconds; call it in a resource."""
-    return load_id_as_integer(dlt.current.load_package_state()["load_id"])
+    """Load id of the rows of the package that is being extracted; call it in a resource.
+
+    It is kept in the package, so that a package that is loaded again brings the same rows.
+    """
+    package = dlt.current.load_package_state()
+    state: dict[str, Any] = package["state"]
+    if _ROWS_LOAD_ID not in state:
+        state[_ROWS_LOAD_ID] = take_load_id.get()(package["load_id"])
+        commit_load_package_state()
+    return state[_ROWS_LOAD_ID]
+
+
+def load_id_of_rows(load_id: str, package_state: Mapping[str, Any]) -> int:
+    """Load id of the rows of a package, from its dlt load id and its state."""
+    return package_state.get(_ROWS_LOAD_ID) or load_id_as_integer(load_id)
 
 
 class Landing:
@@ -44,11 +66,15 @@ class Landing:
     """
 
     def __init__(self, source: str) -> None:
-        self.load_id = current_load_id()
         self._source = source
         self._pages: list[pa.Table] = []
         self._dead: list[DeadLetter] = []
         self._rows = self._bytes = 0
+
+    @property
+    def load_id(self) -> int:
+        """That of the rows; it is taken when there are some."""
+        return current_load_id()
 
     def add(self, pages: list[pa.Table], dead: Sequence[DeadLetter] = ()) -> Iterator[Any]:
         """Take a page; yields tables for dlt when enough has come together."""

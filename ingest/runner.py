@@ -20,9 +20,10 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from dlt.common.destination.exceptions import DestinationException, DestinationUndefinedEntity
 from dlt.extract import DltSource
 from dlt.pipeline.exceptions import PipelineStepFailed
+from dlt.pipeline.state_sync import decompress_state
 
 from ingest.errors import IngestError, LoadError, one_line
-from ingest.landing import load_id_as_integer
+from ingest.landing import TakeLoadId, load_id_as_integer, load_id_of_rows, take_load_id
 from ingest.progress import Progress
 from ingest.working_folder import forget_old_packages, give_up, mend
 
@@ -33,7 +34,7 @@ KEPT_PACKAGES = 20
 class LoadPackage:
     """What one dlt load package brings: rows by landing table.
 
-    `load_id` is dlt's load id in microseconds since 1970, as in the rows.
+    `load_id` is that of the rows; see `ingest.landing.current_load_id`.
     """
 
     load_id: int
@@ -63,6 +64,7 @@ def run(
     *,
     before_load: PackageCallback = lambda package: None,
     after_load: PackageCallback = lambda package: None,
+    take_id: TakeLoadId = load_id_as_integer,
 ) -> list[LoadPackage]:
     """Load pending packages, then what `source` has to give.
 
@@ -70,6 +72,7 @@ def run(
         progress: the one that the source was made with.
         before_load: called for every package before any of its rows is inserted.
         after_load: called for every package when all of its rows are in ClickHouse.
+        take_id: called with dlt's load id of a new package, once it has rows; returns the load id of the rows.
 
     Returns:
         The packages that were loaded, pending ones included.
@@ -83,7 +86,11 @@ def run(
     loaded = _finish(pipeline, before_load, after_load)
     if loaded:  # a kill right after a package was finished leaves its cursor in there alone
         _take_over_state_of_destination(pipeline)
-    _step(pipeline, lambda: pipeline.extract(source))
+    token = take_load_id.set(take_id)
+    try:
+        _step(pipeline, lambda: pipeline.extract(source))
+    finally:
+        take_load_id.reset(token)
     loaded += _finish(pipeline, before_load, after_load)
     if progress.failures:
         raise progress.failures[0]
@@ -104,23 +111,29 @@ def _take_over_state_of_destination(pipeline: dlt.Pipeline) -> None:
     dlt alone keeps a local state that ClickHouse does not have (tables dropped, an older backup
     restored), and would never read again what is missing there.
     """
+    # dlt puts the stored state in the place of a local one of the same version.
+    before = pipeline.state["_state_version"], pipeline.state["_version_hash"]
     _step(pipeline, pipeline.sync_destination)
-    stored = _step(pipeline, lambda: _stored_version(pipeline))
-    ahead = pipeline.state["_state_version"] - stored
-    # A pending package brings one version of the state, or none if nothing in it changed.
-    if ahead not in ((0, 1) if pipeline.has_pending_data else (0,)):
+    version, content = _step(pipeline, lambda: _stored_state(pipeline))
+    if pipeline.has_pending_data:
+        # A pending package brings one version of the state, or none if nothing in it changed. Any other is of the past:
+        # another machine has read on from the same place since.
+        is_known = before[0] == version + 1 or before == (version, content or before[1])
+    else:
+        is_known = pipeline.state["_state_version"] == version
+    if not is_known:
         give_up(pipeline)
         _step(pipeline, pipeline.sync_destination)
 
 
-def _stored_version(pipeline: dlt.Pipeline) -> int:
-    """Version of the pipeline's state in ClickHouse; 0 if there is none."""
+def _stored_state(pipeline: dlt.Pipeline) -> tuple[int, str]:
+    """Version and content hash of the pipeline's state in ClickHouse; 0 and nothing if there is none."""
     with pipeline.destination_client() as client:
         try:
             stored = client.get_stored_state(pipeline.pipeline_name)
         except DestinationUndefinedEntity:
-            return 0
-    return stored.version if stored else 0
+            return 0, ""
+    return (stored.version, decompress_state(stored.state)["_version_hash"]) if stored else (0, "")
 
 
 def _finish(
@@ -148,7 +161,8 @@ def _describe(pipeline: dlt.Pipeline, load_id: str) -> LoadPackage:
             table = job.job_file_info.table_name
             if job.job_file_info.file_format == "parquet" and not table.startswith("_dlt"):
                 rows[table] = rows.get(table, 0) + pq.read_metadata(job.file_path).num_rows
-    return LoadPackage(load_id_as_integer(load_id), rows)
+    state = pipeline.get_load_package_state(load_id)
+    return LoadPackage(load_id_of_rows(load_id, state), rows)
 
 
 def _step(pipeline: dlt.Pipeline, step: Callable[[], Any]) -> Any:

@@ -8,11 +8,56 @@ is dlt's (`dlt/common/storages`), and so are the names.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 from pathlib import Path
 
 import dlt
 from dlt.common.storages import LoadStorage, NormalizeStorage, PackageStorage
+
+WRITERS = "writers"
+
+
+def of_writer(folder: Path, database: str, number: int, names: tuple[str, ...]) -> Path:
+    """The folder in which the writer of this number keeps its pipelines, moved here from the writer before it.
+
+    Each writer has its own, under a path that vanishes when the next one takes over: a writer that was paused, lost its
+    lock and goes on finds its files gone, and can neither add a package to those of its successor nor move one away.
+    The path `folder/<name>` is a link to it, for people and for dlt's command line.
+
+    Args:
+        folder: the folder of all of them, `DLT_PIPELINES_DIR`.
+        database: landing database; each has its own writers.
+        number: that of the writer lock.
+        names: those of the pipelines.
+    """
+    own = folder.resolve() / WRITERS / f"{database}-{number}"
+    if own.is_dir():
+        return own
+    own.parent.mkdir(parents=True, exist_ok=True)
+    numbers = [
+        int(path.name.rpartition("-")[2])
+        for path in own.parent.glob(f"{database}-*")
+        if path.name.rpartition("-")[2].isdigit()
+    ]
+    earlier = sorted(each for each in numbers if each < number)
+    if earlier:
+        own.with_name(f"{database}-{earlier.pop()}").rename(own)
+    else:
+        own.mkdir()
+    for each in earlier:
+        shutil.rmtree(own.with_name(f"{database}-{each}"), ignore_errors=True)
+    for name in names:
+        plain = own.parent.parent / name
+        if plain.is_dir() and not plain.is_symlink() and not (own / name).exists():
+            plain.rename(own / name)  # of a version that had no writers' folders
+        with contextlib.suppress(OSError):  # a file system without links has none
+            link = own.parent / f"{name}.link"
+            link.unlink(missing_ok=True)
+            link.symlink_to(os.path.relpath(own / name, plain.parent))
+            link.rename(plain)
+    return own
 
 
 def mend(pipeline: dlt.Pipeline) -> None:

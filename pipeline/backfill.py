@@ -204,6 +204,7 @@ class _Backfill:
                         "backfill", total=self._books.tally(since).slices, rate=False
                     ) as shown:
                         self._land_all(worker, lock, since, shown)
+                    finish_earlier(self._run)  # loads whose rows were read again meanwhile
                     self._report(self._books.tally(since), list(worker.failures.items()))
         except LockHeld as held:
             log.info("backfill: %s", held)

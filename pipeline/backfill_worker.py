@@ -46,7 +46,7 @@ class BackfillWorker:
 
     def __init__(self, run: Run, *, for_ever: bool = False) -> None:
         self._run = run
-        self._books = SliceBooks(run.client, run.settings.raw_database)
+        self._books = SliceBooks(run.client, run.settings.raw_database, run.lock)
         # Made here, not in the threads, so that all of them share the limits of one.
         self._archive = http_client(run, "goldsky")
         self._endpoints = chain_endpoints(run)

@@ -393,12 +393,19 @@ def demo(seed: int, matches: int) -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, required=True)
 @click.pass_context
 def dbt(context: click.Context, arguments: tuple[str, ...]) -> None:
-    """Run dbt with ARGUMENTS against the ClickHouse in use, started if need be: `dbt test`, `dbt docs generate`."""
-    from pipeline.models import dbt_command
+    """Run dbt with ARGUMENTS against the ClickHouse in use, started if need be: `dbt test`, `dbt docs generate`.
+
+    Commands that change tables (run, build, seed, ...) hold the writer lock meanwhile.
+    """
+    from pipeline.models import dbt_command, writes
     from pipeline.run import open_run
 
     with verb(context) as settings, open_run(settings) as run:
-        sys.exit(dbt_command(run.server, settings, list(arguments)))
+        if not writes(arguments):
+            sys.exit(dbt_command(run.server, settings, list(arguments)))
+        with run.lock.held("dbt") as lock:
+            code = dbt_command(run.server, settings, list(arguments), lock.number)
+        sys.exit(code)
 
 
 def main() -> None:

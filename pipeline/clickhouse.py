@@ -16,6 +16,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalErr
 
 from embedded_clickhouse import EmbeddedError, running
 from ingest.query_settings import PINNED
+from ingest.whole_answers import pool_manager
 from pipeline.errors import ClickHouseUnavailable
 from pipeline.settings import Settings
 
@@ -92,6 +93,7 @@ def connect(target: Server) -> Client:
             username=target.user,
             password=target.password,
             secure=target.secure,
+            pool_mgr=pool_manager(target.host, target.port, target.secure),
             autogenerate_session_id=False,
             connect_timeout=10,
             send_receive_timeout=600,

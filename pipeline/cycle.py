@@ -23,7 +23,9 @@ from pipeline.console import Step, human, step
 from pipeline.errors import LoadFailed
 from pipeline.freshness import note_read
 from pipeline.lock import WriterLock
+from pipeline.orphans import Recheck, adopt_orphans
 from pipeline.patience import Patience
+from pipeline.replaced import heal_replaced_tables
 from pipeline.run import Run
 from pipeline.settle import settle
 from pipeline.sources import destination, make_source
@@ -90,7 +92,8 @@ def finish_earlier(run: Run) -> None:
     Raises:
         ModelsError: settling failed.
     """
-    run.ledger.close_loading()
+    adopt_orphans(run)
+    heal_replaced_tables(run)
     _settle(run)
 
 
@@ -112,8 +115,9 @@ def _load(run: Run, name: str, report: CycleReport) -> Counter[str]:
     progress = Progress(run.settings.cycle_budget_s)
     rows: Counter[str] = Counter()
     with step(f"{name}: reading") as shown:
+        recheck = Recheck.of(run) if name == "polygon" else Recheck((), ())
         try:
-            source = make_source(name, run, progress)
+            source = make_source(name, run, progress, recheck.ranges)
             packages = load_source(run, f"polymarket_{name}", source, progress, rows, shown)
         except IngestError as error:
             report.failures[name] = str(error)
@@ -121,7 +125,9 @@ def _load(run: Run, name: str, report: CycleReport) -> Counter[str]:
             caught_up = all(progress.caught_up.values())
             report.caught_up &= caught_up
             read_to = max(progress.watermark.values(), default=0)
-            note_read(run.client, run.settings.raw_database, name, read_to, caught_up)
+            recheck.done(run, read_to)
+            raw = run.settings.raw_database
+            note_read(run.client, raw, name, read_to, caught_up, run.lock.sql_is_held())
             if complaint := _too_many_dead_letters(run, name, [each.load_id for each in packages]):
                 report.failures[name] = complaint
     return rows
@@ -161,6 +167,7 @@ def load_source(
 
     Raises:
         IngestError: see `ingest.runner.run`.
+        LockHeld: the lock was lost meanwhile.
     """
     ledger = run.ledger
 
@@ -172,7 +179,7 @@ def load_source(
         pipeline_name,
         destination(run),
         database=run.settings.raw_database,
-        pipelines_dir=run.settings.dlt_pipelines_dir,
+        pipelines_dir=run.pipelines_dir,
     )
     try:
         packages = run_source(
@@ -181,9 +188,14 @@ def load_source(
             progress,
             before_load=before_load,
             after_load=lambda package: rows.update(package.rows),
+            take_id=lambda package_id: ledger.take_id(package_id, pipeline_name),
         )
     except IngestError:
-        ledger.close_loading()
+        ledger.prove()
+        ledger.close_loading(is_whole=False)
+        raise
+    except OSError:  # the folder of a run that lost its lock is gone
+        ledger.prove()
         raise
     ledger.close_loading()
     return packages

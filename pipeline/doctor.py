@@ -34,6 +34,7 @@ from pipeline.sources import make_chain_endpoints
 OLD_BLOCKS = 1_000_000  # about three weeks
 MIN_FREE_GB = 5
 TIMEOUT_S = 10
+MAX_CLOCK_DIFFERENCE_S = 10
 
 
 @dataclass(frozen=True)
@@ -101,11 +102,28 @@ def _clickhouse(settings: Settings) -> list[Finding]:
         with open_run(settings) as run:
             return [
                 Finding("ClickHouse", f"{run.server}, version {run.client.server_version}"),
+                _clock(run),
                 _books(run),
             ]
     except PipelineError as error:
         remedy = "is CLICKHOUSE_HOST right, and the server up?" if not settings.embedded else ""
         return [Finding("ClickHouse", str(error), True, remedy)]
+
+
+def _clock(run: Run) -> Finding:
+    """This machine's clock against ClickHouse's, by which ages are told."""
+    before = time.time()
+    now = run.client.query("select toUnixTimestamp64Micro(now64(6))").result_rows[0][0] / 1e6
+    after = time.time()
+    ahead = max(before - now, 0.0) - max(now - after, 0.0)
+    if abs(ahead) <= MAX_CLOCK_DIFFERENCE_S:
+        return Finding("Clock", f"within {max(abs(ahead), 1):.0f} s of ClickHouse's")
+    return Finding(
+        "Clock",
+        f"this machine's clock is {abs(ahead):,.0f} s {'ahead of' if ahead > 0 else 'behind'} ClickHouse's",
+        True,
+        "set both clocks, by NTP for example: ages are told by ClickHouse's",
+    )
 
 
 def _books(run: Run) -> Finding:

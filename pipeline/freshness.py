@@ -15,6 +15,9 @@ from clickhouse_connect.driver.client import Client
 from pipeline.settings import Settings
 
 FRESH, STALE, NEVER, COMPLETE = "fresh", "stale", "never read", "complete"
+# A time that has not come yet says nothing about how fresh anything is: a clock is or was wrong.
+AHEAD = "in the future"
+AHEAD_S = 60.0
 SETTLING = "settling"
 
 
@@ -39,7 +42,8 @@ class Freshness:
 
     Attributes:
         source: gamma, polygon, goldsky or settling.
-        state: fresh, stale, never read, or complete (an archive that was read to its end).
+        state: fresh, stale, never read, in the future (a clock is or was wrong), or complete (an archive that was read
+            to its end).
         read_to: time up to which it was read, ISO, UTC; None: never, or nothing is left to settle.
         lag_s: seconds since then, or since the last good reading where that is what counts.
         max_lag_s: the lag that is expected at most.
@@ -54,7 +58,7 @@ class Freshness:
     @property
     def is_stale(self) -> bool:
         """True if somebody should look at it."""
-        return self.state in (STALE, NEVER)
+        return self.state in (STALE, NEVER, AHEAD)
 
 
 def judge(
@@ -67,6 +71,7 @@ def judge(
 
     Args:
         unsettled_since: when the oldest load came that is not settled; None: all are.
+        now: by ClickHouse's clock, which all of these times are of.
     """
     limits = {
         "gamma": settings.gamma_max_lag_s,
@@ -75,7 +80,7 @@ def judge(
     }
     answer = [_judge(name, reads.get(name), limits[name], now) for name in settings.active_sources]
     lag_s = 0.0 if unsettled_since is None else _seconds(unsettled_since, now)
-    state = STALE if lag_s > settings.polygon_max_lag_s else FRESH
+    state = _state(lag_s, settings.polygon_max_lag_s)
     since = None if unsettled_since is None else _iso(unsettled_since)
     return [*answer, Freshness(SETTLING, state, since, lag_s, settings.polygon_max_lag_s)]
 
@@ -84,37 +89,66 @@ def _judge(source: str, read: Read | None, limit_s: float, now: datetime) -> Fre
     if read is None:
         return Freshness(source, NEVER, None, None, limit_s)
     lag_s = _seconds(read.read_to if source == "polygon" else read.read_at, now)
-    state = STALE if lag_s > limit_s else FRESH
+    state = _state(lag_s, limit_s)
+    if _seconds(read.read_at, now) < -AHEAD_S:
+        state = AHEAD
     if source == "goldsky" and read.caught_up:
         state = COMPLETE
     return Freshness(source, state, _iso(read.read_to), lag_s, limit_s)
 
 
+def _state(lag_s: float, limit_s: float) -> str:
+    if lag_s < -AHEAD_S:
+        return AHEAD
+    return STALE if lag_s > limit_s else FRESH
+
+
 def note_read(
-    client: Client, raw_database: str, source: str, watermark: int, caught_up: bool
+    client: Client,
+    raw_database: str,
+    source: str,
+    watermark: int,
+    caught_up: bool,
+    is_held: str = "1",
 ) -> None:
-    """Write down that a source was just read without a failure.
+    """Write down that a source was just read without a failure, at the time that ClickHouse's clock shows.
 
     Args:
         watermark: unix seconds up to which its records were read; 0: not known.
+        is_held: a condition for ClickHouse: that this run may write still.
     """
-    now = datetime.now(UTC)
+    now, reading = client.query(
+        f"select toUnixTimestamp64Micro(now64(6)), max(reading) + 1 from {raw_database}.source_readings"
+    ).result_rows[0]
     # That of Gamma is the newest record it has, which says nothing about when it was asked.
     known = watermark and source != "gamma"
-    read_to = datetime.fromtimestamp(watermark, UTC) if known else now
-    client.insert(
-        "source_reads",
-        [[source, now, read_to, caught_up]],
-        column_names=["source", "read_at", "read_to", "caught_up"],
-        database=raw_database,
+    client.command(
+        f"insert into {raw_database}.source_readings (source, read_at, read_to, caught_up, reading)"
+        " select {source:String}, fromUnixTimestamp64Micro({now:Int64}, 'UTC'),"
+        " fromUnixTimestamp64Micro({read_to:Int64}, 'UTC'), {caught_up:UInt8}, {reading:UInt64}"
+        f" where {is_held}",
+        parameters={
+            "source": source,
+            "now": now,
+            "read_to": watermark * 1_000_000 if known else now,
+            "caught_up": int(caught_up),
+            "reading": reading,
+        },
     )
 
 
 def last_reads(client: Client, raw_database: str) -> dict[str, Read]:
     """The last good reading of each source that had one."""
-    rows: Sequence[Sequence] = client.query(
-        f"select source, read_at, read_to, caught_up from {raw_database}.source_reads final"
-    ).result_rows
+    rows: Sequence[Sequence] = client.query(f"""
+        select source, read_at, read_to, caught_up
+        from (
+            select source, read_at, read_to, caught_up, reading from {raw_database}.source_readings final
+            union all
+            select source, read_at, read_to, caught_up, 0 as reading from {raw_database}.source_reads final
+        )
+        order by reading desc
+        limit 1 by source
+    """).result_rows
     return {
         source: Read(read_at.replace(tzinfo=UTC), read_to.replace(tzinfo=UTC), bool(caught_up))
         for source, read_at, read_to, caught_up in rows

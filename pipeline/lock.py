@@ -5,6 +5,11 @@ number of runs; the highest number holds the lock. It is free again when its run
 for longer than the time to live, or is a process that is gone from this very machine. A run writes to its own table
 only and removes lower numbers only, so whatever comes late can neither free nor renew the lock of another run.
 
+The number is also the run's fence: what it writes into its books says under which number, and is written by statements
+in which ClickHouse compares that number with the highest. A run that was paused for longer than the time to live, and
+goes on beside its successor, therefore writes nothing there. What it had sent before is stopped by its successor, which
+finds it by the comment (`log_comment`) that all statements of a holder carry.
+
 The tables are not replicated: on a cluster every run must be pointed at the same node.
 """
 
@@ -15,8 +20,9 @@ import logging
 import os
 import socket
 import threading
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,7 +35,9 @@ from pipeline.clickhouse import first_line
 from pipeline.errors import LockHeld
 
 PREFIX = "writer_lock_"
+COMMENT = "polymarket-elt writer"
 ATTEMPTS = 5
+STOP_TIMEOUT_S = 60.0
 JOIN_TIMEOUT_S = 5.0
 TABLE_ALREADY_EXISTS = 57
 UNKNOWN_TABLE = 60
@@ -84,6 +92,20 @@ class WriterLock:
         self._ttl_s = ttl_s
         self._number = 0
 
+    @property
+    def number(self) -> int:
+        """The number under which this run holds the lock, its fence; 0: it does not."""
+        return self._number
+
+    @property
+    def comment(self) -> str:
+        """The `log_comment` of every statement of this holder."""
+        return f"{COMMENT} {self._database} {self._number}"
+
+    def sql_is_held(self) -> str:
+        """A condition that ClickHouse evaluates: whether this run still holds the lock."""
+        return f"{self._number} = ({self._sql_newest()})"
+
     def holder(self) -> Holder | None:
         """Who holds the lock now (it may be dead), or nobody."""
         return self._newest()[1]
@@ -97,6 +119,7 @@ class WriterLock:
         """
         self._client.command(f"create database if not exists {self._database}")
         self._acquire(verb)
+        self._client.set_client_setting("log_comment", self.comment)
         stop = threading.Event()
         heart = threading.Thread(
             target=self._beat, args=(stop,), name="lock-heartbeat", daemon=True
@@ -110,6 +133,7 @@ class WriterLock:
                 # Not for ever: ClickHouse may have stopped answering. A beat that comes after the release is harmless.
                 heart.join(JOIN_TIMEOUT_S)
             self._release()
+            self._number = 0
 
     def check(self) -> None:
         """Make sure that the lock is still ours; call it before writing.
@@ -117,9 +141,48 @@ class WriterLock:
         Raises:
             LockHeld: it was taken over, because our heartbeat had not come through.
         """
-        number, holder = self._newest()
-        if number != self._number:
-            raise LockHeld(f"this run lost the writer lock to {holder or 'nobody'}; start it again")
+        if self._client.query(f"select {self.sql_is_held()}").result_rows[0][0]:
+            return
+        raise LockHeld(
+            f"this run lost the writer lock to {self._newest()[1] or 'nobody'}; start it again"
+        )
+
+    def stop_earlier(self) -> None:
+        """Stop statements that earlier holders have sent, so that none of them is still writing afterwards.
+
+        Where ClickHouse does not show its processes to this user, nothing is stopped, and the log says so.
+
+        Raises:
+            LockHeld: one of them cannot be stopped.
+        """
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while earlier := self._earlier_statements():
+            log.warning("lock: %d statements of earlier runs are stopped", len(earlier))
+            for query_id in earlier:
+                self._client.command(
+                    "kill query where query_id = {id:String} async", parameters={"id": query_id}
+                )
+            if time.monotonic() > deadline:
+                raise LockHeld(
+                    f"statements of an earlier run do not end ({', '.join(earlier)}); try again when they have"
+                )
+            time.sleep(0.1)
+
+    def _earlier_statements(self) -> list[str]:
+        """Query ids of the statements of earlier holders that still run."""
+        try:
+            rows = self._processes()
+        except DatabaseError as error:
+            log.warning("lock: statements of earlier runs are not seen: %s", first_line(error))
+            return []
+        return [row[0] for row in rows]
+
+    def _processes(self) -> Sequence[Sequence[str]]:
+        return self._client.query(
+            "select query_id from system.processes where startsWith(Settings['log_comment'], {prefix:String})"
+            " and Settings['log_comment'] != {own:String}",
+            parameters={"prefix": f"{COMMENT} {self._database} ", "own": self.comment},
+        ).result_rows
 
     def _acquire(self, verb: str) -> None:
         for _ in range(ATTEMPTS):
@@ -143,8 +206,11 @@ class WriterLock:
             "pid": os.getpid(),
             "process_id": PROCESS_ID,
             "acquired_at": self._now().isoformat(),
+            "attempt": uuid.uuid4().hex,
+            "ttl_s": self._ttl_s,
         }
         # The comment appears together with the table, so a lock always says whose it is.
+        comment = f"Writer lock, taken by {json.dumps(identity)}"
         try:
             self._client.command(
                 f"""
@@ -156,12 +222,14 @@ class WriterLock:
                 engine = MergeTree order by beat_at
                 comment %(comment)s
                 """,
-                parameters={"comment": f"Writer lock, taken by {json.dumps(identity)}"},
+                parameters={"comment": comment},
             )
-        except DatabaseError as error:
-            if error.code == TABLE_ALREADY_EXISTS:
-                return False
-            raise
+        except ClickHouseError as error:
+            # It may be ours all the same: the answer was lost, or a request that came twice was refused.
+            if self._tables().get(number) != comment:
+                if getattr(error, "code", None) == TABLE_ALREADY_EXISTS:
+                    return False
+                raise
         if self._newest()[0] != number:  # chosen long ago, when lower numbers were still in use
             self._client.command(f"drop table if exists {self._table(number)}")
             return False
@@ -183,6 +251,8 @@ class WriterLock:
             if released:
                 return number, None
             identity = json.loads(tables[number][tables[number].index("{") :])
+            for name in ("attempt", "ttl_s"):  # not of the holder; for `_create` and for dbt
+                identity.pop(name, None)
             acquired_at = datetime.fromisoformat(identity.pop("acquired_at"))
             last_heard_at = max(acquired_at, beat_at.replace(tzinfo=UTC))
             age_s = (now.replace(tzinfo=UTC) - last_heard_at).total_seconds()
@@ -213,6 +283,13 @@ class WriterLock:
                     self._client.command(f"drop table if exists {self._table(number)}")
         except ClickHouseError as error:
             log.warning("lock: not released, it expires by itself: %s", first_line(error))
+
+    def _sql_newest(self) -> str:
+        """The highest number in use, 0 if there is none; `system.tables` has no rows of a database that is not there."""
+        return (
+            f"select max(toUInt32(substring(name, {len(PREFIX) + 1}))) from system.tables"
+            f" where database = '{self._database}' and match(name, '^{PREFIX}[0-9]+$')"
+        )
 
     def _tables(self) -> dict[int, str]:
         """Comments of the lock tables by number."""

@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -31,11 +31,36 @@ if TYPE_CHECKING:
 DBT_DIR = PROJECT_DIR / "dbt_project"
 SETTLE_TAG = "settle_"
 GAMMA_TABLES = ("markets", "events")
+# By this variable the project knows that dbt runs under the pipeline's lock; see macros/settle.sql.
+FENCE_VARIABLE = "POLYMARKET_ELT_FENCE"
+# dbt's commands, by whether they change tables of the models.
+WRITING = frozenset({"build", "clone", "retry", "run", "run-operation", "seed", "snapshot"})
+READING = frozenset(
+    {
+        "clean",
+        "compile",
+        "debug",
+        "deps",
+        "docs",
+        "init",
+        "list",
+        "ls",
+        "parse",
+        "show",
+        "source",
+        "test",
+    }
+)
 log = logging.getLogger(__name__)
 
 
-def ensure_models(client: Client, target: Server, settings: Settings) -> list[Statement]:
+def ensure_models(
+    client: Client, target: Server, settings: Settings, fence: int = 0
+) -> list[Statement]:
     """Build the models if this version of them is not built yet, and return the settling statements in order.
+
+    Args:
+        fence: number of the writer lock that this run holds.
 
     Raises:
         ModelsError: dbt failed; the message names the first model and why.
@@ -45,14 +70,26 @@ def ensure_models(client: Client, target: Server, settings: Settings) -> list[St
     if statements:
         return statements
     log.info("models: building (dbt run)")
-    with _environment(target, settings):
+    with _environment(target, settings, fence):
         _derive_again(client, settings)
-        run_dbt(["run"])
+        built = run_dbt(["run"])
         statements = _compile_statements(client)
+    relations = sorted(
+        entry.node.alias
+        for entry in built.results
+        if entry.node.resource_type == "model" and entry.node.config.materialized != "ephemeral"
+    )
     client.insert(
         "model_deployments",
-        [[version, _now(client), json.dumps([asdict(statement) for statement in statements])]],
-        column_names=["project_hash", "deployed_at", "statements"],
+        [
+            [
+                version,
+                _later_than_any(client, settings),
+                json.dumps([asdict(statement) for statement in statements]),
+                relations,
+            ]
+        ],
+        column_names=["project_hash", "deployed_at", "statements", "relations"],
         database=settings.raw_database,
     )
     return statements
@@ -91,11 +128,21 @@ def run_dbt(arguments: list[str]) -> Any:
     )
 
 
-def dbt_command(target: Server, settings: Settings, arguments: list[str]) -> int:
-    """Run one dbt command of the user's against the ClickHouse in use, its output as dbt prints it; return its exit code."""
+def writes(arguments: Sequence[str]) -> bool:
+    """Whether a dbt command line changes tables, so that nobody else may write meanwhile."""
+    command = next((word for word in arguments if word in READING | WRITING), "")
+    return command in WRITING
+
+
+def dbt_command(target: Server, settings: Settings, arguments: list[str], fence: int = 0) -> int:
+    """Run one dbt command of the user's against the ClickHouse in use, its output as dbt prints it; return its exit code.
+
+    Args:
+        fence: number of the writer lock that this run holds; 0: it holds none.
+    """
     from dbt.cli.main import dbtRunner
 
-    with _environment(target, settings):
+    with _environment(target, settings, fence):
         outcome = dbtRunner().invoke(
             [*arguments, "--project-dir", str(DBT_DIR), "--profiles-dir", str(PROJECT_DIR)]
         )
@@ -214,9 +261,10 @@ def _statement(client: Client, node: Any) -> Statement:
 
 
 def _deployed(client: Client, settings: Settings, version: str) -> list[Statement]:
-    """Statements of this version of the models, or none if it is not built or a table of it is gone."""
+    """Statements of this version of the models, or none if it is not built or a table or view of it is gone."""
     rows = client.query(
-        f"select statements from {settings.raw_database}.model_deployments final where project_hash = {{hash:String}}",
+        f"select statements, relations from {settings.raw_database}.model_deployments final"
+        " where project_hash = {hash:String}",
         parameters={"hash": version},
     ).result_rows
     if not rows:
@@ -226,7 +274,10 @@ def _deployed(client: Client, settings: Settings, version: str) -> list[Statemen
         "select name from system.tables where database = {database:String}",
         parameters={"database": settings.clickhouse_database},
     ).result_columns
-    missing = {statement.model for statement in statements} - set(present[0] if present else ())
+    wanted = {statement.model for statement in statements} | set(rows[0][1])
+    missing = wanted - set(present[0] if present else ())
+    if missing:
+        log.warning("models: %s is gone and is built again", ", ".join(sorted(missing)))
     return [] if missing else statements
 
 
@@ -244,8 +295,12 @@ def project_hash(settings: Settings) -> str:
     return digest.hexdigest()
 
 
-def _now(client: Client) -> Any:
-    return client.query("select now64(6, 'UTC')").result_rows[0][0]
+def _later_than_any(client: Client, settings: Settings) -> Any:
+    """The time by ClickHouse's clock, or later than every deployment: the latest of a version counts."""
+    return client.query(
+        "select fromUnixTimestamp64Micro(greatest(toUnixTimestamp64Micro(now64(6)),"
+        f" toUnixTimestamp64Micro(max(deployed_at)) + 1), 'UTC') from {settings.raw_database}.model_deployments"
+    ).result_rows[0][0]
 
 
 def _one_line(text: str) -> str:
@@ -254,12 +309,13 @@ def _one_line(text: str) -> str:
 
 
 @contextmanager
-def _environment(target: Server, settings: Settings) -> Iterator[None]:
-    """Give dbt the server and names of this run by the variables that `profiles.yml` reads."""
+def _environment(target: Server, settings: Settings, fence: int = 0) -> Iterator[None]:
+    """Give dbt the server and names of this run by the variables that `profiles.yml` reads, and its fence if it has one."""
     wanted = {
         **target.environment(),
         "CLICKHOUSE_DATABASE": settings.clickhouse_database,
         "CLICKHOUSE_CLUSTER": settings.clickhouse_cluster,
+        FENCE_VARIABLE: str(fence or ""),
     }
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)

@@ -16,6 +16,7 @@ from pipeline.console import human, step
 from pipeline.errors import NothingLoaded
 from pipeline.ledger import TIME_COLUMNS, Load
 from pipeline.lock import WriterLock
+from pipeline.orphans import adopt_orphans
 from pipeline.run import Run
 from pipeline.settle import settle
 from pipeline.timerange import TimeRange, show
@@ -38,8 +39,8 @@ def rebuild(run: Run, start: datetime | None, end: datetime) -> list[Load]:
     _landed(run)  # before the lock, which would make the database
     with run.lock.held("rebuild") as lock:
         run.prepare()
-        run.ledger.close_loading()  # what a crash left half way
-        earlier = run.ledger.unsettled()
+        adopt_orphans(run)
+        earlier = [load for load in run.ledger.unsettled() if load.state != "unchecked"]
         if earlier:
             log.info("rebuild: first %d loads that earlier runs have left", len(earlier))
             _settle(run, lock, earlier)

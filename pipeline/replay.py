@@ -30,6 +30,7 @@ from ingest.sources.gamma_entities import (
 )
 from ingest.sources.polygon_logs import decode_logs
 from pipeline.errors import LoadFailed
+from pipeline.orphans import adopt_orphans
 from pipeline.rebuild import FILLS, plan_fills
 from pipeline.run import Run
 from pipeline.settle import settle
@@ -104,7 +105,7 @@ def replay(run: Run, source: str | None, reason: str | None, *, dry_run: bool = 
         return _replay(run, source, reason, dry_run=True)
     with run.lock.held("replay") as lock:
         run.prepare()
-        run.ledger.close_loading()  # what a crash left half way
+        adopt_orphans(run)
         report = _replay(run, source, reason, dry_run=False)
         lock.check()
         settle(run.client, run.ledger, run.statements, max_rows=run.settings.settle_max_rows)

@@ -37,6 +37,11 @@ def print_status(status: Status) -> None:
         f"loads: {human(status.settled_loads)} settled, {human(status.unsettled_loads)} not yet; "
         f"last {status.last_load_at or 'never'}"
     )
+    for table_name, rows in status.unchecked.items():
+        out.print(
+            f"[red]unchecked[/]: {human(rows)} rows of {table_name} may be of blocks that left the chain;"
+            " the next reading of the chain reads them again"
+        )
     out.print(f"writer: {escape(status.writer) if status.writer else 'nobody'}")
     out.print(f"tokens with trades but no market yet: {human(status.unknown_tokens)}")
     for each in status.backfills:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clickhouse_connect.driver.client import Client
 
+from ingest.working_folder import of_writer
 from pipeline.clickhouse import Server, connect, server
 from pipeline.ledger import Ledger
 from pipeline.lock import WriterLock
@@ -20,6 +23,8 @@ from pipeline.settle import Statement
 if TYPE_CHECKING:
     from ingest.http import HttpClient
     from ingest.sources.chain import Endpoints
+
+PIPELINES = tuple(f"polymarket_{source}" for source in ("gamma", "goldsky", "polygon", "backfill"))
 
 
 @dataclass
@@ -42,15 +47,23 @@ class Run:
     http_clients: dict[str, HttpClient] = field(default_factory=dict)
     chain_endpoints: Endpoints | None = None
 
-    @property
+    @cached_property
+    def lock(self) -> WriterLock:
+        """The writer lock, as this run holds it or does not."""
+        return WriterLock(self.client, self.settings.raw_database, self.settings.lock_ttl_s)
+
+    @cached_property
     def ledger(self) -> Ledger:
-        """The ledger of loads."""
-        return Ledger(self.client, self.settings.raw_database)
+        """The ledger of loads, which this run writes under its lock."""
+        return Ledger(self.client, self.settings.raw_database, self.lock)
 
     @property
-    def lock(self) -> WriterLock:
-        """A handle on the writer lock."""
-        return WriterLock(self.client, self.settings.raw_database, self.settings.lock_ttl_s)
+    def pipelines_dir(self) -> Path:
+        """dlt's working folder of this run; one of its own while it holds the lock."""
+        folder = self.settings.dlt_pipelines_dir
+        if not self.lock.number:
+            return folder
+        return of_writer(folder, self.settings.raw_database, self.lock.number, PIPELINES)
 
     def prepare(self) -> None:
         """Bring schema and models up to date; hold the writer lock.
@@ -60,7 +73,7 @@ class Run:
             ModelsError: dbt failed.
         """
         migrate(self.client, self.settings)
-        self.statements = ensure_models(self.client, self.server, self.settings)
+        self.statements = ensure_models(self.client, self.server, self.settings, self.lock.number)
 
     def has_database(self, name: str) -> bool:
         """True if a database of this name exists."""

@@ -32,7 +32,7 @@ class Statement:
     Attributes:
         model: name of the dbt model.
         landing_table: the landing table whose loads it settles.
-        sql: the complete `insert into … select …`.
+        sql: the complete `insert into … select …`, with the parameter {settle_id:UInt64}.
     """
 
     model: str
@@ -50,9 +50,12 @@ def settle(
 ) -> int:
     """Settle every unsettled load and return how many rows they hold.
 
-    Nothing must be loading meanwhile (the writer lock sees to that).
+    Loads that are loading, or whose blocks are to be read again, are left alone. The loads of a batch are marked with a
+    settle id, and the statements are bound to it: one that comes late, after another run has marked them anew, finds
+    nothing to settle.
 
     Raises:
+        LockHeld: the writer lock was lost.
         ModelsError: a statement failed; its loads stay unsettled and the next run takes them up again.
     """
     rows = 0
@@ -60,7 +63,8 @@ def settle(
         on_batch(batch)
         for statement in statements:
             if statement.landing_table == batch[0].table_name:
-                _execute(client, statement)
+                ledger.prove()
+                _execute(client, statement, batch[0].settle_id)
         ledger.finish_settling(batch)
         rows += sum(load.loaded_rows for load in batch)
     return rows
@@ -68,10 +72,10 @@ def settle(
 
 def _take(ledger: Ledger, max_rows: int) -> list[Load]:
     """Mark the next batch as being settled; empty when everything is."""
-    unsettled = ledger.unsettled()
-    empty = [load for load in unsettled if load.loaded_rows == 0 and not load.is_rebuild]
+    ready = [load for load in ledger.unsettled() if load.state in ("loaded", "settling")]
+    empty = [load for load in ready if load.loaded_rows == 0 and not load.is_rebuild]
     ledger.finish_settling(empty)
-    pending = [load for load in unsettled if load not in empty]
+    pending = [load for load in ready if load not in empty]
     batch = next_batch(pending, max_rows)
     ledger.back_to_loaded(
         [load for load in pending if load.state == "settling" and load not in batch]
@@ -79,9 +83,9 @@ def _take(ledger: Ledger, max_rows: int) -> list[Load]:
     return ledger.start_settling(batch) if batch else []
 
 
-def _execute(client: Client, statement: Statement) -> None:
+def _execute(client: Client, statement: Statement, settle_id: int) -> None:
     try:
-        client.command(statement.sql)
+        client.command(statement.sql, parameters={"settle_id": settle_id})
     except ClickHouseError as error:
         advice = MORE_MEMORY if getattr(error, "code", None) == MEMORY_LIMIT_EXCEEDED else ""
         raise ModelsError(

@@ -14,7 +14,8 @@ from typing import Any
 from clickhouse_connect.driver.client import Client
 
 from ingest.sources.slices import Page, Slice
-from pipeline.ledger import EPOCH, now_us
+from pipeline.ledger import EPOCH
+from pipeline.lock import WriterLock
 from pipeline.slicing import at
 
 COLUMNS = (
@@ -59,11 +60,16 @@ class Tally:
 
 
 class SliceBooks:
-    """Reads and writes the slices of one landing database."""
+    """Reads and writes the slices of one landing database.
 
-    def __init__(self, client: Client, raw_database: str) -> None:
+    Args:
+        lock: the lock under which slices are done and problems noted; ClickHouse checks it in the statement that writes.
+    """
+
+    def __init__(self, client: Client, raw_database: str, lock: WriterLock | None = None) -> None:
         self._client = client
         self._raw = raw_database
+        self._lock = lock
         self._table = f"{raw_database}.backfill_slices"
 
     def exist(self) -> bool:
@@ -104,7 +110,7 @@ class SliceBooks:
         for first in range(0, len(pages), BATCH):
             batch = pages[first : first + BATCH]
             self._rewrite(
-                f"{KEY} in {{keys:{KEYS}}} and state != 'done'",
+                f"{KEY} in {{keys:{KEYS}}} and state != 'done' and {self._is_held()}",
                 {
                     "keys": [_key(page.slice) for page in batch],
                     "fills": [page.fills for page in batch],
@@ -120,7 +126,7 @@ class SliceBooks:
     def note(self, part: Slice, problem: str) -> None:
         """Say why a slice could not be read; it stays as requested as it was."""
         self._rewrite(
-            f"{KEY} in {{keys:{KEYS}}} and state = 'requested'",
+            f"{KEY} in {{keys:{KEYS}}} and state = 'requested' and {self._is_held()}",
             {"keys": [_key(part)], "problem": problem},
             problem="{problem:String}",
         )
@@ -157,12 +163,16 @@ class SliceBooks:
             parameters={**parameters, "updated": f"{self._now():%Y-%m-%d %H:%M:%S.%f}"},
         )
 
+    def _is_held(self) -> str:
+        return self._lock.sql_is_held() if self._lock and self._lock.number else "1"
+
     def _now(self) -> datetime:
-        """Later than any row, whatever the clock says: the latest row of a key counts."""
-        newest = self._client.query(
-            f"select toUnixTimestamp64Micro(max(updated_at)) from {self._table}"
+        """ClickHouse's time, or later than any row: the latest row of a key counts."""
+        now_us = self._client.query(
+            "select greatest(toUnixTimestamp64Micro(now64(6)), toUnixTimestamp64Micro(max(updated_at)) + 1)"
+            f" from {self._table}"
         ).result_rows[0][0]
-        return EPOCH + timedelta(microseconds=max(now_us(), newest + 1))
+        return EPOCH + timedelta(microseconds=now_us)
 
 
 def _key(part: Slice) -> tuple[str, int, int, str]:

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 from dlt.extract import DltSource
 
-from ingest.destination import ClickHouseHttp, clickhouse_destination
+from ingest.destination import NO_FENCE, ClickHouseHttp, Fence, clickhouse_destination
 from ingest.http import HttpClient, RateLimit, RetryPolicy
 from ingest.progress import Progress
 from ingest.sources import gamma, goldsky, polygon, sqd
@@ -25,8 +25,14 @@ RATE_LIMITS = {"gamma": gamma.LIMITS, "goldsky": goldsky.LIMITS}
 ID_COLUMNS = {"markets": "market_id", "events": "event_id"}
 
 
-def make_source(name: str, run: Run, progress: Progress) -> DltSource:
-    """The source of a cycle: `gamma`, `goldsky` or `polygon`."""
+def make_source(
+    name: str, run: Run, progress: Progress, recheck: Sequence[tuple[int, int]] = ()
+) -> DltSource:
+    """The source of a cycle: `gamma`, `goldsky` or `polygon`.
+
+    Args:
+        recheck: ranges of blocks that polygon reads again in full before it reads on, both ends inclusive.
+    """
     settings = run.settings
     if name == "gamma":
         return gamma.gamma(
@@ -59,6 +65,7 @@ def make_source(name: str, run: Run, progress: Progress) -> DltSource:
             stale_after=settings.polygon_stale_after_s,
             second_reading=settings.polygon_second_reading_s or None,
         ),
+        recheck=recheck,
     )
 
 
@@ -120,7 +127,7 @@ def http_client(run: Run, name: str) -> HttpClient:
 
 
 def destination(run: Run) -> ClickHouseHttp:
-    """The dlt destination that loads into the landing database."""
+    """The dlt destination that loads into the landing database, as the holder of the lock if this run is."""
     server = run.server
     return clickhouse_destination(
         server.host,
@@ -129,6 +136,9 @@ def destination(run: Run) -> ClickHouseHttp:
         server.password,
         server.secure,
         run.settings.raw_database,
+        Fence(run.ledger.prove, run.lock.sql_is_held(), run.lock.comment)
+        if run.lock.number
+        else NO_FENCE,
     )
 
 

@@ -46,6 +46,7 @@ class Status:
         sources: how fresh each source of a cycle is, and what is derived.
         tables: promised tables.
         unsettled_loads: loads that derived tables do not reflect yet.
+        unchecked: rows by landing table of those of them whose blocks are read again first, because they may have come late.
         settled_loads: loads that they do.
         last_load_at: when the newest load was written down, ISO, UTC.
         unknown_tokens: tokens with trades whose market has not landed; combos aside, which have none.
@@ -63,6 +64,7 @@ class Status:
     sources: list[Freshness]
     tables: list[TableStatus]
     unsettled_loads: int
+    unchecked: dict[str, int]
     settled_loads: int
     last_load_at: str | None
     unknown_tokens: int
@@ -88,7 +90,8 @@ def read_status(run: Run) -> Status:
     holder = run.lock.holder()
     writing = holder is not None and not holder.is_dead(settings.lock_ttl_s)
     loads = (0, 0, None, 0)
-    unknown, letters, reads = 0, [], {}
+    unknown, letters, reads, unchecked = 0, [], {}, {}
+    now = client.query("select now64(6, 'UTC')").result_rows[0][0].replace(tzinfo=UTC)
     if ready:
         loads = client.query(
             "select countIf(state != 'settled'), countIf(state = 'settled'), max(updated_at),"
@@ -104,7 +107,12 @@ def read_status(run: Run) -> Status:
                 f"select source, reason, count() from {raw}.dead_letters group by source, reason order by 1, 2"
             ).result_rows
         ]
-        reads = last_reads(client, raw)
+        reads = last_reads(client, raw) if _exists(run, raw, "source_readings") else {}
+        unchecked = dict(
+            client.query(
+                f"select table_name, sum(loaded_rows) from {raw}.loads final where state = 'unchecked' group by table_name"
+            ).result_rows
+        )
     unsettled_since = datetime.fromtimestamp(loads[3] / 1e6, UTC) if loads[3] else None
     return Status(
         clickhouse=str(run.server),
@@ -112,9 +120,10 @@ def read_status(run: Run) -> Status:
         database=models,
         ready=ready,
         writer=str(holder) if writing else None,
-        sources=judge(settings, reads, unsettled_since, datetime.now(UTC)),
-        tables=[_table(run, name, column) for name, column in TABLES.items()] if ready else [],
+        sources=judge(settings, reads, unsettled_since, now),
+        tables=[_table(run, name, column, now) for name, column in TABLES.items()] if ready else [],
         unsettled_loads=loads[0],
+        unchecked=unchecked,
         settled_loads=loads[1],
         last_load_at=_iso(loads[2]) if loads[1] or loads[0] else None,
         unknown_tokens=unknown,
@@ -162,14 +171,14 @@ def _exists(run: Run, database: str, table: str) -> bool:
     return bool(run.client.command(f"exists table {database}.{table}"))
 
 
-def _table(run: Run, name: str, column: str | None) -> TableStatus:
+def _table(run: Run, name: str, column: str | None, now: datetime) -> TableStatus:
     newest = f"max({column})" if column else "null"
     rows, at = run.client.query(
         f"select count(), {newest} from {run.settings.clickhouse_database}.{name}"
     ).result_rows[0]
     if not rows or at is None:
         return TableStatus(name, rows, None, None)
-    age = (datetime.now(UTC) - at.replace(tzinfo=UTC)).total_seconds()
+    age = (now - at.replace(tzinfo=UTC)).total_seconds()
     return TableStatus(name, rows, _iso(at), round(age, 1))
 
 

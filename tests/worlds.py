@@ -114,9 +114,9 @@ def copy_databases(run: Run, template: Settings) -> None:
             parameters={"raw": f"{old}_raw", "models": old},
         ).result_rows
         migrations = source.client.query(f"select * from {old}_raw.schema_migrations")
-        statements = source.client.query(
-            f"select statements from {old}_raw.model_deployments final"
-        ).result_rows[0][0]
+        statements, relations = source.client.query(
+            f"select statements, relations from {old}_raw.model_deployments final"
+        ).result_rows[0]
     pending = [query.replace(old, new) for (query,) in tables]
     while pending:
         failed = [query for query in pending if not _created(run, query)]
@@ -136,9 +136,10 @@ def copy_databases(run: Run, template: Settings) -> None:
                 models.project_hash(run.settings),
                 datetime.now(UTC),
                 json.dumps(json.loads(statements)).replace(old, new),
+                relations,
             ]
         ],
-        column_names=["project_hash", "deployed_at", "statements"],
+        column_names=["project_hash", "deployed_at", "statements", "relations"],
         database=f"{new}_raw",
     )
 
@@ -226,7 +227,7 @@ def land_gamma(run: Run, world: World) -> None:
 def assert_equals_truth(run: Run, world: World) -> None:
     checks = reconcile(run.client, run.settings.clickhouse_database, Truth(world))
     wrong = {c.name: c.differences or (c.expected, c.actual) for c in checks if not c.equal}
-    assert not wrong
+    assert not wrong, wrong
 
 
 def rows_of(run: Run, table: str) -> int:

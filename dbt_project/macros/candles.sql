@@ -17,7 +17,7 @@ with trades as (
         toFloat64(price) as price,
         usd,
         shares,
-        toUInt64(0) as version,
+        {{ live_version() }} as version,
         1 as is_live
     from {{ ref('int_trades_deduplicated') }}
     where not is_dust

@@ -3,6 +3,10 @@
     the rows that the loads marked `settling` in the ledger change. Run without any such load it yields nothing, run
     twice it yields the same rows again, and a ReplacingMergeTree keeps one of them. Without an existing table (or with
     --full-refresh) the same model derives everything.
+
+    The pipeline compiles this text (`dbt compile`) and binds each of its settles to an id by a query parameter, so that a
+    statement of a run that lost its lock finds no load to settle. `dbt run` has no parameters: by itself it settles
+    whatever is marked; under the pipeline, which settles afterwards, it settles nothing.
 -#}
 
 {% macro replacing(arguments) -%}
@@ -10,7 +14,13 @@
 {%- endmacro %}
 
 {% macro settling_loads(table_name, expression) -%}
-    (select {{ expression }} from {{ source('polymarket_raw', 'loads') }} final where table_name = '{{ table_name }}' and state = 'settling')
+    (select {{ expression }} from {{ source('polymarket_raw', 'loads') }} final where table_name = '{{ table_name }}' and state = 'settling'{{ and_of_this_settle() }})
+{%- endmacro %}
+
+{% macro and_of_this_settle() -%}
+    {%- if flags.WHICH == 'compile' %} and settle_id = {settle_id:UInt64}
+    {%- elif env_var('POLYMARKET_ELT_FENCE', '') %} and settle_id = 0
+    {%- endif %}
 {%- endmacro %}
 
 {#- First and last second of what is being settled; both inclusive. -#}
@@ -25,6 +35,38 @@
 {#- Version of everything that this settle writes: later than any load and any settle before it. -#}
 {% macro settle_id(table_name='order_filled') -%}
     {{ settling_loads(table_name, 'max(settle_id)') }}
+{%- endmacro %}
+
+{#-
+    Version of everything that a full refresh writes: the last id before any load that was not settled when it began. By it
+    `pipeline/replaced.py` knows which loads were settled into the table that it has replaced. (Unit tests have no ledger.)
+-#}
+{% macro refresh_id() -%}
+    {%- if model.resource_type == 'unit_test' -%}
+        toUInt64(0)
+    {%- else -%}
+        assumeNotNull((
+            select
+                toUInt64(
+                    if(
+                        countIf(state = 'settling') > 0,
+                        toInt64(minIf(settle_id, state = 'settling')) - 1,
+                        toInt64(max(greatest(load_id, settle_id)))
+                    )
+                )
+            from {{ source('polymarket_raw', 'loads') }} final
+        ))
+    {%- endif -%}
+{%- endmacro %}
+
+{#- Version of the rows that a model computes anew. -#}
+{% macro new_version() -%}
+    {{ settle_id() if is_incremental() else refresh_id() }}
+{%- endmacro %}
+
+{#- Version of rows that only say what is: in a settle those that it touches have its own. -#}
+{% macro live_version() -%}
+    {{ 'toUInt64(0)' if is_incremental() else refresh_id() }}
 {%- endmacro %}
 
 {#- True for rows of the loads being settled, and for every row while a range is being rebuilt. -#}

@@ -22,7 +22,7 @@ with days as (
         bucket_at,
         close,
         last_trade_at,
-        toUInt64(0) as version,
+        {{ live_version() }} as version,
         1 as is_live
     from {{ ref('ohlcv_1d') }}
     {%- if is_incremental() %}

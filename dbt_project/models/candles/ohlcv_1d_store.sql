@@ -29,7 +29,7 @@ with hours as (
         volume_shares,
         trades,
         last_trade_at,
-        toUInt64(0) as version,
+        {{ live_version() }} as version,
         1 as is_live
     from {{ ref('int_ohlcv_1h_deduplicated') }}
     {%- if is_incremental() %}

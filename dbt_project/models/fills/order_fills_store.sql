@@ -127,7 +127,7 @@ expected as (
                 'direct'
             )
         ) as leg,
-        {{ settle_id() if is_incremental() else 'version' }} as version
+        {{ new_version() }} as version
     from legs
 
 )

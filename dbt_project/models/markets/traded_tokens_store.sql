@@ -61,7 +61,7 @@ times as (
 select
     token_id,
     minIf(traded_at, is_live) as first_traded_at,
-    {{ settle_id() if is_incremental() else 'toUInt64(0)' }} as version,
+    {{ new_version() }} as version,
     toUInt8(countIf(is_live) = 0) as is_deleted
 from times
 group by token_id

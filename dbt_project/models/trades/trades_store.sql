@@ -102,7 +102,7 @@ trades as (
         fee,
         fee_asset,
         is_dust,
-        {{ settle_id() if is_incremental() else 'toUInt64(0)' }} as version,
+        {{ new_version() }} as version,
         0 as is_deleted
     from orders
 

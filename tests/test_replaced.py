@@ -1,0 +1,109 @@
+"""dbt beside a run: refused while it writes; and where a table was replaced all the same, nothing stays lost."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from test_interruptions import environment
+from worlds import (
+    all_fills,
+    assert_equals_truth,
+    land,
+    land_gamma,
+    rows_of,
+    settle_all,
+    small_world,
+)
+
+from pipeline import models
+from pipeline.models import dbt_command, ensure_models, full_refresh_selects, writes
+from pipeline.replaced import heal_replaced_tables
+from pipeline.run import Run
+from pipeline.settings import PROJECT_DIR
+
+
+def test_what_was_settled_into_a_table_that_was_replaced_is_settled_again(run: Run) -> None:
+    """As `dbt run --full-refresh` does: a new table is filled, and takes the place of the old one at the end."""
+    world = small_world(matches=150)
+    fills, database = all_fills(world), run.settings.clickhouse_database
+    third = len(fills) // 3
+    land_gamma(run, world)
+    land(run, fills[:third])
+    settle_all(run)
+    assert heal_replaced_tables(run) == []
+
+    land(run, fills[third : 2 * third])
+    loads = run.ledger.start_settling(run.ledger.unsettled())  # under way when the refresh begins
+    refreshed = ("order_fills_store", "trades_store", "ohlcv_1h_store", "market_latest_price_store")
+    selects = full_refresh_selects(run)
+    for name in refreshed:
+        run.client.command(f"create table {database}.new_{name} as {database}.{name}")
+        columns = ", ".join(
+            run.client.query(f"select * from {database}.{name} limit 0").column_names
+        )
+        run.client.command(
+            f"insert into {database}.new_{name} ({columns}) select {columns} from ({selects[name]})"
+        )
+    run.ledger.back_to_loaded(loads)
+    land(run, fills[2 * third :])
+    settle_all(run)
+    for name in refreshed:
+        run.client.command(f"exchange tables {database}.new_{name} and {database}.{name}")
+        run.client.command(f"drop table {database}.new_{name}")
+
+    assert sorted(heal_replaced_tables(run)) == sorted(refreshed)
+    healed = {load.loaded_rows for load in run.ledger.unsettled()}
+    assert healed == {third, len(fills) - 2 * third}  # not those that the new tables have
+    settle_all(run)
+    assert_equals_truth(run, world)
+    assert heal_replaced_tables(run) == []
+
+
+def test_a_view_that_was_dropped_is_built_again(run: Run) -> None:
+    database = run.settings.clickhouse_database
+    run.client.command(f"drop view {database}.trades")
+    run.client.command(f"drop view {database}.order_fills_mv")
+    run.statements = ensure_models(run.client, run.server, run.settings)
+    assert rows_of(run, "trades") == 0
+    assert run.client.command(f"exists table {database}.order_fills_mv")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "writing"),
+    [
+        ("run", True),
+        ("--debug run --full-refresh", True),
+        ("build --select trades", True),
+        ("seed", True),
+        ("run-operation anything", True),
+        ("test --select run", False),
+        ("docs generate", False),
+        ("ls --resource-type seed", False),
+        ("source freshness", False),
+        ("compile", False),
+        ("show --select trades", False),
+        ("--version", False),
+    ],
+)
+def test_which_commands_write(arguments: str, writing: bool) -> None:
+    assert writes(arguments.split()) is writing
+
+
+def test_dbt_does_not_write_beside_a_run(run: Run, capfd: pytest.CaptureFixture) -> None:
+    verb = [sys.executable, "run_pipeline.py", "dbt", "run", "--select", "exchanges"]
+    options = {"env": environment(run.settings), "cwd": PROJECT_DIR, "text": True}
+    with run.lock.held("loop") as lock:
+        told = subprocess.run(verb, capture_output=True, timeout=300, **options)
+        assert (told.returncode, "`loop`" in told.stderr) == (3, True), told.stderr
+        # Plain dbt, which knows nothing of the lock.
+        select = ["run", "--select", "exchanges"]
+        assert dbt_command(run.server, run.settings, select) != 0
+        assert "loop (pid" in capfd.readouterr().out
+        # The holder itself.
+        assert dbt_command(run.server, run.settings, select, lock.number) == 0
+        assert dbt_command(run.server, run.settings, select, lock.number + 1) != 0
+        assert "lost the writer lock" in capfd.readouterr().out
+    assert dbt_command(run.server, run.settings, select) == 0
+    assert models.FENCE_VARIABLE not in environment(run.settings)
