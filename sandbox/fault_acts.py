@@ -96,11 +96,21 @@ def graphql_errors(message: str) -> Answer:
 
 def _row_lists(content: Any) -> list[list]:
     """The lists of rows of an answer of any upstream: markets, events, fills or logs."""
-    if isinstance(content, list):  # a JSON-RPC batch
-        return [reply["result"] for reply in content if isinstance(reply.get("result"), list)]
+    if isinstance(content, list) or "jsonrpc" in content:
+        results = [reply.get("result") for reply in _replies(content)]
+        return [rows for rows in results if isinstance(rows, list) and not _are_receipts(rows)]
     data = content.get("data", content)
     names = ("markets", "events", "orderFilledEvents")
     return [data[name] for name in names if isinstance(data.get(name), list)]
+
+
+def _replies(content: Any) -> list[dict]:
+    """The replies of a JSON-RPC answer, to a batch or to a single call."""
+    return content if isinstance(content, list) else [content]
+
+
+def _are_receipts(rows: list) -> bool:
+    return any(isinstance(row, dict) and "logs" in row for row in rows)
 
 
 def spoilt(spoil: Callable[[dict, int, Place], Any]) -> Act:
@@ -271,7 +281,9 @@ def head_off_by(seconds: int) -> Act:
         def skew(content: Any, place: Place) -> None:
             for call in _calls(request, "eth_getBlockByNumber"):
                 if call["params"][0] == "latest":
-                    block = content[call["id"]]["result"]
+                    [block] = [
+                        reply["result"] for reply in _replies(content) if reply["id"] == call["id"]
+                    ]
                     block["timestamp"] = hex(int(block["timestamp"], 16) + seconds)
 
         return await changed(skew)(request, ask, place)

@@ -32,8 +32,10 @@ import pyarrow as pa
 from ingest.errors import (
     AccessDenied,
     ChainReorganised,
+    HistoryPruned,
     HttpStatusError,
     MissingFills,
+    NodeBehind,
     RangeTooLarge,
     RateLimited,
     RpcError,
@@ -327,7 +329,7 @@ class RangeReader:
                 return False
             try:
                 counts = self._counts(endpoint, endpoint.logs(first, last, self._wanted), first)
-            except UpstreamError as error:
+            except (RpcError, NodeBehind, HistoryPruned) as error:
                 logger.debug("no evidence: %s", error)
                 return False
             if within := [number for number in counts if run.first <= number <= run.last]:
@@ -374,6 +376,8 @@ class RangeReader:
             except ChainReorganised:
                 raise
             except UpstreamError as error:
+                if witness is endpoint:
+                    raise  # what is wrong with it is what has to be told
                 logger.debug("no evidence: %s", error)
                 continue
             for number, fills in evidence.fills.items():

@@ -249,7 +249,7 @@ class Node:
     def _try(self, calls: Sequence[Call], request: str) -> list[Any]:
         """Results of calls; None for each that the node refuses, which it may."""
         return self._send_all(
-            calls, request, lambda replies: [reply.get("result") for reply in replies], 1, 1
+            calls, request, lambda replies: [reply.get("result") for reply in replies], 1, None
         )
 
     def _send_all(
