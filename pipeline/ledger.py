@@ -200,7 +200,13 @@ class Ledger:
         )
         measured = [(load, self._close_orphan(load)) for load in orphans]
         changed = [now for before, now in measured if now.content != before.content]
-        self._write(changed)
+        # Rows that later loads have replaced need no more than to be counted.
+        counted = [
+            replace(now, state=before.state)
+            for before, now in measured
+            if now.content == before.content and now.loaded_rows > before.loaded_rows
+        ]
+        self._write(changed + counted)
         self._has_measured_all = True
         return changed
 

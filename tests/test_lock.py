@@ -19,6 +19,7 @@ from pathlib import Path
 import clickhouse_connect
 import pytest
 from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import OperationalError
 
 from embedded_clickhouse import Endpoint, running
 from pipeline import lock as lock_module
@@ -262,6 +263,38 @@ def test_a_run_that_comes_late_with_an_old_number_gets_nothing(
             with pytest.raises(LockHeld, match="`winner`"):
                 attempt.result(20)
             lock.check()
+
+
+def test_a_lock_whose_answer_was_lost_is_ours(clickhouse: Endpoint, database: str) -> None:
+    """ClickHouse has made the table; the client is told of a broken connection, or asks again and is refused."""
+    for code in (None, lock_module.TABLE_ALREADY_EXISTS):
+
+        def lose(code: int | None = code) -> None:
+            error = OperationalError("the answer ended inside its headers")
+            error.code = code
+            raise error
+
+        losing = Losing(connect(clickhouse), lose)
+        with WriterLock(losing, database, TTL_S).held("run") as lock:
+            lock.check()
+        assert losing.lost == 1
+
+
+class Losing:
+    """A client that loses the answer to every `create table`."""
+
+    def __init__(self, client: Client, lose: Callable[[], None]) -> None:
+        self._client, self._lose, self.lost = client, lose, 0
+
+    def command(self, statement: str, **options: object) -> object:
+        answer = self._client.command(statement, **options)
+        if statement.lstrip().startswith("create table"):
+            self.lost += 1
+            self._lose()
+        return answer
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._client, name)
 
 
 class Delayed:

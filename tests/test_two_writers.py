@@ -152,6 +152,12 @@ def test_rows_that_come_after_a_successor_settled_their_load_are_found(
             assert (late.state, late.to_at) == ("loaded", NOON + 2 * HOUR)
             assert [load.load_id for load in successor.ledger.unsettled()] == [10]
             assert successor.ledger.find_late() == []
+            # One that a later load has replaced: counted, no more.
+            insert_fills(landing, 11, *[NOON + number * HOUR for number in range(4)])
+            successor.ledger.finish_settling([late])
+            insert_fills(landing, 10, *[NOON + number * HOUR for number in range(4)])
+            assert [load.loaded_rows for load in successor.ledger.find_late()] == [8]
+            assert successor.ledger.find_late() == []
 
 
 def test_a_statement_under_way_is_stopped_by_the_successor(
