@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import re
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import orjson
 import pytest
@@ -436,8 +438,8 @@ def stored(lake: Lake) -> list[tuple]:
     )
 
 
-def on_chain(world: World, last: int, *, version: str = V2) -> list[tuple]:
-    legs = [leg for match in world.matches for leg in match.legs if leg.version == version]
+def on_chain(world: World, last: int, *, versions: tuple[str, ...] = (V2, V3)) -> list[tuple]:
+    legs = [leg for match in world.matches for leg in match.legs if leg.version in versions]
     return sorted(
         (leg.block_number, leg.log_index, leg.tx_hash, leg.order_hash, leg.maker_amount)
         for leg in legs
@@ -511,3 +513,42 @@ def test_a_node_that_lags_behind_the_cursor_is_no_reorganisation(lake: Lake, ser
         )
     assert progress.failures == []
     assert lake.count("order_filled") == rows
+
+
+# -- contracts that are not known ---
+
+
+@pytest.mark.parametrize("with_timestamp", [True, False])
+def test_logs_of_an_unknown_contract_are_letters_that_can_be_read_once_it_is_known(
+    lake: Lake,
+    with_timestamp: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """They have the topic of a fill, and are found by a query without addresses."""
+    world = World.generate(
+        4, now=datetime(2026, 4, 29, tzinfo=UTC), markets=20, matches=60, v1_days=0, v2_days=0.02
+    )
+    stranger = "0x" + "e" * 40
+    strays = [
+        Fill(0, f"0x{n:064x}", f"0x{n:064x}", str(2**200 + n), exchange=stranger, version=V2)
+        for n in (1, 2)
+    ]
+    world.stray(*strays)
+    world.advance(2)
+    limits = NodeLimits(with_timestamp=with_timestamp)
+    with AppServer(polygon_app(world.chain, limits)) as server, caplog.at_level("WARNING"):
+        urls = SimpleNamespace(polygon_url=server.base_url)
+        load(lake, SimpleNamespace(urls=urls), pace=Pace(0, stale_after=None, second_reading=None))
+    assert re.search(f"2 OrderFilled logs of unknown contracts .*{stranger}", caplog.text)
+    assert stored(lake) == on_chain(world, world.chain.head)
+    rows = lake.rows("select reason, payload from {db}.dead_letter_sightings")
+    assert [reason for reason, _ in rows] == ["unknown_contract"] * 2
+
+    monkeypatch.setitem(KNOWN_EXCHANGES, stranger, V2)
+    [table], dead = decode_logs([orjson.loads(payload) for _, payload in rows], source="polygon")
+    assert dead == []
+    assert sorted(table.column("tx_hash").to_pylist()) == [fill.tx_hash for fill in strays]
+    assert {time.timestamp() for time in table.column("timestamp").to_pylist()} == {
+        block_time(world.chain.head - 1)
+    }

@@ -155,7 +155,7 @@ class RangeReader:
         logs = found.logs
         if len(logs) < FEW_LOGS and found.end.number >= until:
             endpoint.sizes.succeeded()
-        self._give_times(endpoint, logs, found, follows)
+        self.give_times(endpoint, logs, found, follows)
         self._paces.append(sum(counts.values()) / (end.number - first + 1))
         self._with_fills = end if end.number in counts else None
         return Range(*decode_logs(logs, source=SOURCE), end)
@@ -179,7 +179,7 @@ class RangeReader:
         if fills < at_least and not self._has_evidence(endpoint, [number], {number: fills}):
             message = f"says that block {number} holds {fills} fills, not {at_least}"
             raise Unconfirmed(f"{message}, and gives no evidence for it", **_where(endpoint))
-        self._give_times(endpoint, found.logs, found, None)
+        self.give_times(endpoint, found.logs, found, None)
         return Range(*decode_logs(found.logs, source=SOURCE), found.end)
 
     def ask(
@@ -400,7 +400,7 @@ class RangeReader:
 
     # -- times ---
 
-    def _give_times(
+    def give_times(
         self, endpoint: Endpoint, logs: list[Any], found: Found, follows: Block | None
     ) -> None:
         """Give logs the time of their block where they have none, or one that cannot be."""

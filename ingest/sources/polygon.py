@@ -330,16 +330,19 @@ class _Chain:
         wanted = any_emitter_of(self._reader.versions)
         try:
             found = endpoint.logs(first, last, wanted)
+            strangers = [
+                log
+                for log in found.logs
+                if wanted.matches(log) and log["address"].lower() not in EXCHANGES
+            ]
+            kept = strangers[:UNKNOWN_LETTERS]
+            # A letter is read again once its contract is known, and then has to say its time.
+            self._reader.give_times(endpoint, kept, found, None)
         except UpstreamError as error:
             # Nothing is lost by it; some nodes refuse queries without an address.
             logger.info("%s: logs of unknown contracts were not looked for: %s", SOURCE, error)
             return
         state["strangers_at"] = head.timestamp
-        strangers = [
-            log
-            for log in found.logs
-            if wanted.matches(log) and log["address"].lower() not in EXCHANGES
-        ]
         if strangers:
             addresses = sorted({log["address"].lower() for log in strangers})
             logger.warning(
@@ -347,7 +350,7 @@ class _Chain:
                 " (unknown_contract)",
                 SOURCE, len(strangers), first, last, ", ".join(addresses),
             )  # fmt: skip
-            dead = decode_logs(strangers[:UNKNOWN_LETTERS], source=SOURCE)[1]
+            dead = decode_logs(kept, source=SOURCE)[1]
             yield from self._landing.add([], dead)
 
 
