@@ -171,6 +171,7 @@ class Ledger:
         Raises:
             LockHeld: the lock was lost, or a statement of an earlier run does not end.
         """
+        self.prove()
         left = self.unsettled()
         self._opened = {}
         self.back_to_loaded([load for load in left if load.state == "settling"])

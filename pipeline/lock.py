@@ -38,6 +38,7 @@ PREFIX = "writer_lock_"
 COMMENT = "polymarket-elt writer"
 ATTEMPTS = 5
 STOP_TIMEOUT_S = 60.0
+CANCELLED_TIMEOUT_S = 5.0
 JOIN_TIMEOUT_S = 5.0
 TABLE_ALREADY_EXISTS = 57
 UNKNOWN_TABLE = 60
@@ -150,39 +151,42 @@ class WriterLock:
     def stop_earlier(self) -> None:
         """Stop statements that earlier holders have sent, so that none of them is still writing afterwards.
 
+        A statement that waits for data of a run that stands still does not end, but is cancelled: it writes nothing more.
         Where ClickHouse does not show its processes to this user, nothing is stopped, and the log says so.
 
         Raises:
-            LockHeld: one of them cannot be stopped.
+            LockHeld: the lock was lost, or a statement cannot be stopped.
         """
-        deadline = time.monotonic() + STOP_TIMEOUT_S
+        started = time.monotonic()
         while earlier := self._earlier_statements():
-            log.warning("lock: %d statements of earlier runs are stopped", len(earlier))
-            for query_id in earlier:
+            running = [query_id for query_id, is_cancelled in earlier if not is_cancelled]
+            waited_s = time.monotonic() - started
+            if not running and waited_s > CANCELLED_TIMEOUT_S:
+                return
+            if waited_s > STOP_TIMEOUT_S:
+                raise LockHeld(
+                    f"statements of an earlier run do not end ({', '.join(running)}); try again when they have"
+                )
+            for query_id in running:
+                log.warning("lock: statement %s of an earlier run is stopped", query_id)
                 self._client.command(
                     "kill query where query_id = {id:String} async", parameters={"id": query_id}
                 )
-            if time.monotonic() > deadline:
-                raise LockHeld(
-                    f"statements of an earlier run do not end ({', '.join(earlier)}); try again when they have"
-                )
             time.sleep(0.1)
 
-    def _earlier_statements(self) -> list[str]:
-        """Query ids of the statements of earlier holders that still run."""
+    def _earlier_statements(self) -> Sequence[Sequence]:
+        """Query ids of the statements of earlier holders that have not ended, and whether they are cancelled."""
+        prefix = f"{COMMENT} {self._database} "
         try:
-            rows = self._processes()
+            return self._client.query(
+                "select query_id, is_cancelled from system.processes"
+                " where startsWith(Settings['log_comment'], {prefix:String})"
+                " and toUInt32OrZero(substring(Settings['log_comment'], length({prefix:String}) + 1)) < {number:UInt32}",
+                parameters={"prefix": prefix, "number": self._number},
+            ).result_rows
         except DatabaseError as error:
             log.warning("lock: statements of earlier runs are not seen: %s", first_line(error))
             return []
-        return [row[0] for row in rows]
-
-    def _processes(self) -> Sequence[Sequence[str]]:
-        return self._client.query(
-            "select query_id from system.processes where startsWith(Settings['log_comment'], {prefix:String})"
-            " and Settings['log_comment'] != {own:String}",
-            parameters={"prefix": f"{COMMENT} {self._database} ", "own": self.comment},
-        ).result_rows
 
     def _acquire(self, verb: str) -> None:
         for _ in range(ATTEMPTS):

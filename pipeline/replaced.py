@@ -92,6 +92,8 @@ def _settled_up_to(run: Run, model: str) -> int | None:
 
 
 def _note(run: Run, tables: dict[str, UUID]) -> None:
+    if not tables:
+        return
     raw = run.settings.raw_database
     now = run.client.query(
         "select greatest(toUnixTimestamp64Micro(now64(6)), toUnixTimestamp64Micro(max(noted_at)) + 1)"

@@ -90,6 +90,7 @@ LATE_WRITES: dict[str, Callable[[Ledger, list[Load]], object]] = {
     "starts to settle": lambda ledger, loads: ledger.start_settling(loads),
     "says that it has settled": lambda ledger, loads: ledger.finish_settling(loads),
     "gives up settling": lambda ledger, loads: ledger.back_to_loaded(loads),
+    "adopts what is left": lambda ledger, loads: ledger.adopt_orphans(),
     "adds a rebuild": lambda ledger, loads: ledger.add_rebuild(loads),
 }
 
@@ -184,6 +185,10 @@ def test_a_statement_under_way_is_stopped_by_the_successor(
         ).result_rows[0][0]:
             time.sleep(0.05)
         with taking_over(successor, monkeypatch):
+            assert len(successor.lock._earlier_statements()) == 1
+            assert (
+                landing.lock._earlier_statements() == []
+            )  # what a later one sends is none of its business
             successor.ledger.adopt_orphans()
             sender.join(20)
             assert not sender.is_alive()
