@@ -55,6 +55,8 @@ def market_payload(market: Market) -> dict:
         }
         if not market.lacks_closed_time:
             payload["closedTime"] = postgres_time(market.closed_at)
+        elif market.id % 2:  # absent, or Go's zero
+            payload["closedTime"] = "0001-01-01T00:00:00Z"
         if market.uma_status:
             payload["umaResolutionStatus"] = market.uma_status
     return payload

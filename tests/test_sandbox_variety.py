@@ -106,6 +106,8 @@ def test_hours_without_a_trade_and_candles_behind_the_close(truth: Truth) -> Non
     }
     traded = closings.keys() & by_token.keys()
     assert any(closings[token_id] is None for token_id in traded), "closed, nobody says when"
+    zeros = {each["closed"] for each in truth.markets if each.get("closedTime", "")[:4] == "0001"}
+    assert zeros == {True}, "closed in the year 1"
     ends = [(by_token[t][-1], closings[t]) for t in traded if closings[t] is not None]
     assert any(last > closed for last, closed in ends), "closed before the last trades"
     assert any(last + HOUR < closed for last, closed in ends), "quiet before the close"
