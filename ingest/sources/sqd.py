@@ -50,7 +50,7 @@ TRIES_OF_A_RANGE = 2
 # For evidence; each is a request of its own.
 BLOCKS_LOOKED_AT = 3
 
-_HEADER = ("number", "hash", "parentHash", "timestamp", "gasUsed", "logsBloom")
+_HEADER = ("number", "hash", "parentHash", "timestamp", "gasUsed")
 _LOG = ("address", "topics", "data", "transactionHash", "logIndex")
 _PLACE = ("logIndex",)
 
@@ -167,7 +167,8 @@ class Portal:
         looked_at = spread(numbers, BLOCKS_LOOKED_AT)
         for number in looked_at:
             request = f"all logs of block {number}"
-            for line in self._stream(request, number, number, [{}], ("address", "topics")):
+            fields = ("address", "topics")
+            for line in self._stream(request, number, number, [{}], fields, more=("logsBloom",)):
                 logs = line.get("logs") or []
                 if self._as_block(line, request).number != number:
                     continue
@@ -209,15 +210,20 @@ class Portal:
         logs: list[dict],
         log_fields: Sequence[str],
         follows: str | None = None,
+        more: Sequence[str] = (),
     ) -> list[dict]:
-        """Lines of a stream, which may end early; empty if the Portal has no block `first` yet."""
+        """Lines of a stream, which may end early; empty if the Portal has no block `first` yet.
+
+        Args:
+            more: fields of the headers beside the usual ones.
+        """
         query: dict[str, Any] = {
             "type": "evm",
             "fromBlock": first,
             "toBlock": last,
             "includeAllBlocks": True,
             "fields": {
-                "block": dict.fromkeys(_HEADER, True),
+                "block": dict.fromkeys((*_HEADER, *more), True),
                 "log": dict.fromkeys(log_fields, True),
             },
             "logs": logs,
