@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -149,12 +149,33 @@ def as_in_an_earlier_version(run: Run) -> None:
     run.client.command(f"truncate table {run.settings.raw_database}.model_deployments")
 
 
-def test_an_upgrade_derives_markets_again_and_keeps_the_rest(loaded: Run) -> None:
-    world, models = loaded.world, loaded.settings.clickhouse_database
-    uuids = f"select name, uuid from system.tables where database = '{models}' and engine like '%MergeTree'"
+def interrupted_at(number: int) -> Callable[[list[str]], Any]:
+    """dbt, interrupted at this one of its commands."""
+    run_dbt, asked = models.run_dbt, []
+
+    def interrupted(arguments: list[str]) -> Any:
+        asked.append(arguments)
+        if len(asked) == number:
+            raise KeyboardInterrupt
+        return run_dbt(arguments)
+
+    return interrupted
+
+
+def test_an_upgrade_derives_markets_again_and_keeps_the_rest(
+    loaded: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the run that began it was interrupted between two stores."""
+    world, database = loaded.world, loaded.settings.clickhouse_database
+    uuids = f"select name, uuid from system.tables where database = '{database}' and engine like '%MergeTree'"
     as_in_an_earlier_version(loaded)
     before = dict(loaded.client.query(uuids).result_rows)
     assert rows_of(loaded, "markets_store where volume_usd is null") == 0
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(
+            models, "run_dbt", interrupted_at(3)
+        )  # parse, the first stores, and the next
+        ensure_models(loaded.client, loaded.server, loaded.settings)
     loaded.statements = ensure_models(loaded.client, loaded.server, loaded.settings)
     after = dict(loaded.client.query(uuids).result_rows)
     assert {name for name in before if before[name] != after[name]} == {
