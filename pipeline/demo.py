@@ -127,7 +127,7 @@ def _clear(run: Run) -> None:
 
 def _pointed_at(settings: Settings, upstream: SandboxServer) -> Settings:
     """Settings of the demo: the simulated upstreams, all of their history, nothing left unconfirmed."""
-    history = timedelta(days=max(V1_DAYS, V2_DAYS) + 1)
+    history = timedelta(days=max(V1_DAYS, V2_DAYS), hours=1)
     return settings.model_copy(
         update={
             "polymarket_gamma_url": upstream.urls.gamma_url,

@@ -264,6 +264,8 @@ class Portal:
                 header[name] = block_time(number)
             elif name == "hash":
                 header[name] = self.chain.block_hash(number)
+            elif name == "parentHash":
+                header[name] = self.chain.block_hash(number - 1)
             else:  # as the node spells it
                 node_header = node_header or Block(self.chain, number).header(
                     saturated=self.limits.saturated_bloom

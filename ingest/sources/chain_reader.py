@@ -291,7 +291,8 @@ class RangeReader:
                     if number not in found.headers
                 ]
             )
-            if is_silent or skipped or pace * run.blocks >= DOUBTFUL_FILLS:
+            doubtful = DOUBTFUL_FILLS if endpoint.is_silent_about_gaps else SUSPICIOUS_FILLS
+            if is_silent or skipped or pace * run.blocks >= doubtful:
                 self._confirm_run(endpoint, run, pace, is_silent or bool(skipped))
 
     def _confirm_run(self, endpoint: Endpoint, run: _Run, pace: float, must: bool) -> None:

@@ -50,7 +50,8 @@ TRIES_OF_A_RANGE = 2
 # For evidence; each is a request of its own.
 BLOCKS_LOOKED_AT = 3
 
-_HEADER = ("number", "hash", "parentHash", "timestamp", "gasUsed")
+_HEADER = ("number", "hash", "parentHash", "timestamp")
+_EVIDENCE = ("gasUsed", "logsBloom")
 _LOG = ("address", "topics", "data", "transactionHash", "logIndex")
 _PLACE = ("logIndex",)
 
@@ -168,7 +169,7 @@ class Portal:
         for number in looked_at:
             request = f"all logs of block {number}"
             fields = ("address", "topics")
-            for line in self._stream(request, number, number, [{}], fields, more=("logsBloom",)):
+            for line in self._stream(request, number, number, [{}], fields, more=_EVIDENCE):
                 logs = line.get("logs") or []
                 if self._as_block(line, request).number != number:
                     continue
