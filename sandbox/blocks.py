@@ -173,7 +173,7 @@ class Block:
 
 
 def _bloom_of(logs: list[Log | Transfer]) -> str:
-    return bloom(item for log in logs for item in (log.exchange, *topics_of(log)))
+    return bloom((log.exchange, topics_of(log)) for log in logs)
 
 
 def _root(block_hash: str, mark: str) -> str:

@@ -49,19 +49,22 @@ class Farm(AppServer):
         """Serve the responder of this URL no more."""
         del self._responders[url.rpartition("/")[2]]
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = await read_request(scope, receive)
+    def respond(self, request: Request) -> Answer:
+        """The answer to a request for any path."""
         _, _, name, *rest = request.path.split("/")
         responder = self._responders.get(name)
         if responder is None:
-            answer = Answer(b"not found", 404, {"Content-Type": "text/plain"})
-        else:
-            try:
-                answer = responder.respond(replace(request, path="/" + "/".join(rest)))
-            except Exception as error:
-                self.errors.append(error)
-                answer = Answer(repr(error).encode(), 500, {"Content-Type": "text/plain"})
+            return Answer(b"not found", 404, {"Content-Type": "text/plain"})
+        try:
+            answer = responder.respond(replace(request, path="/" + "/".join(rest)))
+        except Exception as error:
+            self.errors.append(error)
+            return Answer(repr(error).encode(), 500, {"Content-Type": "text/plain"})
         self.bytes_sent += len(answer.body)
+        return answer
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = self.respond(await read_request(scope, receive))
         accepts = dict(scope["headers"]).get(b"accept-encoding", b"")
         if b"gzip" in accepts:
             answer = gzipped(answer)
