@@ -39,7 +39,7 @@ from ingest.errors import (
     redact,
 )
 
-_RETRIED_STATUSES = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524}
+_RETRIED_STATUSES = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529}
 _GATEWAY_TIMEOUTS = {408, 504, 522, 524}
 _DENIED = {401, 402, 403}
 # requests reads bodies in pieces of 10 KB, and every piece gives the interpreter away.

@@ -224,7 +224,7 @@ def _probe(endpoint: Endpoint, versions: Sequence[str]) -> str:
     words.append(f"{len(found.logs):,} fills in {blocks} blocks")
     try:
         logs = endpoint.logs(old, old, wanted).logs
-        seen = endpoint.evidence([old], wanted, recent=False)
+        seen = endpoint.evidence([old], wanted)
         complete = len(logs) >= seen.fills.get(old, 0)
         words.append(f"block {old:,} too" if complete else f"fills of block {old:,} are gone")
     except (HistoryPruned, NodeBehind) as error:

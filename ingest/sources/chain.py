@@ -31,8 +31,10 @@ USUAL_BLOCK_SECONDS = 2.0
 FIRST_RANGE, LARGEST_RANGE = 64, 2000  # blocks in one request
 # 2020-05-01: Polygon's mainnet began at the end of that month, so no block is older.
 GENESIS = 1_588_291_200
-# Every node keeps the newest blocks, and none of these has been pruned anywhere.
+# Blocks so new that a quiet one among them may wait for the next fill, which shows that nothing was left out.
 RECENT_BLOCKS = 256
+# Every node keeps the newest blocks, and none of these has been pruned anywhere.
+UNPRUNED_BLOCKS = 64
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 15.0, 600.0  # of an endpoint that failed
 BEHIND_TRIES, BEHIND_WAIT_S = 4, 2.0
 
@@ -114,10 +116,12 @@ class Evidence:
     Attributes:
         fills: such logs by block, of the blocks that were looked at.
         is_complete: every block was looked at, or the endpoint showed everything that happened in a sample of them.
+        is_sample: it was a sample.
     """
 
     fills: Mapping[int, int]
     is_complete: bool
+    is_sample: bool = False
 
 
 class Endpoint(Protocol):
@@ -148,12 +152,8 @@ class Endpoint(Protocol):
     def times(self, numbers: Sequence[int]) -> dict[int, int]:
         """Times of blocks, unix seconds."""
 
-    def evidence(self, numbers: Sequence[int], wanted: LogFilter, *, recent: bool) -> Evidence:
-        """How many such logs consecutive or chosen blocks hold, from something else than a range of logs.
-
-        Args:
-            recent: the blocks are new enough for every node to have them still.
-        """
+    def evidence(self, numbers: Sequence[int], wanted: LogFilter) -> Evidence:
+        """How many such logs consecutive or chosen blocks hold, from something else than a range of logs."""
 
     def identify(self) -> str:
         """Which chain it serves, in a few words; raises WrongShape if it is not Polygon."""

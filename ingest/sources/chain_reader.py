@@ -47,10 +47,11 @@ from ingest.errors import (
 from ingest.records import DeadLetter
 from ingest.sources.chain import (
     GENESIS,
-    RECENT_BLOCKS,
+    UNPRUNED_BLOCKS,
     Block,
     Endpoint,
     Endpoints,
+    Evidence,
     Found,
     LogFilter,
     fills_of,
@@ -76,7 +77,7 @@ COMPARED_BLOCKS = 3  # of an answer with few fills
 SMALLEST_OVERLAP = (
     16  # an endpoint that answers fewer blocks at once is not asked for one of them twice
 )
-SURROUNDINGS = (64, 512)  # blocks before and after a run of blocks without logs
+SURROUNDINGS = (4, 64, 512)  # blocks before and after a run of blocks without logs
 REMEMBERED = 16  # answers, for what is to be expected
 
 
@@ -97,6 +98,17 @@ class _Run(NamedTuple):
     @property
     def blocks(self) -> int:
         return self.last - self.first + 1
+
+
+class _SampleOnly(Exception):
+    """Too many blocks without a log to look at all of them.
+
+    Attributes:
+        blocks: how many.
+    """
+
+    def __init__(self, blocks: int) -> None:
+        self.blocks = blocks
 
 
 class RangeReader:
@@ -129,7 +141,14 @@ class RangeReader:
         return self.endpoints.ask(lambda endpoint: self._read(endpoint, first, last, follows))
 
     def _read(self, endpoint: Endpoint, first: int, last: int, follows: Block | None) -> Range:
-        is_recent = first > self.head - RECENT_BLOCKS
+        while True:
+            try:
+                return self._read_once(endpoint, first, last, follows)
+            except _SampleOnly as doubt:
+                endpoint.sizes.shrink(max(doubt.blocks, 2))
+
+    def _read_once(self, endpoint: Endpoint, first: int, last: int, follows: Block | None) -> Range:
+        is_recent = first > self.head - UNPRUNED_BLOCKS
         overlaps = (
             endpoint.is_silent_about_gaps
             and not is_recent
@@ -176,7 +195,7 @@ class RangeReader:
             message = f"block {number} is another one at {name_of(preferred)}"
             raise ChainReorganised(message, **_where(endpoint))
         fills = counts.get(number, 0)
-        if fills < at_least and not self._has_evidence(endpoint, [number], {number: fills}):
+        if fills < at_least and self._evidence(endpoint, [number], {number: fills}) is None:
             message = f"says that block {number} holds {fills} fills, not {at_least}"
             raise Unconfirmed(f"{message}, and gives no evidence for it", **_where(endpoint))
         self.give_times(endpoint, found.logs, found, None)
@@ -301,9 +320,13 @@ class RangeReader:
         Raises:
             MissingFills: they hold some.
             Unconfirmed: there is no evidence.
+            _SampleOnly: not all of them were looked at, and a gateway may ask other nodes for evidence than for logs.
         """
-        if self._has_evidence(endpoint, range(run.first, run.last + 1), {}):
-            return
+        evidence = self._evidence(endpoint, range(run.first, run.last + 1), {})
+        if evidence is not None:
+            if not (must and evidence.is_sample) or self._is_surrounded(endpoint, run):
+                return
+            raise _SampleOnly(run.blocks)
         is_suspicious = pace * run.blocks >= SUSPICIOUS_FILLS
         # A Portal answers block by block, so where few were to be expected its answer may stand alone.
         if not (must or is_suspicious):
@@ -355,25 +378,24 @@ class RangeReader:
         if expected < 5 * SUSPICIOUS_FILLS or total >= SUSPICIOUS_SHARE * expected:
             return
         numbers = sorted(random.sample(list(counts), min(len(counts), COMPARED_BLOCKS)))
-        if not self._has_evidence(endpoint, numbers, counts):
+        if self._evidence(endpoint, numbers, counts) is None:
             raise Unconfirmed(
                 f"says that blocks {first} to {last} hold {total} fills, where about"
                 f" {expected:.0f} were to be expected, and gives no evidence for that; {_ANOTHER}",
                 **_where(endpoint),
             )
 
-    def _has_evidence(
+    def _evidence(
         self, endpoint: Endpoint, numbers: Sequence[int], counts: Mapping[int, int]
-    ) -> bool:
-        """Whether an endpoint has evidence that these blocks hold no more fills than `counts` says.
+    ) -> Evidence | None:
+        """The evidence of an endpoint that these blocks hold no more fills than `counts` says; None if none has any.
 
         Raises:
             MissingFills: a block holds more.
         """
-        recent = numbers[0] > self.head - RECENT_BLOCKS
         for witness in (endpoint, *self.endpoints.others(endpoint)):
             try:
-                evidence = witness.evidence(numbers, self._wanted, recent=recent)
+                evidence = witness.evidence(numbers, self._wanted)
             except ChainReorganised:
                 raise
             except UpstreamError as error:
@@ -389,8 +411,8 @@ class RangeReader:
                         **_where(endpoint),
                     )
             if evidence.is_complete:
-                return True
-        return False
+                return evidence
+        return None
 
     def _pace(self, counts: dict[int, int]) -> float:
         """Fills a block that are to be expected: as before, or as between the first and last log of this answer."""
@@ -405,26 +427,35 @@ class RangeReader:
         self, endpoint: Endpoint, logs: list[Any], found: Found, follows: Block | None
     ) -> None:
         """Give logs the time of their block where they have none, or one that cannot be."""
-        earliest = max(GENESIS, follows.timestamp) if follows is not None else GENESIS
         by_block: dict[int, set[Any]] = {}
         for log in logs:
             if place := place_of(log):
                 by_block.setdefault(place[0], set()).add(_text(log.get("blockTimestamp")))
-        doubtful, before = [], earliest
+        if not by_block:
+            return
+        known = {
+            number: block.timestamp
+            for number, block in (found.headers | {found.end.number: found.end}).items()
+            if number in by_block
+        }
+        oldest = min(by_block)
+        if follows is None and oldest not in known:
+            known |= endpoint.times([oldest])  # nothing before it says how early a time may be
+        before = follows.timestamp if follows is not None else GENESIS
+        is_doubtful = False
         for number in sorted(by_block):
             moment = _moment(by_block[number])
-            if moment is None or not before <= moment <= found.end.timestamp:
-                doubtful.append(number)
+            if (
+                moment is None
+                or not before <= moment <= found.end.timestamp
+                or moment != known.get(number, moment)
+            ):
+                is_doubtful = True
             else:
                 before = moment
-        if not doubtful:
+        if not is_doubtful:
             return
         # One wrong time makes those after it look wrong, or those before it: all of them are asked for.
-        known = {
-            number: found.headers[number].timestamp
-            for number in by_block
-            if number in found.headers
-        }
         missing = [number for number in by_block if number not in known]
         known |= endpoint.times(missing)
         for log in logs:

@@ -132,7 +132,7 @@ def polygon(
                 yield from chain.reread_after_reorg(last, pace.reorg_depth)
                 yield from chain.follow(last, progress)
                 if pace.second_reading is not None and progress.has_time():
-                    yield from chain.read_again(head, pace.second_reading)
+                    yield from chain.read_again(head, pace.second_reading, progress)
                 yield from chain.look_for_strangers(head)
             except ChainReorganised as error:
                 logger.warning("%s", error)
@@ -252,7 +252,7 @@ class _Chain:
 
     # -- the second reading ---
 
-    def read_again(self, head: Block, delay_s: float) -> Iterator[Any]:
+    def read_again(self, head: Block, delay_s: float, progress: Progress) -> Iterator[Any]:
         """Read ranges a second time once they are `delay_s` old, and compare them with what has landed.
 
         Compares the positions of taker legs only, of which every match has one and which are a third of all fills.
@@ -268,7 +268,13 @@ class _Chain:
         witness = next(self._endpoints.others(preferred), None)
         for endpoint in filter(None, (witness, preferred)):
             try:
-                yield from self._read_again(endpoint, first, last)
+                newest = endpoint.block(state["next_block"] - 1)
+                if newest.hash != state["last_hash"]:
+                    continue  # it shows another chain; which one counts is not decided here
+                while (first := state["second_next"]) <= last:
+                    yield from self._read_again(endpoint, first, last)
+                    if not progress.has_time():
+                        break
                 return
             except ChainReorganised as error:
                 logger.info("second reading: %s", error)

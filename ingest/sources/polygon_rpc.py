@@ -21,10 +21,13 @@ from ingest.errors import (
     HistoryPruned,
     HttpStatusError,
     NodeBehind,
+    NotJson,
     RangeTooLarge,
     RateLimited,
     RpcError,
+    Timeout,
     Unavailable,
+    Unreachable,
     UpstreamError,
     WrongShape,
     one_line,
@@ -49,7 +52,7 @@ CALLS_PER_BATCH = 100
 # A range that fails is asked for again so often before it is halved.
 TRIES_OF_A_RANGE = 2
 # What evidence may cost: headers in one request, and blocks of a run whose receipts are looked at.
-HEADERS_AT_ONCE, BLOCKS_WITH_RECEIPTS = 64, 8
+HEADERS_AT_ONCE, BLOCKS_LOOKED_AT, BLOCKS_LOOKED_AT_FIRST = 64, 64, 8
 # Of a node without eth_getBlockReceipts so many receipts of a block are looked at.
 RECEIPTS_OF_A_BLOCK = 20
 # Root of a trie without entries: keccak256 of the RLP of an empty string. A block with it has no transaction.
@@ -148,28 +151,31 @@ class Node:
             for number, result in zip(numbers, results, strict=True)
         }
 
-    def evidence(self, numbers: Sequence[int], wanted: LogFilter, *, recent: bool) -> Evidence:
-        """See `Endpoint`: headers that exclude logs, else receipts, else logs by block hash.
+    def evidence(self, numbers: Sequence[int], wanted: LogFilter) -> Evidence:
+        """See `Endpoint`: headers that exclude logs, else receipts, else all logs by block hash.
 
-        Receipts show that the node has what happened in their block, so it has what happened in the blocks around it.
-        A node that answers with a block's logs by its hash has that block, but may have dropped its logs if it is old.
+        Any of the latter two shows that the node has what happened in their block, so it has what happened in the blocks
+        around it.
         """
         ends = [*numbers[:HEADERS_AT_ONCE], *numbers[HEADERS_AT_ONCE:][-HEADERS_AT_ONCE:]]
         fills, open_ = self._by_headers(ends, wanted)
         if not open_ and len(ends) < len(numbers):
             ends = numbers
             fills, open_ = self._by_headers(numbers, wanted)
-        looked_at = spread(list(open_), BLOCKS_WITH_RECEIPTS)
-        for number in looked_at:
+        looked_at = spread(list(open_), BLOCKS_LOOKED_AT)
+        for number in spread(looked_at, BLOCKS_LOOKED_AT_FIRST) + looked_at:
+            if number in fills or (len(fills) >= BLOCKS_LOOKED_AT_FIRST and any(fills.values())):
+                continue  # where there are fills, a few blocks show it
             header = open_[number]
             count = None
             if isinstance(header, dict) and header.get("hash"):
                 count = self._in_receipts(header, wanted)
-                if count is None and recent:
+                if count is None:
                     count = self._by_hash(header, wanted)
             if count is not None:
                 fills[number] = count
-        return Evidence(fills, all(number in fills for number in looked_at))
+        is_sample = len(looked_at) < len(open_) or len(ends) < len(numbers)
+        return Evidence(fills, all(number in fills for number in looked_at), is_sample)
 
     def _by_headers(
         self, numbers: Sequence[int], wanted: LogFilter
@@ -204,11 +210,15 @@ class Node:
         return sum(wanted.matches(log) for receipt in receipts for log in receipt["logs"])
 
     def _by_hash(self, header: dict, wanted: LogFilter) -> int | None:
-        """Logs of the block with this hash; None if the node cannot be asked so."""
-        request = f"logs of block {header['hash']}"
-        query = _topics_and_addresses(wanted) | {"blockHash": header["hash"]}
-        [logs] = self._try([("eth_getLogs", [query])], request)
-        return len(logs) if isinstance(logs, list) else None
+        """Logs of the block with this hash; None if the node cannot be asked so, or shows no log of it at all.
+
+        Asked without a filter: a node that has the block but not its logs, or no more, answers with none.
+        """
+        request = f"all logs of block {header['hash']}"
+        [logs] = self._try([("eth_getLogs", [{"blockHash": header["hash"]}])], request)
+        if not isinstance(logs, list) or not logs:
+            return None
+        return sum(wanted.matches(log) for log in logs)
 
     def identify(self) -> str:
         """See `Endpoint`."""
@@ -266,14 +276,8 @@ class Node:
             part = calls[len(results) : len(results) + size]
             try:
                 results += results_of(self._send(part, request, blocks, attempts))
-            except BatchTooLarge as error:
-                if not self._batches.shrink(len(part), error.limit):
-                    raise
-            except (RpcError, HttpStatusError, WrongShape) as error:
-                # Some providers refuse batches in words that do not say so.
-                if isinstance(error, RangeTooLarge | RateLimited) or not self._batches.doubt(
-                    len(part)
-                ):
+            except UpstreamError as error:
+                if not self._batches.fewer(len(part), error, is_range=blocks > 1):
                     raise
             else:
                 self._batches.worked(len(part))
@@ -424,6 +428,25 @@ class _Batches:
 
     def worked(self, calls: int) -> None:
         self._proven = max(self._proven, calls)
+        self.size.succeeded()
+
+    def fewer(self, calls: int, error: UpstreamError, *, is_range: bool) -> bool:
+        """Whether to send the calls again, fewer at once, after a request of so many failed.
+
+        Some providers refuse batches in words that do not say so, or hang up (Erigon): while no request of several
+        was answered, a refusal means single calls from now on. What may pass means, for a while, no more calls than
+        were answered before.
+        """
+        if isinstance(error, BatchTooLarge):
+            return self.shrink(calls, error.limit)
+        if isinstance(error, RangeTooLarge) or (is_range and isinstance(error, Timeout)):
+            return False
+        if isinstance(error, RpcError | HttpStatusError | WrongShape):
+            if not isinstance(error, RateLimited) and self.doubt(calls):
+                return True
+        elif not isinstance(error, Unavailable | Unreachable | NotJson):
+            return False
+        return calls > self._proven and self.size.shrink(calls, -(-calls // self._proven))
 
     def shrink(self, calls: int, limit: int | None) -> bool:
         """Send fewer calls from now on; False if it was one alone."""

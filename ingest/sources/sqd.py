@@ -159,7 +159,7 @@ class Portal:
         """See `Endpoint`."""
         return {number: self.block(number).timestamp for number in numbers}
 
-    def evidence(self, numbers: Sequence[int], wanted: LogFilter, *, recent: bool) -> Evidence:
+    def evidence(self, numbers: Sequence[int], wanted: LogFilter) -> Evidence:
         """See `Endpoint`: all logs of some blocks, whoever emitted them.
 
         A block of which the Portal has other logs, and none of these, holds none.
