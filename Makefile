@@ -6,11 +6,12 @@ STAMP := $(VENV)/.installed
 
 CHAOS ?= --pipeline-kills 200 --database-kills 50 --both-kills 25 --matches 10000
 BENCH ?=
+PROVIDERS ?=
 
-.PHONY: help install demo test chaos bench lint audit format docs clean
+.PHONY: help install demo test chaos providers bench lint audit format docs clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
@@ -29,6 +30,9 @@ test: $(STAMP) ## run the test suite, a process for each processor
 
 chaos: $(STAMP) ## kill the pipeline and its ClickHouse for up to 45 minutes, and compare (CHAOS="--seed 1 ...")
 	@$(BIN)/python -m chaos $(CHAOS)
+
+providers: $(STAMP) ## load the chain from 2,000 providers drawn at random, and compare (PROVIDERS="--seed 1 ...")
+	@$(BIN)/python -m chaos.providers $(PROVIDERS)
 
 bench: $(STAMP) ## measure the speed (ten minutes) and write BENCHMARKS.md
 	@$(BIN)/python -m bench $(BENCH)

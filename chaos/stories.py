@@ -1,0 +1,520 @@
+"""Stories: the chain source against endpoints that were drawn by a seed, while the chain grows, and what came of it.
+
+The source is the real one, run by dlt's own iteration, over real HTTP to `sandbox.farm`; only the landing tables
+are a dictionary. A story ends well when every fill has landed and none that is on no chain; or when a named
+error says that this is not so and the source does not call itself fresh. Anything else is a silent loss.
+"""
+
+from __future__ import annotations
+
+import io
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cache
+from http.client import IncompleteRead
+from random import Random
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+from dlt.common.configuration.container import Container
+from dlt.common.pipeline import StateInjectableContext
+from dlt.common.storages.load_package import LoadPackageStateInjectableContext
+from dlt.extract import DltSource
+from dlt.extract.pipe_iterator import ManagedPipeIterator
+from requests import ConnectionError
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import ProtocolError
+from urllib3.response import HTTPResponse
+
+from ingest.contracts import V2, V3
+from ingest.errors import IngestError
+from ingest.http import HttpClient, RetryPolicy
+from ingest.progress import Progress
+from ingest.records import ORDER_FILLED, fill_keys
+from ingest.sources.chain import Endpoint, Endpoints
+from ingest.sources.polygon import SOURCE, Pace, polygon
+from ingest.sources.polygon_rpc import Node
+from ingest.sources.slices import ChainReader, Slice
+from ingest.sources.sqd import Portal
+from sandbox.chain import Chain, Log
+from sandbox.clock import HORIZON, block_time
+from sandbox.contracts import EXCHANGES, Fill, OrdersMatched
+from sandbox.farm import Farm
+from sandbox.portals import PortalEndpoint, PortalState, random_portal
+from sandbox.providers import Endpoint as NodeEndpoint
+from sandbox.providers import Provider, random_provider
+from sandbox.views import UpTo
+from sandbox.wire import Request
+
+BASE = HORIZON.block_number + 200_000  # first block with a fill
+BLOCKS = 2_400
+VERSIONS = (V2, V3)
+CYCLES = 5  # while the endpoints are as they were drawn
+MOST_CYCLES, MOST_ATTEMPTS = 40, 6  # at the head and at a slice, after they were healed
+SECOND_READING_S = 120.0
+LARGEST_BLOCK = 100  # logs
+RESOURCE = "order_filled_chain"
+WHOLE, NAMED, BEHIND = "whole", "named", "behind"
+
+# Matches a block, and how long stretches without any are.
+DENSITIES = {"dense": (4.0, 0), "thin": (0.4, 0), "rare": (0.02, 0), "bursts": (3.0, 150)}
+_MARKETS = [(version, neg) for version, neg in EXCHANGES if version in VERSIONS]
+
+
+@cache
+def chain_of(density: str) -> Chain:
+    """`BLOCKS` blocks of matches from `BASE` on."""
+    rng = Random(density)
+    mean, pause = DENSITIES[density]
+    logs: list[Log] = []
+    number = BASE
+    while number < BASE + BLOCKS:
+        if pause and rng.random() < 0.01:
+            number += rng.randint(10, pause)
+        for place in range(
+            min(int(rng.expovariate(1 / mean) + 0.5) if mean >= 1 else rng.random() < mean, 20)
+        ):
+            logs += _match(rng, number, place)
+        number += 1
+    return Chain(logs, head=BASE + BLOCKS - 1, seed=sum(density.encode()))
+
+
+def _match(rng: Random, number: int, place: int) -> list[Log]:
+    """Maker legs, the taker's leg, and the event behind them."""
+    version, neg_risk = rng.choice(_MARKETS)
+    exchange = EXCHANGES[version, neg_risk]
+    taker = "0x" + rng.randbytes(20).hex()
+    legs = []
+    count = rng.choice((1, 1, 2, 3))
+    common = {
+        "timestamp": block_time(number),
+        "tx_hash": "0x" + rng.randbytes(32).hex(),
+        "token_id": str(rng.getrandbits(200)),
+        "exchange": exchange,
+        "version": version,
+        "block_number": number,
+        "tx_index": place,
+    }
+    for at in range(count + 1):
+        legs.append(
+            Fill(
+                order_hash="0x" + rng.randbytes(32).hex(),
+                maker="0x" + rng.randbytes(20).hex() if at < count else taker,
+                taker=taker if at < count else exchange,
+                log_index=place * 8 + 2 * at + 1,
+                **common,
+            )
+        )
+    return [*legs, OrdersMatched(legs[-1], place * 8 + 2 * count + 2)]
+
+
+MakeSource = Callable[[Progress], DltSource]
+
+
+class Landing(Protocol):
+    """Where the source's rows go, and what it finds there."""
+
+    def load(self, make_source: MakeSource) -> Progress:
+        """Run the source once and land what it brings."""
+
+    def add(self, table: pa.Table) -> None:
+        """Land rows of `order_filled`."""
+
+    def known(self, first: int, last: int) -> pa.Table:
+        """The rows of these blocks."""
+
+    def keys(self, first: int, last: int) -> set[tuple]:
+        """The fills of these blocks, by the key that they land under."""
+
+    def cursor(self) -> dict[str, Any]:
+        """The source's cursor."""
+
+
+class Tables:
+    """Landing tables in memory: the newest row of each fill counts, as in ClickHouse."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple, dict] = {}
+        self.state: dict[str, Any] = {}
+
+    def load(self, make_source: MakeSource) -> Progress:
+        """See `Landing`."""
+        progress = Progress()
+        for item in drive(make_source(progress), self.state):
+            if item.schema.names == ORDER_FILLED.names:  # not dead letters, nor notes of late fills
+                self.add(item)
+        return progress
+
+    def cursor(self) -> dict[str, Any]:
+        """See `Landing`."""
+        return cursor_in(self.state)
+
+    def add(self, table: pa.Table) -> None:
+        """See `Landing`."""
+        for key, row in zip(fill_keys(table), table.to_pylist(), strict=True):
+            if row["is_deleted"]:
+                self.rows.pop(key, None)
+            else:
+                self.rows[key] = row
+
+    def known(self, first: int, last: int) -> pa.Table:
+        """See `Landing`."""
+        rows = [row for row in self.rows.values() if first <= row["block_number"] <= last]
+        return pa.Table.from_pylist(rows, schema=ORDER_FILLED)
+
+    def keys(self, first: int, last: int) -> set[tuple]:
+        """See `Landing`."""
+        return {key for key, row in self.rows.items() if first <= row["block_number"] <= last}
+
+
+def cursor_in(state: dict[str, Any]) -> dict[str, Any]:
+    """The source's cursor in a pipeline's state; before it has one, one at the very beginning."""
+    resources = state.get("sources", {}).get(SOURCE, {}).get("resources", {})
+    return {"next_block": 0, "second_next": 0} | resources.get(RESOURCE, {}).get("head", {})
+
+
+def truth(chain: Chain, first: int, last: int) -> set[tuple]:
+    """The fills of these blocks, by the key that they land under."""
+    return {
+        (log.timestamp, log.tx_hash, log.log_index, log.order_hash)
+        for log in chain.logs(first, last)
+        if isinstance(log, Fill)
+    }
+
+
+class _Package:
+    """What dlt asks for a load package's state."""
+
+    def get_load_package_state(self, load_id: str) -> dict:
+        return {}
+
+    def save_load_package_state(self, load_id: str, state: dict) -> None:
+        pass
+
+
+def drive(source: DltSource, state: dict[str, Any]) -> list[Any]:
+    """All items of a source, run by dlt without a pipeline; its state is found and left in `state`."""
+    contexts = [
+        source._get_config_section_context(),
+        StateInjectableContext(state=state),
+        LoadPackageStateInjectableContext(storage=_Package(), load_id="1.0"),
+    ]
+    with ExitStack() as stack:
+        for context in contexts:
+            stack.enter_context(Container().injectable_context(context))
+        pipes = ManagedPipeIterator.from_pipes(source.resources.selected_pipes)
+        pipes.set_context(contexts)
+        return [item.item for item in pipes]
+
+
+@dataclass
+class Story:
+    """One drawn set of endpoints over one chain, and what became of it.
+
+    Attributes:
+        said: what was drawn, in one line.
+        outcome: `WHOLE`; `NAMED`, an error says what is missing; `BEHIND`, a cursor says it; or what went wrong.
+        errors: the failures of the last cycle or slice.
+        requests: to all endpoints.
+    """
+
+    seed: int
+    said: str = ""
+    outcome: str = ""
+    errors: list[str] = field(default_factory=list)
+    requests: int = 0
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything went wrong that was not named."""
+        return self.outcome not in (WHOLE, NAMED, BEHIND)
+
+    def __str__(self) -> str:
+        errors = "".join(f"\n    {each}" for each in self.errors)
+        return f"{self.outcome}: {self.said}{errors}"
+
+
+def run_story(
+    seed: int,
+    farm: Farm,
+    *,
+    direct: bool = False,
+    drawn: Sequence[Provider | PortalState] = (),
+    landing: Landing | None = None,
+) -> Story:
+    """Draw endpoints and a chain by the seed, and load from them.
+
+    Args:
+        direct: without sockets, see `Direct`.
+        drawn: the endpoints, in place of any mix; they are read at the head of a busy chain, and heal.
+        landing: where rows go; None is a place in memory.
+    """
+    story = Story(seed)
+    rng = Random(seed)
+    teller = _Teller(rng, farm, story, direct, landing or Tables(), drawn)
+    try:
+        if drawn or rng.random() < 0.7:
+            teller.follow()
+        else:
+            teller.backfill()
+    except Exception as error:  # whatever is not an error of the project's own tree
+        story.outcome = f"broken by {type(error).__name__}: {error}"
+        story.errors.append("".join(traceback.format_exception(error)[-3:]))
+    finally:
+        teller.close()
+    return story
+
+
+def _is_forked(drawn: Provider | PortalState) -> bool:
+    if isinstance(drawn, PortalState):
+        return drawn.fork > 0
+    return any(node.fork for node in drawn.nodes)
+
+
+def _draw(rng: Random) -> list[Provider | PortalState]:
+    kinds = rng.choices(("node", "portal"), (4, 1), k=rng.choice((1, 1, 1, 2, 3)))
+    return [
+        random_provider(rng, largest_block=LARGEST_BLOCK) if kind == "node" else random_portal(rng)
+        for kind in kinds
+    ]
+
+
+class Direct(HTTPAdapter):
+    """Answers requests in this thread, without a socket: a third of the time, for runs of many stories."""
+
+    def __init__(self, farm: Farm) -> None:
+        super().__init__()
+        self._farm = farm
+
+    def send(self, request: Any, stream: bool = False, **options: Any) -> Any:
+        """See `requests.adapters.HTTPAdapter`."""
+        body = request.body or b""
+        path = urlsplit(request.url).path
+        answer = self._farm.respond(
+            Request(path, b"", body if isinstance(body, bytes) else body.encode())
+        )
+        if answer.reset:
+            cause = ConnectionResetError(104, "Connection reset by peer")
+            raise ConnectionError(ProtocolError("Connection aborted.", cause), request=request)
+        half = len(answer.body) // 2
+        content = _Broken(answer.body[:half]) if answer.cut else io.BytesIO(answer.body)
+        raw = HTTPResponse(
+            content,
+            headers=answer.headers,
+            status=answer.status,
+            preload_content=False,
+            decode_content=False,
+        )
+        response = self.build_response(request, raw)
+        if not stream:
+            _ = response.content
+        return response
+
+
+class _DirectClient(HttpClient):
+    """The client over `Direct`, also in the background."""
+
+    def __init__(self, farm: Farm, **options: Any) -> None:
+        self._farm = farm
+        super().__init__(SOURCE, **options)
+
+    def _open_session(self) -> None:
+        super()._open_session()
+        self._session.mount("http://", Direct(self._farm))
+
+
+class _Broken(io.BytesIO):
+    """A body whose connection closes before its end."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        found = super().read(size)
+        if not found:
+            raise ProtocolError("Connection broken: IncompleteRead", IncompleteRead(self.tell()))
+        return found
+
+
+class _Teller:
+    """Builds what a story needs, and tells it."""
+
+    def __init__(
+        self,
+        rng: Random,
+        farm: Farm,
+        story: Story,
+        direct: bool,
+        landing: Landing,
+        drawn: Sequence[Provider | PortalState],
+    ) -> None:
+        self._rng, self._farm, self._story = rng, farm, story
+        self._farm_in_thread = farm if direct else None
+        self._tables = landing
+        self._density = "dense" if drawn else rng.choice(tuple(DENSITIES))
+        self._chain = chain_of(self._density)
+        self._view = UpTo(self._chain, BASE + rng.randint(0, 300))
+        self._now = 0.0
+        self._urls: list[str] = []
+        self._servers: list[NodeEndpoint | PortalEndpoint] = []
+        drawn = drawn or _draw(rng)
+        # Nobody can tell which of two chains is the right one for as long as both are shown.
+        self._heals = rng.random() < 0.8 or any(map(_is_forked, drawn))
+        endpoints = [self._endpoint(each) for each in drawn]
+        self._endpoints = Endpoints(endpoints, sleep=self._sleep, clock=lambda: self._now)
+        said = "; ".join(each.describe() for each in drawn)
+        self._say(f"seed {story.seed} {self._density} heals={self._heals} [{said}]")
+
+    def close(self) -> None:
+        """Take the endpoints off the server."""
+        self._story.requests = sum(each.requests for each in self._servers)
+        for url in self._urls:
+            self._farm.remove(url)
+
+    def _endpoint(self, drawn: Provider | PortalState) -> Endpoint:
+        """A client of what was drawn, which is served from now on."""
+        is_node = isinstance(drawn, Provider)
+        server = (NodeEndpoint if is_node else PortalEndpoint)(drawn, self._view)
+        url = self._farm.add(server)
+        self._servers.append(server)
+        self._urls.append(url)
+        return (Node if is_node else Portal)(self._client(), url)
+
+    def _client(self) -> HttpClient:
+        retry = RetryPolicy(attempts=self._rng.choice((3, 6)))
+        options = {"retry": retry, "sleep": self._sleep, "timeout": (10.0, 30.0)}
+        if self._farm_in_thread is None:
+            return HttpClient(SOURCE, **options)
+        return _DirectClient(self._farm_in_thread, **options)
+
+    def _sleep(self, seconds: float) -> None:
+        self._now += seconds
+
+    def _say(self, words: str) -> None:
+        self._story.said = f"{self._story.said} {words}".strip()
+
+    # -- the head ---
+
+    def follow(self) -> None:
+        """Cycles at the head, first with the endpoints as they were drawn."""
+        rng = self._rng
+        pace = Pace(
+            confirmations=rng.choice((0, 0, 3, 32)),
+            stale_after=None,
+            second_reading=SECOND_READING_S,
+        )
+        start = self._view.head - rng.choice((0, 20, 150))
+        self._say(f"follow from {start} confirmations={pace.confirmations}")
+        for _ in range(CYCLES):
+            self._grow(rng.choice((0, 1, 10, 40, 90)))
+            self._cycle(pace, start)
+        if not self._heals:
+            # What they never show again cannot be missing in silence for longer than until it is read twice.
+            if self._story.errors:
+                self._story.outcome = NAMED
+            else:
+                self._judge(start, self._tables.cursor()["second_next"] - 1)
+            return
+        for server in self._servers:
+            server.heal()
+        sick_until = self._view.head
+        self._grow(int(SECOND_READING_S))  # so that all of it is read a second time
+        for _ in range(MOST_CYCLES):
+            fresh = self._cycle(pace, start)
+            cursor = self._tables.cursor()
+            last = cursor["next_block"] - 1
+            read_twice = cursor["second_next"] > min(sick_until, last)
+            if fresh and read_twice and last >= self._view.head - pace.confirmations:
+                break
+            self._grow(5)
+        else:
+            if self._story.errors:
+                self._story.outcome = NAMED
+                return
+        # What was not read twice yet may lack what sick endpoints left out.
+        self._judge(start, last if read_twice else cursor["second_next"] - 1)
+        if not self._story.failed and not (
+            read_twice and last >= self._view.head - pace.confirmations
+        ):
+            self._story.outcome = BEHIND
+
+    def _grow(self, blocks: int) -> None:
+        self._view.head = min(self._view.head + blocks, BASE + BLOCKS - 1)
+        self._now += 2 * blocks + 1
+
+    def _cycle(self, pace: Pace, start: int) -> bool:
+        """One run of the source; whether it calls itself fresh."""
+
+        def make_source(progress: Progress) -> DltSource:
+            return polygon(
+                self._endpoints,
+                progress=progress,
+                known_fills=self._tables.known,
+                versions=VERSIONS,
+                start=start,
+                pace=pace,
+            )
+
+        progress = self._tables.load(make_source)
+        self._story.errors = [f"{type(each).__name__}: {each}" for each in progress.failures]
+        return not progress.failures and progress.caught_up[RESOURCE]
+
+    def _judge(self, first: int, last: int) -> None:
+        expected, found = truth(self._chain, first, last), self._tables.keys(first, last)
+        missing, more = expected - found, found - expected
+        if not (missing or more):
+            self._story.outcome = WHOLE
+            return
+        key = min(missing or more)
+        block = self._chain.block_with(key[1]) or 0
+        self._story.outcome = (
+            f"LOST {len(missing)} EXTRA {len(more)} of {len(expected)}, as in block {block}"
+        )
+
+    # -- the past ---
+
+    def backfill(self) -> None:
+        """Slices of the past, first with the endpoints as they were drawn."""
+        rng = self._rng
+        self._view.head = BASE + 1_500
+        first = BASE + rng.randint(0, 800)
+        blocks = rng.choice((20, 100, 300))
+        parts = [
+            Slice(SOURCE, block_time(first + at), block_time(first + at + blocks))
+            for at in range(0, 2 * blocks, blocks)
+        ]
+        self._say(f"backfill from {first}, slices of {blocks} blocks")
+        endpoints = self._endpoints.for_backfill()
+        todo = parts
+        for attempt in range(3 + MOST_ATTEMPTS):
+            if attempt == 3:
+                if not self._heals:
+                    break
+                for server in self._servers:
+                    server.heal()
+            reader = ChainReader(endpoints, VERSIONS, 32, {})
+            todo = [part for part in todo if not self._slice(reader, part)]
+            self._grow(5)
+            self._now += 700
+            if not todo:
+                break
+        done = [part for part in parts if part not in todo]
+        for part in done:
+            at = first + (part.start - parts[0].start) // 2
+            self._judge(at, at + blocks - 1)
+            if self._story.failed:
+                return
+        self._story.outcome = NAMED if todo else WHOLE
+
+    def _slice(self, reader: ChainReader, part: Slice) -> bool:
+        """Read a slice; whether it is done."""
+        tables = []
+        try:
+            for page in reader.pages(part):
+                tables += page.tables
+        except IngestError as error:
+            self._story.errors = [f"{type(error).__name__}: {error}"]
+            return False
+        for table in tables:
+            self._tables.add(table)
+        return True
