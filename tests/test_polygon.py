@@ -470,6 +470,17 @@ def test_the_chain_lands_once_and_follows_reorganisations(lake: Lake, server) ->
     assert lake.rows("select count() from {db}.order_filled where is_deleted")[0][0] > 0
 
 
+def test_what_a_run_has_just_read_is_not_late(lake: Lake, server) -> None:
+    """Its rows land after it, so a second reading in the same run would miss all of them."""
+    pace = Pace(confirmations=3, stale_after=None, second_reading=60)
+    first = on_chain(server.world, server.world.chain.head)[0][0]
+    for _ in range(2):
+        load(lake, server, pace=pace, start=first)
+        assert lake.count("late_fills") == 0
+    assert stored(lake) == on_chain(server.world, server.world.chain.head - 3)
+    assert lake.state("polygon")["order_filled_chain"]["head"]["second_next"] > first
+
+
 def test_runs_with_a_budget_add_up(lake: Lake, server) -> None:
     runs = 0
     while not load(lake, server, budget=0.0, block_range=2500).caught_up["order_filled_chain"]:

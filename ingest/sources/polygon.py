@@ -157,6 +157,8 @@ class _Chain:
     ) -> None:
         self._reader, self._landing, self._state = reader, landing, state
         self._endpoints, self._known_fills = reader.endpoints, known_fills
+        # The last block before those that this run reads: its own rows land when it is over.
+        self._landed = state["next_block"] - 1
 
     # -- the first reading ---
 
@@ -236,6 +238,7 @@ class _Chain:
             yield from self._compare(first, last)
 
     def _compare(self, first: int, last: int) -> Iterator[Any]:
+        self._landed = min(self._landed, first - 1)
         again: set[tuple] = set()
         number, end = first, None
         while number <= last:
@@ -260,7 +263,7 @@ class _Chain:
         """
         state = self._state
         ripe = head.number - int(delay_s / USUAL_BLOCK_SECONDS)
-        last = min(ripe, state["next_block"] - 1)
+        last = min(ripe, self._landed)
         first = state.setdefault("second_next", state["next_block"])
         if last - first + 1 < SECOND_READING_BLOCKS:
             return
