@@ -176,37 +176,28 @@ spans as (
             closed_bucket_at is not null, least(next_bucket_at, closed_bucket_at + {{ bucket_seconds }}),
             is_last, candles.bucket_at,
             next_bucket_at
-        ) as filled_until
+        ) as filled_until,
+        intDiv(dateDiff('second', candles.bucket_at, assumeNotNull(filled_until)), {{ bucket_seconds }}) as buckets
     from {{ candles }} as candles
     left any join closed_tokens on candles.token_id = closed_tokens.token_id
 
-),
-
--- A candle and the buckets that carry its close.
-buckets as (
-
-    select
-        *,
-        intDiv(dateDiff('second', spans.bucket_at, assumeNotNull(filled_until)), {{ bucket_seconds }}) as filled_buckets,
-        arrayJoin(range(toUInt32(greatest(filled_buckets, 1)))) as offset,
-        offset > 0 as is_made_up
-    from spans
-
 )
 
+-- Each candle, and as many buckets after it as carry its close.
 select
-    buckets.token_id as token_id,
-    buckets.bucket_at + offset * {{ bucket_seconds }} as bucket_at,
-    if(is_made_up, buckets.close, buckets.open) as open,
-    if(is_made_up, buckets.close, buckets.high) as high,
-    if(is_made_up, buckets.close, buckets.low) as low,
-    buckets.close as close,
-    if(is_made_up, null, buckets.vwap) as vwap,
-    if(is_made_up, toDecimal128(0, 6), buckets.volume_usd) as volume_usd,
-    if(is_made_up, toDecimal128(0, 6), buckets.volume_shares) as volume_shares,
-    if(is_made_up, 0, buckets.trades) as trades,
-    toBool(is_made_up) as is_filled
-from buckets
+    spans.token_id as token_id,
+    spans.bucket_at + offset * {{ bucket_seconds }} as bucket_at,
+    if(is_filled, spans.close, spans.open) as open,
+    if(is_filled, spans.close, spans.high) as high,
+    if(is_filled, spans.close, spans.low) as low,
+    spans.close as close,
+    if(is_filled, null, spans.vwap) as vwap,
+    if(is_filled, toDecimal128(0, 6), spans.volume_usd) as volume_usd,
+    if(is_filled, toDecimal128(0, 6), spans.volume_shares) as volume_shares,
+    if(is_filled, 0, spans.trades) as trades,
+    toBool(offset > 0) as is_filled
+from spans
+array join range(toUInt32(greatest(spans.buckets, 1))) as offset
 {% endmacro %}
 
 {#- The day on which Polygon's main network started, which no block precedes. -#}
