@@ -22,6 +22,7 @@ from pipeline.lock import PREFIX, WriterLock
 from pipeline.patience import Patience
 from pipeline.run import Run, open_run
 from pipeline.settings import DEMO_DIR, Settings
+from sandbox.matches import TRIAL_SECONDS
 from sandbox.reconcile import Check, reconcile
 from sandbox.server import SandboxServer, serve
 from sandbox.truth import Truth
@@ -136,7 +137,9 @@ def _pointed_at(settings: Settings, upstream: SandboxServer) -> Settings:
             "polygon_rpc_url": "",
             "goldsky_start": settings.goldsky_horizon - history,
             "fills_lookback_s": int(history.total_seconds()),
-            "backfill_slice_s": 86_400,
+            "backfill_slice_s": TRIAL_SECONDS,
+            "polygon_stale_after_s": 86_400,  # the simulated clock stands still while it is read
+            "cycle_budget_s": 600,  # however slow the machine is, the first cycle reads all there is
             "polygon_confirmations": 0,
             "gamma_open_every_s": 0.001,
         }
@@ -157,9 +160,12 @@ def _cycle(title: str, run: Run, lock: WriterLock) -> CycleReport:
 def _backfill_trial(run: Run) -> None:
     """Read what V2 executed before the cutover, which is older than cycles look back."""
     archive_end = run.settings.goldsky_horizon
+    trial = timedelta(seconds=TRIAL_SECONDS)
     started = time.monotonic()
     before = _fills(run)
-    backfill(run, Request(archive_end - timedelta(days=V1_DAYS), archive_end, source="polygon"))
+    backfill(
+        run, Request(archive_end - trial, archive_end + timedelta(seconds=1), source="polygon")
+    )
     out.print(
         f"[bold]Backfill[/]: {human(_fills(run) - before)} fills of V2 before the cutover"
         f" in {time.monotonic() - started:.1f} s"

@@ -22,6 +22,7 @@ _KIND_WEIGHTS = (60, 80, 92, 98, 100)  # cumulative, per cent
 _MAKER_COUNTS = (1, 2, 3, 4, 6, 9)
 _MAKER_COUNT_WEIGHTS = (45, 70, 84, 93, 98, 100)  # cumulative, per cent; 2.2 on average
 _DUST_SHARE = 0.004
+TRIAL_SECONDS = 6 * 3600  # before the cutover, in which V2 is on trial
 _BUILDERS = (NO_BUILDER, NO_BUILDER, NO_BUILDER, "0x" + "ab" * 32)
 
 
@@ -125,14 +126,15 @@ class Exchange:
     def _version(self, market: Market, slot: Slot) -> str:
         """Generation that executes a match: V3 for markets that are there, V1 up to the cutover.
 
-        With a trial, one transaction in eight was executed by V2 before the cutover, as in April 2026.
+        With a trial, V2 executes one transaction in eight of the hours before the cutover.
         """
         at = block_time(slot.block_number)
         if market.is_on_v3(at):
             return V3
         if at > HORIZON.timestamp:
             return V2
-        return V2 if self._v2_trial and int(slot.tx_hash[-2:], 16) % 8 == 0 else V1
+        is_trial = self._v2_trial and at > HORIZON.timestamp - TRIAL_SECONDS
+        return V2 if is_trial and int(slot.tx_hash[-2:], 16) % 8 == 0 else V1
 
     def _wallet(self, rng: Random) -> str:
         return self._wallets[int(len(self._wallets) * rng.random() ** 2)]

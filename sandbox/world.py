@@ -79,8 +79,8 @@ class World:
 
         V1 history ends at the real cutover of 2026-04-28 and is `v1_days` long; V2 history ends at
         `now` and is `v2_days` long (less when `now` is nearer to the cutover). `matches_per_block`
-        is the mean for blocks mined later. With `v2_trial` V2 executes some matches before the
-        cutover, too, as the real one did; a client that reads the chain from the cutover on misses
+        is the mean for blocks mined later. With `v2_trial` V2 executes some matches of the last
+        hours before the cutover, too, as the real one did; a client that reads the chain from the cutover on misses
         those. Some markets are on ExchangeV3, from their start or from the middle of V2 history on.
 
         Raises:
@@ -366,14 +366,18 @@ class _TradingFloor:
         self._markets.append(market)
 
     def pick(self, rng: Random, now: int) -> Market:
-        """The most popular of three that are open at `now`; drops those that have closed."""
+        """The most popular of three that are open at `now`; drops those that have closed.
+
+        Markets that Gamma took off its lists trade no more: nobody would see in Gamma what changes there.
+        """
         best = None
         draws = 0
         while draws < 3 or best is None:
             draws += 1
             index = int(rng.random() * len(self._markets))
             market = self._markets[index]
-            if market.closes_at is not None and market.closes_at <= now:
+            is_closed = market.closes_at is not None and market.closes_at <= now
+            if is_closed or not market.listed:
                 self._markets[index] = self._markets[-1]
                 self._markets.pop()
             elif market.created_at <= now and (best is None or market.popularity > best.popularity):
