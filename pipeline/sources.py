@@ -40,6 +40,7 @@ def make_source(
             progress=progress,
             client=http_client(run, name),
             known_versions=KnownVersions(run),
+            known_open=KnownOpen(run),
             tokens=unknown_tokens(run),
             positions=unknown_tokens(run, positions=True),
             open_cadence=settings.gamma_open_every_s,
@@ -155,6 +156,23 @@ class KnownVersions:
             parameters={"ids": list(ids)},
         ).result_rows
         return {key: Version(*version) for key, *version in rows}
+
+
+class KnownOpen:
+    """Which markets or events are stored as open."""
+
+    def __init__(self, run: Run):
+        self._client, self._raw = run.client, run.settings.raw_database
+
+    def __call__(self, table: str) -> list[str]:
+        """Ids of `table` whose current version is open."""
+        rows = self._client.query(open_ids_sql(f"{self._raw}.{table}", ID_COLUMNS[table]))
+        return [key for (key,) in rows.result_rows]
+
+
+def open_ids_sql(table: str, key: str) -> str:
+    """Select the ids whose current version is open."""
+    return f"select {key} from {table} group by {key} having not argMax(closed, fetched_at)"
 
 
 def current_versions_sql(table: str, key: str) -> str:

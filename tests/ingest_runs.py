@@ -16,7 +16,7 @@ from ingest.destination import clickhouse_destination
 from ingest.progress import Progress
 from ingest.runner import LoadPackage, open_pipeline, resource_states, run
 from ingest.sources.gamma_entities import Version
-from pipeline.sources import ID_COLUMNS, current_versions_sql
+from pipeline.sources import ID_COLUMNS, current_versions_sql, open_ids_sql
 
 SCHEMA = Path(__file__).parent.parent / "schema"
 LANDING = re.compile(r"000[123]_|\d{4}_(gamma_|late_fills)")
@@ -81,6 +81,10 @@ class Lake:
         query = current_versions_sql(f"{self.database}.{table}", ID_COLUMNS[table])
         rows = self.client.query(query, parameters={"ids": ids}).result_rows
         return {key: Version(*version) for key, *version in rows}
+
+    def known_open(self, table: str) -> list[str]:
+        query = open_ids_sql(f"{self.database}.{table}", ID_COLUMNS[table])
+        return sorted((row[0] for row in self.client.query(query).result_rows), key=int)
 
     def known_fills(self, first: int, last: int) -> pa.Table:
         return self.client.query_arrow(

@@ -38,7 +38,7 @@ from ingest.sources.gamma_entities import (
     next_version_us,
     past_version_us,
 )
-from ingest.sources.gamma_passes import Keyset, Pass, run_pass
+from ingest.sources.gamma_passes import Gone, Keyset, Pass, run_pass
 from sandbox.gamma import GammaStore, gamma_app
 from sandbox.server import AppServer
 
@@ -270,6 +270,42 @@ def test_a_stored_watermark_of_the_future_is_taken_back(ahead: int) -> None:
     assert state.get("missed", False) == (ahead > 60), "what was missed meanwhile is read at once"
 
 
+# -- what is open no more ---
+
+
+@given(
+    open_before=st.sets(st.integers(1, 60)),
+    open_now=st.sets(st.integers(1, 60)),
+    size=st.integers(1, 7),
+    pages_a_run=st.integers(1, 4),
+)
+def test_what_is_not_among_the_open_ones_any_more_is_found(
+    open_before, open_now, size, pages_a_run
+) -> None:
+    """Over as many runs as the pass takes, and nothing else is found."""
+    listing = [{"id": str(each)} for each in sorted(open_now)]
+    pages = [listing[at : at + size] for at in range(0, len(listing), size)] or [[]]
+    state: dict = {}
+    found: list[str] = []
+    for first in range(0, len(pages), pages_a_run):
+        gone = Gone(state, map(str, open_before))
+        for page in pages[first : first + pages_a_run]:
+            gone.add(page)
+        state["cursor"] = "there is more"
+        if first + pages_a_run >= len(pages):
+            del state["cursor"]
+        found += gone.ids()
+    assert found == [str(each) for each in sorted(open_before - open_now)]
+
+
+@pytest.mark.parametrize("ids", [["3", "1"], ["9", "2", "5"], ["x", "5", "4"]])
+def test_a_listing_in_another_order_shows_nothing(ids: list[str]) -> None:
+    gone = Gone({}, ["1", "2", "7"])
+    gone.add([{"id": each} for each in ids])
+    gone.add([{"id": "100"}, None, {}])
+    assert gone.ids() == []
+
+
 # -- guards ---
 
 
@@ -420,6 +456,25 @@ def test_a_market_that_closes_in_between_is_seen(lake: Lake) -> None:
     assert lake.rows(
         "select argMax(closed, fetched_at) from {db}.markets where market_id = '5'"
     ) == [(1,)]
+
+
+@pytest.mark.parametrize("time", [None, "0001-01-01T00:00:00Z"], ids=["null", "year 1"])
+@pytest.mark.parametrize("nulls_largest", [True, False], ids=["nulls first", "nulls last"])
+def test_a_market_that_closes_without_a_time_is_seen_by_the_next_open_pass(
+    lake: Lake, time: str | None, nulls_largest: bool
+) -> None:
+    """Also where it stands at the end of the closed ones, which are read once a week."""
+    markets = [market(n, second=n) for n in range(1, 151)]
+    closed = [market(n, second=n, closed=True) for n in range(151, 401)]
+    store = store_of(*markets, *closed, nulls_largest=nulls_largest)
+    with AppServer(gamma_app(store)) as server:
+        load(lake, server.base_url)
+        for number in (5, 100, 150):
+            store.put_market(market(number, closed=True) | {"closedTime": time})
+        load(lake, server.base_url, open_cadence=0, known_open=lake.known_open)
+    stored = latest(lake, "markets")
+    assert [key for key in ("5", "100", "150") if not stored[key]["closed"]] == []
+    assert lake.known_open("markets") == [str(n) for n in range(1, 150) if n not in (5, 100)]
 
 
 def test_passes_go_on_over_runs(lake: Lake) -> None:

@@ -99,6 +99,9 @@ class Warehouse:
     def known_versions(self, table: str, ids: Sequence[str]) -> dict[str, Version]:
         return {key: self.current(key)[0] for key in ids if key in self.versions}
 
+    def known_open(self, table: str) -> list[str]:
+        return [key for key in self.versions if not self.current(key)[1]["closed"]]
+
     def current(self, key: str) -> tuple[Version, dict]:
         return max(self.versions[key], key=lambda each: each[0].fetched_us)
 
@@ -109,6 +112,7 @@ class Warehouse:
             url,
             progress=progress,
             known_versions=self.known_versions,
+            known_open=self.known_open,
             client=client,
             overlap=2 * STEP_S,
             now=lambda: now,

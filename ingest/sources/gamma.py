@@ -4,17 +4,18 @@ Loads `markets` and `events`: key columns and the whole record as JSON, one row 
 has no change feed, so each resource makes passes: `new` and `just_closed` read the newest records
 until they meet what is known, every run; `open` and `closed` read everything on their own cadence,
 over several runs if need be, and at once where a listing is not newest first as it was asked to be.
-A record whose content did not change since it was last stored is not stored again, nor is one that
-Gamma updated before the stored one. Each version of a record comes after the one before it, whatever
-this machine's clock says. Of a market's events and an event's markets only id and slug are kept: they are records of
-their own, and would be stored again with every tick of each other.
+What is stored as open and is not among the open ones any more is asked for by its id: it closed, maybe
+without a time, or is listed no more. A record whose content did not change since it was last stored is
+not stored again, nor is one that Gamma updated before the stored one. Each version of a record comes
+after the one before it, whatever this machine's clock says. Of a market's events and an event's markets
+only id and slug are kept: they are records of their own, and would be stored again with every tick of each other.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -38,7 +39,7 @@ from ingest.sources.gamma_entities import (
     version_of,
     with_fetched_at,
 )
-from ingest.sources.gamma_passes import Keyset, Pass, run_pass
+from ingest.sources.gamma_passes import Gone, Keyset, Pass, run_pass
 
 SOURCE = "gamma"
 LIMITS = (
@@ -48,6 +49,7 @@ LIMITS = (
     RateLimit(requests=500, paths=("/events",)),
 )
 TOKENS_PER_REQUEST = 40  # longer URLs are refused with 414
+IDS_PER_REQUEST = 100  # more than a page holds would need a cursor
 OPEN_CADENCE = 30 * 60.0
 CLOSED_CADENCE = 7 * 24 * 3600.0
 # Records appear in listings a while after the time they carry.
@@ -56,6 +58,8 @@ MARKETS_SHARE = 0.6  # of the budget; events get the rest, and what markets leav
 
 # (table, ids) -> the current version of each, for those that are stored.
 KnownVersions = Callable[[str, Sequence[str]], dict[str, Version]]
+# table -> ids whose current version is open.
+KnownOpen = Callable[[str], Iterable[str]]
 logger = logging.getLogger(__name__)
 
 
@@ -65,6 +69,7 @@ def gamma(
     *,
     progress: Progress,
     known_versions: KnownVersions,
+    known_open: KnownOpen = lambda table: (),
     tokens: Sequence[str] = (),
     positions: Sequence[str] = (),
     open_cadence: float = OPEN_CADENCE,
@@ -79,6 +84,7 @@ def gamma(
         url: base URL of Gamma.
         progress: budget of this run; says afterwards by resource whether it is caught up.
         known_versions: asked for every page which versions of its records are the current ones.
+        known_open: asked in a run that reads all open records: those of its ids that are not among them are read too.
         tokens: outcome tokens (decimal) whose markets are wanted at once, before any pass.
         positions: the same for tokens of ExchangeV3, which Gamma knows as position ids.
         open_cadence, closed_cadence: seconds between two starts of the full passes.
@@ -92,7 +98,7 @@ def gamma(
     passes = (
         Pass("new", closed=False, newest_by="createdAt", instead="open"),
         Pass("just_closed", closed=True, newest_by="closedTime", instead="closed"),
-        Pass("open", closed=False, cadence=open_cadence),
+        Pass("open", closed=False, cadence=open_cadence, finds_closed=True),
         Pass("closed", closed=True, cadence=closed_cadence),
     )
 
@@ -103,6 +109,10 @@ def gamma(
             state = dlt.current.resource_state()
             states = {each.name: state.setdefault(each.name, {}) for each in passes}
             failed_before = len(progress.failures)
+
+            def has_time() -> bool:
+                return progress.has_time(share)
+
             with progress.recording_failures():
                 for records in _markets_by_token(keyset, lookups):
                     yield from sink.add(records)
@@ -112,14 +122,21 @@ def gamma(
                     continue
                 # A pass that fails, over an order that is refused say, must not stop the others.
                 with progress.recording_failures():
+                    gone = (
+                        Gone(its_state, known_open(entity.table)) if a_pass.finds_closed else None
+                    )
                     for records in run_pass(
                         keyset,
                         a_pass,
                         its_state,
-                        has_time=lambda: progress.has_time(share),
+                        has_time=has_time,
                         now=now,
                         overlap=overlap,
                     ):
+                        yield from sink.add(records)
+                        if gone:
+                            gone.add(records)
+                    for records in _by_id(keyset, gone.ids() if gone else (), has_time):
                         yield from sink.add(records)
                 if a_pass.instead and its_state.pop("missed", False):
                     states[a_pass.instead]["again"] = True
@@ -209,3 +226,14 @@ def _markets_by_token(keyset: Keyset, lookups: Mapping[str, Sequence[str]]) -> I
             for closed in ("false", "true"):
                 records, _ = keyset.page([*batch, ("closed", closed)])
                 yield records
+
+
+def _by_id(keyset: Keyset, ids: Sequence[str], has_time: Callable[[], bool]) -> Iterator[list[Any]]:
+    """Pages with these records, closed or not; what there is no time for, the next pass finds again."""
+    for at in range(0, len(ids), IDS_PER_REQUEST):
+        batch = [("id", each) for each in ids[at : at + IDS_PER_REQUEST]]
+        for closed in ("true", "false"):
+            records, _ = keyset.page([*batch, ("closed", closed)])
+            yield records
+        if not has_time():
+            return

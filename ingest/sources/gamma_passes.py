@@ -9,7 +9,8 @@ leaves the new records to the full pass of the same records, which is then due a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 REFUSED = (400, 404, 422)  # statuses that refuse a query: its cursor, or its order
 # Records without the time that a pass goes by come before all others; they are read again this often, in seconds.
 UNDATED_CADENCE = 1800.0
+NO_ID_IS_ABOVE = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class Pass:
 
     A pass with `newest_by` reads that time field downwards and stops at what the last such pass has
     seen; one with `cadence` reads everything and starts again so many seconds after its last start.
-    `instead` names the full pass that finds what a newest-first pass has missed.
+    `instead` names the full pass that finds what a newest-first pass has missed. `finds_closed`: it reads all open
+    records, so it shows which of those that are stored as open are open no more.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Pass:
     newest_by: str | None = None
     instead: str | None = None
     cadence: float | None = None
+    finds_closed: bool = False
 
     @property
     def params(self) -> list[tuple[str, str]]:
@@ -170,7 +174,7 @@ def run_pass(
 
 
 def _start(a_pass: Pass, state: dict[str, Any], now: float) -> None:
-    for name in ("cursor", "newest", "reached", "again"):
+    for name in ("cursor", "newest", "reached", "again", "last_id"):
         state.pop(name, None)
     if a_pass.cadence is not None:
         state["started_at"] = now
@@ -240,6 +244,46 @@ def _meets_known(times: list[float], state: dict[str, Any], overlap: float) -> b
     if min(times) == state["newest"]:
         return False
     return "watermark" not in state or min(times) < state["watermark"] - overlap
+
+
+class Gone:
+    """Finds the records that are stored as open and are not in the listing of open ones any more.
+
+    That listing comes by id, so all open records between the first and the last one of a page are on it. A listing in
+    another order shows nothing, and nothing is found then.
+
+    Args:
+        state: that of the pass; keeps `last_id` between its runs.
+        known: ids that are stored as open; those that are no decimal numbers are left out.
+    """
+
+    def __init__(self, state: dict[str, Any], known: Iterable[str]) -> None:
+        self._state = state
+        self._known = sorted(int(each) for each in known if each.isdecimal())
+        self._last = state.get("last_id", -1) if "cursor" in state else -1
+        self._found: set[int] = set()
+
+    def add(self, records: list[Any]) -> None:
+        """Take the next page of the pass."""
+        texts = [str(record.get("id")) for record in records if isinstance(record, dict)]
+        ids = [int(text) for text in texts if text.isdecimal()]
+        if not ids:
+            return
+        if ids != sorted(ids) or ids[0] <= self._last:
+            self._last = NO_ID_IS_ABOVE
+        else:
+            self._found |= set(self._between(self._last, ids[-1])).difference(ids)
+            self._last = ids[-1]
+        self._state["last_id"] = self._last
+
+    def ids(self) -> list[str]:
+        """What was found in this run, in order of id; call it when this run of the pass has ended."""
+        rest = [] if "cursor" in self._state else self._between(self._last, NO_ID_IS_ABOVE)
+        return [str(each) for each in sorted({*self._found, *rest})]
+
+    def _between(self, first: int, last: int) -> list[int]:
+        """Known ids above the first and up to the last."""
+        return self._known[bisect_right(self._known, first) : bisect_right(self._known, last)]
 
 
 class _RepeatGuard:
