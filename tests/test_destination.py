@@ -237,7 +237,7 @@ def test_a_working_folder_is_given_up_all_at_once(
     with pytest.raises(Crash):
         run(pipeline, counter(progress), progress)
     monkeypatch.undo()
-    monkeypatch.setattr(runner, "_stored_version", lambda pipeline: -5)  # as of a lost database
+    monkeypatch.setattr(runner, "_stored_state", lambda pipeline: (-5, ""))  # as of a lost database
     monkeypatch.setattr("shutil.rmtree", delete_only_rows)
     with pytest.raises(Crash):
         run(lake.pipeline("counter"), counter(progress), progress)
