@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-CHAOS ?= --pipeline-kills 200 --database-kills 50 --both-kills 25 --matches 10000
+CHAOS ?= --pipeline-kills 200 --database-kills 50 --both-kills 25 --pauses 16 --clock 16 --proxy 80 --matches 10000
 BENCH ?=
 PROVIDERS ?=
 
@@ -28,7 +28,7 @@ demo: $(STAMP) ## load, settle and reconcile a simulated Polymarket
 test: $(STAMP) ## run the test suite, a process for each processor
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-chaos: $(STAMP) ## kill the pipeline and its ClickHouse for up to 45 minutes, and compare (CHAOS="--seed 1 ...")
+chaos: $(STAMP) ## crash tests for up to 45 minutes: kills, pauses, wrong clocks, a bad network (CHAOS="--seed 1 ...")
 	@$(BIN)/python -m chaos $(CHAOS)
 
 providers: $(STAMP) ## load the chain from 2,000 providers drawn at random, and compare (PROVIDERS="--seed 1 ...")

@@ -29,6 +29,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--delay-ms", type=float, default=0, help="How long after it began.")
     parser.add_argument("--after-cycles", type=int, default=0, help="Calls count from then on.")
     parser.add_argument("--act", choices=("kill", "stop", "jump"), default="kill", help="What.")
+    parser.add_argument(
+        "--again", choices=sorted(PLACES), help="stop: once more, at its next call."
+    )
     parser.add_argument("--database-pid", type=int, help="kill: a process to kill, too.")
     parser.add_argument("--survive", action="store_true", help="kill: not this process.")
     parser.add_argument("--clock-s", type=float, default=0, help="How far its clock is ahead.")
@@ -66,7 +69,7 @@ def _strike(options: argparse.Namespace) -> Callable[[], None]:
     if options.act == "jump":
         return lambda: clock.shift(timedelta(seconds=options.jump_s))
     if options.act == "stop":
-        return lambda: os.kill(os.getpid(), signal.SIGSTOP)
+        return _stops(options.again)
 
     def kill() -> None:
         if options.database_pid:
@@ -75,6 +78,20 @@ def _strike(options: argparse.Namespace) -> Callable[[], None]:
             os.kill(os.getpid(), signal.SIGKILL)
 
     return kill
+
+
+def _stops(again: str | None) -> Callable[[], None]:
+    """Stop this process, and let it stop once more where it gets to after that."""
+    strikes = 0
+
+    def stop() -> None:
+        nonlocal strikes
+        strikes += 1
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    if again:
+        arm(PLACES[again], 1, 0, stop, counts=lambda: strikes > 0)
+    return stop
 
 
 def _wrong_clock(ahead_s: float) -> Any:

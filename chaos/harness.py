@@ -20,7 +20,8 @@ from random import Random
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 
-from chaos.processes import POLL_S, Broken, Database, Pipeline, wait_until
+from chaos.nursery import Nursery
+from chaos.processes import POLL_S, Broken, Database, Pipeline, environment, wait_until
 from chaos.proxy import Proxy
 from chaos.schedule import HOME
 from chaos.tally import Tally
@@ -41,7 +42,7 @@ NEVER_STALE_S = "1000000000"  # the simulated clock is not the real one
 
 
 class Harness:
-    """One run over one folder; use as a context manager, which ends every process it has started."""
+    """One run over one folder; use as a context manager, which kills every process it has started."""
 
     def __init__(self, seed: int, folder: Path, *, matches: int) -> None:
         self.tally = Tally()
@@ -61,7 +62,7 @@ class Harness:
         self._upstream = SandboxServer(self.world)
         self.database = Database(folder)
         self.proxy = Proxy(self.database.port)
-        self._pipelines: list[Pipeline] = []
+        self._nursery = Nursery(environment({}))
         self._started = 0
         self._resources = ExitStack()
         # Set while blocks must not be replaced: fills that landed without their cursor, which went with the folder,
@@ -72,12 +73,11 @@ class Harness:
         self._resources.enter_context(self._upstream)
         self._resources.enter_context(self.proxy)
         self._resources.callback(self.database.kill)
+        self._resources.enter_context(self._nursery)
         self.database.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for pipeline in self._pipelines:
-            pipeline.kill()
         self._resources.close()
 
     def client(self) -> Client:
@@ -102,13 +102,10 @@ class Harness:
             settings: that differ from `settings`.
         """
         self._started += 1
-        environment = self.settings(folder) | {
-            name.upper(): str(value) for name, value in settings.items()
-        }
+        changed = {name.upper(): str(value) for name, value in settings.items()}
         log = self.folder / f"{self._started:04d}-{verb[0]}.log"
-        pipeline = Pipeline(log, environment, options or [], list(verb))
-        self._pipelines = [each for each in self._pipelines if each.alive] + [pipeline]
-        return pipeline
+        values = self.settings(folder) | changed
+        return Pipeline(self._nursery, log, values, options or [], list(verb))
 
     def once(self, **settings: object) -> Pipeline:
         """Run one cycle.

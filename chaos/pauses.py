@@ -18,6 +18,8 @@ LOCK_TTL_S = 5  # the shortest there is
 SILENT_S = LOCK_TTL_S + 0.2
 HELD_S = 2.5  # the successor at most, whose own lock must live
 BACKFILLED = timedelta(hours=3)
+# On a busy machine a heartbeat may come later than that.
+MAY_LOSE = {"may_lose_lock": True}
 
 
 def make(harness: Harness, pause: Pause) -> Pipeline:
@@ -37,15 +39,16 @@ def make(harness: Harness, pause: Pause) -> Pipeline:
         second.stop()
     first.go_on()
     if second.stopped:
-        wait_until(lambda: not first.alive, HELD_S)
+        wait_until(lambda: not first.alive or first.stopped, HELD_S)
         second.go_on()
+    if first.stopped:
+        second = harness.wait_for_cycles(second, 1, lambda: _loop(harness, pause), **MAY_LOSE)
+    first.go_on()
     if not wait_until(lambda: not first.alive, RECOVER_TIMEOUT_S):
         raise Broken(f"a run went on beside its successor: {first.said()}")
     _note_end(harness, first)
     if not pause.alone:
-        second = harness.wait_for_cycles(
-            second, 1, lambda: _loop(harness, pause.successors_folder), may_lose_lock=True
-        )
+        second = harness.wait_for_cycles(second, 1, lambda: _loop(harness, pause), **MAY_LOSE)
         second.stop()
     harness.look_for_tracebacks(second)
     return second
@@ -60,6 +63,8 @@ def _start_first(harness: Harness, pause: Pause) -> Pipeline:
     if pause.seam:
         options = ["--seam", pause.seam, "--nth", str(pause.nth), "--act", "stop"]
         options += ["--delay-ms", str(pause.delay_ms)]
+    if pause.again:
+        options += ["--again", pause.again]
     return harness.start(
         *verb, options=options, folder=pause.folder, lock_ttl_s=LOCK_TTL_S, backfill_slice_s=900
     )
@@ -90,21 +95,17 @@ def _start_successor(harness: Harness, pause: Pause, stopped_at: float) -> Pipel
     )
     wait_until(lambda: second.stopped or not second.alive or second.cycles() > 0, REACH_TIMEOUT_S)
     if not second.stopped:
-        second = harness.wait_for_cycles(
-            second,
-            1 - second.cycles(),
-            lambda: _loop(harness, pause.successors_folder),
-            may_lose_lock=True,
-        )
-        if pause.meeting and not wait_until(
-            lambda: second.stopped or not second.alive, REACH_TIMEOUT_S
-        ):
+        cycles = 1 - second.cycles()
+        second = harness.wait_for_cycles(second, cycles, lambda: _loop(harness, pause), **MAY_LOSE)
+        if pause.meeting:
+            wait_until(lambda: second.stopped or not second.alive, REACH_TIMEOUT_S)
+        if pause.meeting and not second.stopped:
             harness.tally.missed[pause.meeting] += 1
     return second
 
 
-def _loop(harness: Harness, folder: str) -> Pipeline:
-    return harness.start("loop", folder=folder, lock_ttl_s=LOCK_TTL_S)
+def _loop(harness: Harness, pause: Pause) -> Pipeline:
+    return harness.start("loop", folder=pause.successors_folder, lock_ttl_s=LOCK_TTL_S)
 
 
 def _note_end(harness: Harness, first: Pipeline) -> None:

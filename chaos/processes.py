@@ -1,4 +1,4 @@
-"""The processes that are killed and stopped: the embedded ClickHouse and the pipeline, each started as a user would."""
+"""The processes that are killed and stopped: the embedded ClickHouse and the pipeline."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from chaos.nursery import Nursery
 from pipeline.settings import PROJECT_DIR, Settings
 
 START_TIMEOUT_S = 300.0
@@ -105,6 +106,7 @@ class Pipeline:
     """`run_pipeline.py` as a process to which something may happen at a seam.
 
     Args:
+        nursery: starts it.
         log: the file that gets what it prints.
         settings: its settings, as environment variables.
         options: options of `chaos.child`.
@@ -112,36 +114,31 @@ class Pipeline:
     """
 
     def __init__(
-        self, log: Path, settings: dict[str, str], options: list[str], verb: list[str]
+        self,
+        nursery: Nursery,
+        log: Path,
+        settings: dict[str, str],
+        options: list[str],
+        verb: list[str],
     ) -> None:
         self._log = log
         self._verb = verb[0]
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "chaos.child", *options, "--", *verb],
-                cwd=log.parent,
-                env=environment(settings),
-                stdout=output,
-                stderr=output,
-            )
+        self._process = nursery.start([*options, "--", *verb], log, environment(settings))
 
     @property
     def alive(self) -> bool:
         """False once it has ended in whatever way; a stopped process is alive."""
-        return self._process.poll() is None
+        return self._process.exit_code is None
 
     @property
     def exit_code(self) -> int | None:
         """Exit code, negative for a signal; None while it lives."""
-        return self._process.poll()
+        return self._process.exit_code
 
     @property
     def stopped(self) -> bool:
         """True from SIGSTOP to SIGCONT."""
-        if not self.alive:
-            return False
-        events = os.WSTOPPED | os.WNOHANG | os.WNOWAIT
-        return os.waitid(os.P_PID, self._process.pid, events) is not None
+        return self._process.stopped
 
     @property
     def ended_as_it_may(self) -> bool:
@@ -156,12 +153,12 @@ class Pipeline:
 
     def said(self) -> str:
         """What it has logged so far."""
-        return self._log.read_text(errors="replace")
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     def kill(self) -> None:
         """Kill it, if it is still alive."""
-        self._process.kill()
-        self._process.wait()
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait(STOP_TIMEOUT_S)
 
     def halt(self) -> None:
         """Stop it where it is, as a closed laptop would."""
@@ -178,9 +175,7 @@ class Pipeline:
             Broken: it does not, or not with the exit code of a stopped run.
         """
         self._process.send_signal(signal.SIGTERM)
-        try:
-            code = self._process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            raise Broken(f"SIGTERM did not end the pipeline in {STOP_TIMEOUT_S:.0f} s") from None
-        if code != 128 + signal.SIGTERM:
-            raise Broken(f"SIGTERM ended the pipeline with exit code {code}: {self.said()}")
+        if not self._process.wait(STOP_TIMEOUT_S):
+            raise Broken(f"SIGTERM did not end the pipeline in {STOP_TIMEOUT_S:.0f} s")
+        if self.exit_code != 128 + signal.SIGTERM:
+            raise Broken(f"SIGTERM ended it with exit code {self.exit_code}: {self.said()}")

@@ -12,13 +12,14 @@ from itertools import count
 from random import Random
 from typing import Literal
 
-from chaos.seams import MEETINGS, PAUSES, PLACES, SEAMS
+from chaos.seams import MEETINGS, PAUSES, PLACES, SEAMS, SECOND_PAUSES
 
 AT_SEAMS = 0.6  # share of the kills; the others come at a random time
 LOSES_FOLDER = 0.1  # share of the pipeline's deaths after which dlt's working folder is gone
 LONGEST_MS = 3000
 
 PAUSES_AT_SEAMS, MEETING_SHARE, REORG_SHARE, ALONE_SHARE = 0.8, 0.6, 0.6, 0.2
+AGAIN_SHARE = 0.5  # of the pauses with a meeting
 IN_BACKFILL = 0.15  # share of the pauses while a backfill loads or settles
 DEEPEST_REORG = 12
 HOME, AWAY = "dlt", "dlt-elsewhere"  # working folders of dlt, of two machines
@@ -73,6 +74,8 @@ class Pause:
         folder, successors_folder: working folders of dlt; two of them as on two machines.
         meeting, meeting_nth: where the successor is held for a moment when the first goes on, and at which call after
             its first cycle; empty: wherever it is.
+        again: where the first is stopped a second time while it goes on, until the successor has finished a cycle;
+            empty: it is not.
         alone: the successor has ended before the first goes on.
     """
 
@@ -85,11 +88,13 @@ class Pause:
     successors_folder: str
     meeting: str
     meeting_nth: int
-    alone: bool
+    again: str = ""
+    alone: bool = False
 
     def __str__(self) -> str:
         beside = "alone" if self.alone else f"beside: {self.meeting or 'random time'}"
-        return f"pause of {self.verb}: {self.where}, {beside}"
+        again = f", again: {self.again}" if self.again else ""
+        return f"pause of {self.verb}: {self.where}, {beside}{again}"
 
     @property
     def where(self) -> str:
@@ -228,6 +233,7 @@ def _pauses(rng: Random, number: int) -> Iterator[Pause]:
         if verb == "loop" and rng.random() < IN_BACKFILL:
             verb = "backfill"
         meeting = next(meetings) if rng.random() < MEETING_SHARE else ""
+        again = rng.choice(SECOND_PAUSES) if rng.random() < AGAIN_SHARE else ""
         folder, other = rng.sample((HOME, AWAY), 2)
         yield Pause(
             verb=verb,
@@ -239,6 +245,7 @@ def _pauses(rng: Random, number: int) -> Iterator[Pause]:
             successors_folder=rng.choice((folder, other)),
             meeting=meeting,
             meeting_nth=rng.randint(1, min(PLACES[meeting].calls, 4)) if meeting else 0,
+            again=again if seam and meeting else "",
             alone=not meeting and rng.random() < ALONE_SHARE / (1 - MEETING_SHARE),
         )
 

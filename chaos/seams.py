@@ -30,6 +30,7 @@ class Seam:
         verb: the verb of `run_pipeline.py` that gets there.
         rebuilds: it is only passed while the models are built.
         every: it is drawn in every so-manieth round of seams; building the models takes its time.
+        only: only calls with this argument count; empty: all.
     """
 
     module: str
@@ -40,6 +41,7 @@ class Seam:
     verb: str = "loop"
     rebuilds: bool = False
     every: int = 1
+    only: str = ""
 
 
 PIPELINE, STORAGES = "dlt.pipeline.pipeline", "dlt.common.storages"
@@ -93,23 +95,30 @@ SEAMS: dict[str, Seam] = {
 
 # Where a run is stopped for longer than its lock lives, and where its successor is held while it goes on.
 MORE_PLACES: dict[str, Seam] = {
-    "before inserting": Seam(
-        "ingest.destination", "ClickHouseHttpSqlClient.insert_file", "before", calls=8
+    "before inserting fills": Seam(
+        "ingest.destination",
+        "ClickHouseHttpSqlClient.insert_file",
+        "before",
+        calls=4,
+        only="order_filled",
     ),
+    "writing the ledger": Seam("pipeline.ledger", "Ledger._write", "before", calls=8),
     "backfill package": Seam("pipeline.backfill_worker", "load_source", "after", verb="backfill"),
 }
 PLACES = SEAMS | MORE_PLACES
 PAUSES = (
     "lock taken", "package committed, state not saved", "normalized", "load opened",
-    "before inserting", "inserting", "one file inserted", "all files inserted",
-    "package completed", "load closed", "settle marked", "settle statement",
+    "before inserting fills", "inserting", "one file inserted", "all files inserted",
+    "package completed", "load closed", "writing the ledger", "settle marked", "settle statement",
     "between settle statements", "settled, not recorded", "backfill package",
     "releasing the lock",
 )  # fmt: skip
 MEETINGS = (
-    "load opened", "before inserting", "one file inserted", "all files inserted", "load closed",
-    "settle marked", "between settle statements", "settled, not recorded",
+    "load opened", "before inserting fills", "one file inserted", "all files inserted",
+    "load closed", "settle marked", "between settle statements", "settled, not recorded",
 )  # fmt: skip
+# Where a run that goes on is stopped a second time, between what it has read of the books and what it writes.
+SECOND_PAUSES = ("writing the ledger", "before inserting fills", "settle marked", "load opened")
 
 
 def owner(seam: Seam) -> tuple[Any, str]:
@@ -143,7 +152,8 @@ def arm(
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        due = counts() and next(calls) == nth
+        is_one = not seam.only or seam.only in args
+        due = is_one and counts() and next(calls) == nth
         if due and seam.when == "before":
             strike()
         if due and seam.when == "during":

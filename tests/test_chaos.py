@@ -30,7 +30,7 @@ from chaos.schedule import (
     WrongClock,
     schedule,
 )
-from chaos.seams import MEETINGS, PAUSES, PLACES, SEAMS, arm, owner
+from chaos.seams import MEETINGS, PAUSES, PLACES, SEAMS, SECOND_PAUSES, arm, owner
 from chaos.tally import Tally
 from chaos.verdict import examine, summary, unrecorded
 from embedded_clickhouse import Endpoint
@@ -70,11 +70,12 @@ def test_pauses_come_at_every_place() -> None:
     pauses = schedule(3, pauses=60)
     assert {pause.seam for pause in pauses} == {"", *PAUSES}
     assert {pause.meeting for pause in pauses} == {"", *MEETINGS}
+    assert {pause.again for pause in pauses} == {"", *SECOND_PAUSES}
     assert {pause.verb for pause in pauses} == {"loop", "once", "backfill"}
     assert {pause.folder == pause.successors_folder for pause in pauses} == {True, False}
     assert {pause.folder == HOME for pause in pauses} == {True, False}
     assert any(pause.alone for pause in pauses)
-    assert any(pause.reorg and pause.seam == "before inserting" for pause in pauses)
+    assert any(pause.reorg and pause.seam == "before inserting fills" for pause in pauses)
     assert not any(pause.alone and pause.meeting for pause in pauses)
 
 
@@ -175,8 +176,9 @@ def test_rows_that_the_ledger_does_not_know_are_seen(run: Run) -> None:
     assert not summary(1, Tally(lies=["fresh"]), small_world(matches=30), equal)["passed"]
 
 
-def test_a_few_kills_lose_and_double_nothing() -> None:
+def test_a_little_of_everything_loses_and_doubles_nothing() -> None:
     counts = ["--pipeline-kills", "4", "--database-kills", "1", "--both-kills", "1"]
+    counts += ["--pauses", "2", "--clock", "1", "--proxy", "9"]
     done = subprocess.run(
         [sys.executable, "-m", "chaos", "--seed", "2", "--matches", "300", *counts],
         cwd=PROJECT_DIR,
@@ -190,6 +192,9 @@ def test_a_few_kills_lose_and_double_nothing() -> None:
     assert first == "seed 2"
     result = json.loads(last)
     assert result["kills"] == {"pipeline": 4, "database": 1, "both": 1}
+    assert sum(result["pauses"].values()) == sum(result["paused_ended"].values()) == 2
+    assert {kind in result["faults"] for kind in FAULT_KINDS} == {True}
+    assert result["clocks"]
     assert result["missed"] == {}
     assert (result["lost"], result["doubled"], result["passed"]) == (0, 0, True)
     assert result["tables"]["order_fills"]["uniq"] == result["produced"]["fills"] > 300
