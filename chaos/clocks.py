@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 
 from chaos.harness import Harness
-from chaos.processes import Pipeline
 from chaos.schedule import WrongClock
 from pipeline.run import open_run
 from pipeline.status import read_status
@@ -20,8 +19,8 @@ SOON_STALE_S = 1.5
 PATIENCE_S = 60.0
 
 
-def make(harness: Harness, clock: WrongClock) -> Pipeline:
-    """Run some cycles with a wrong clock, one with the right one, and return the last pipeline that ran.
+def make(harness: Harness, clock: WrongClock) -> None:
+    """Run some cycles with a wrong clock, and one with the right one.
 
     Raises:
         Broken: a process did what it never should.
@@ -40,7 +39,6 @@ def make(harness: Harness, clock: WrongClock) -> Pipeline:
     pipeline = harness.once()
     harness.look_for_tracebacks(pipeline)
     _ask_status(harness, f"read after {clock}", fresh=True, since=started)
-    return pipeline
 
 
 def _options(clock: WrongClock) -> list[str]:

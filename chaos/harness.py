@@ -65,9 +65,6 @@ class Harness:
         self._nursery = Nursery(environment({}))
         self._started = 0
         self._resources = ExitStack()
-        # Set while blocks must not be replaced: fills that landed without their cursor, which went with the folder,
-        # would be taken for those of today's chain (docs/reliability.md, what is not covered).
-        self.folder_is_lost = threading.Event()
 
     def __enter__(self) -> Harness:
         self._resources.enter_context(self._upstream)
@@ -215,7 +212,7 @@ class Harness:
     def _advance(self, stop: threading.Event) -> None:
         rng = Random(f"{self._seed}:blocks")
         while not stop.wait(BLOCK_EVERY_S):
-            if rng.random() < REORG_SHARE and not self.folder_is_lost.is_set():
+            if rng.random() < REORG_SHARE:
                 self.reorg(rng.randint(1, DEEPEST_REORG))
             self.world.advance(1)
 

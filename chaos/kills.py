@@ -14,8 +14,8 @@ LONGEST_OUTAGE_S = 1.0
 KILLED = -9  # exit code
 
 
-def make(harness: Harness, kill: Kill) -> Pipeline:
-    """Start a pipeline, make the kill, and return the last pipeline that ran.
+def make(harness: Harness, kill: Kill) -> None:
+    """Start a pipeline, make the kill, and start again what has to be.
 
     Raises:
         Broken: a process did what it never should.
@@ -44,7 +44,6 @@ def make(harness: Harness, kill: Kill) -> Pipeline:
         raise Broken(f"exit code {pipeline.exit_code}, no kill at {kill.where}: {pipeline.said()}")
     if kill.loses_folder:
         shutil.rmtree(harness.folder / HOME, ignore_errors=True)
-    return pipeline
 
 
 def _start(harness: Harness, kill: Kill) -> Pipeline:

@@ -9,8 +9,8 @@ from chaos.processes import Broken, Pipeline
 from chaos.schedule import BadNetwork
 
 
-def make(harness: Harness, network: BadNetwork) -> Pipeline:
-    """Run a loop behind the proxy until all faults have happened and a cycle was finished since; return it.
+def make(harness: Harness, network: BadNetwork) -> None:
+    """Run a loop behind the proxy until all faults have happened and a cycle was finished since.
 
     Raises:
         Broken: a process did what it never should, or the faults do not come to happen.
@@ -33,4 +33,3 @@ def make(harness: Harness, network: BadNetwork) -> Pipeline:
     harness.tally.faults += proxy.done - before
     if not proxy.is_quiet():
         raise Broken("a copy of a request is not answered")
-    return pipeline

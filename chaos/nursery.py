@@ -41,6 +41,8 @@ class Process:
 
     def send_signal(self, number: int) -> None:
         """Send a signal, if it is still alive."""
+        if number == signal.SIGCONT:
+            self.stopped = False  # at once, so that a second stop is not taken for the first
         if self.exit_code is None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)

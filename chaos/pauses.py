@@ -22,8 +22,8 @@ BACKFILLED = timedelta(hours=3)
 MAY_LOSE = {"may_lose_lock": True}
 
 
-def make(harness: Harness, pause: Pause) -> Pipeline:
-    """Stop a run, have another take over, let the first go on, and return the one that is left.
+def make(harness: Harness, pause: Pause) -> None:
+    """Stop a run, have another take over, let the first go on, and end both.
 
     Raises:
         Broken: a process did what it never should.
@@ -31,7 +31,7 @@ def make(harness: Harness, pause: Pause) -> Pipeline:
     first = _start_first(harness, pause)
     _wait_until_stopped(harness, pause, first)
     stopped_at = time.monotonic()
-    if pause.reorg and not harness.folder_is_lost.is_set():
+    if pause.reorg:
         harness.reorg(pause.reorg)
     second = _start_successor(harness, pause, stopped_at)
     harness.tally.pauses[pause.where] += 1
@@ -51,7 +51,6 @@ def make(harness: Harness, pause: Pause) -> Pipeline:
         second = harness.wait_for_cycles(second, 1, lambda: _loop(harness, pause), **MAY_LOSE)
         second.stop()
     harness.look_for_tracebacks(second)
-    return second
 
 
 def _start_first(harness: Harness, pause: Pause) -> Pipeline:

@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 
 from chaos import clocks, kills, network, pauses
 from chaos.harness import Harness
-from chaos.processes import Pipeline
 from chaos.schedule import BadNetwork, Event, Kill, Pause, WrongClock
 
-MAKERS: dict[type, Callable[[Harness, Event], Pipeline]] = {
+MAKERS: dict[type, Callable[[Harness, Event], None]] = {
     Kill: kills.make,
     Pause: pauses.make,
     WrongClock: clocks.make,
@@ -33,17 +32,11 @@ def run(
     Raises:
         Broken: a process did what it never should.
     """
-    last = harness.once()
+    harness.once()
     with harness.moving_on():
         for number, event in enumerate(events, start=1):
             if time.monotonic() > deadline:
                 break
-            # From the death before, which may leave landed rows in a package, until a later run finished a cycle.
-            near = events[max(number - 2, 0) : number + 1]
-            if any(isinstance(each, Kill) and each.loses_folder for each in near):
-                harness.folder_is_lost.set()
-            elif last.cycles() > 0:
-                harness.folder_is_lost.clear()
-            last = MAKERS[type(event)](harness, event)
+            MAKERS[type(event)](harness, event)
             on_event(number)
     harness.catch_up()
