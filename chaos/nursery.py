@@ -56,7 +56,8 @@ class Process:
 
 
 class Nursery:
-    """Starts processes that run `chaos.child`; use as a context manager.
+    """Starts processes that run `chaos.child`; use as a context manager, which kills them in the
+    end.
 
     Args:
         environment: of the process that forks; it must find this package.
@@ -81,8 +82,6 @@ class Nursery:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in list(self._processes.values()):
-            process.send_signal(signal.SIGKILL)
         self._parent.stdin.close()
         self._parent.wait()
         self._reader.join()
@@ -116,7 +115,7 @@ class Nursery:
 
 
 def main() -> None:
-    """Fork for each order until there are no more, and then wait for what was forked."""
+    """Fork for each order until there are no more, and then kill what was forked and lives."""
     # What every run needs, so that a fork need not import it again.
     import pipeline.backfill
     import pipeline.cli
@@ -124,40 +123,38 @@ def main() -> None:
     import pipeline.loop
     from chaos.child import main as run_child
 
-    orders, living = sys.stdin.fileno(), 0
-    is_open, rest = True, b""
-    while is_open or living:
-        if select.select([orders] if is_open else [], [], [], POLL_S)[0]:
+    orders, living, rest = sys.stdin.fileno(), set(), b""
+    while True:
+        if select.select([orders], [], [], POLL_S)[0]:
             data = os.read(orders, 1 << 16)
-            is_open = bool(data)
+            if not data:
+                break
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
                 pid = os.fork()
                 if pid == 0:
                     pipeline.lock.PROCESS_ID = uuid.uuid4().hex
                     _become(json.loads(line), run_child)
-                living += 1
+                living.add(pid)
                 _say(pid, "began")
-        living -= _reap() if living else 0
+        living -= _tell_of(living)
+    for pid in living:
+        os.kill(pid, signal.SIGKILL)
 
 
-def _reap() -> int:
-    """Say what has become of the forked processes; returns how many have ended."""
-    ended = 0
-    while True:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
-        except ChildProcessError:
-            return ended
-        if pid == 0:
-            return ended
-        if os.WIFSTOPPED(status):
+def _tell_of(living: set[int]) -> set[int]:
+    """Say what has become of forked processes; returns those that have ended."""
+    ended = set()
+    for pid in living:
+        found, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
+        if found and os.WIFSTOPPED(status):
             _say(pid, "stopped")
-        elif os.WIFCONTINUED(status):
+        elif found and os.WIFCONTINUED(status):
             _say(pid, "goes on")
-        else:
-            ended += 1
+        elif found:
+            ended.add(pid)
             _say(pid, "ended", os.waitstatus_to_exitcode(status))
+    return ended
 
 
 def _say(pid: int, event: str, code: int = 0) -> None:

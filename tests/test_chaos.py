@@ -177,8 +177,8 @@ def test_rows_that_the_ledger_does_not_know_are_seen(run: Run) -> None:
 
 
 def test_a_little_of_everything_loses_and_doubles_nothing() -> None:
-    counts = ["--pipeline-kills", "4", "--database-kills", "1", "--both-kills", "1"]
-    counts += ["--pauses", "2", "--clock", "1", "--proxy", "9"]
+    counts = ["--pipeline-kills", "2", "--database-kills", "1", "--both-kills", "1"]
+    counts += ["--pauses", "2", "--clock", "1", "--proxy", "8"]
     done = subprocess.run(
         [sys.executable, "-m", "chaos", "--seed", "2", "--matches", "300", *counts],
         cwd=PROJECT_DIR,
@@ -191,9 +191,9 @@ def test_a_little_of_everything_loses_and_doubles_nothing() -> None:
     first, *_, last = done.stdout.splitlines()
     assert first == "seed 2"
     result = json.loads(last)
-    assert result["kills"] == {"pipeline": 4, "database": 1, "both": 1}
+    assert result["kills"] == {"pipeline": 2, "database": 1, "both": 1}
     assert sum(result["pauses"].values()) == sum(result["paused_ended"].values()) == 2
-    assert {kind in result["faults"] for kind in FAULT_KINDS} == {True}
+    assert sum(result["faults"].values()) == 8
     assert result["clocks"]
     assert result["missed"] == {}
     assert (result["lost"], result["doubled"], result["passed"]) == (0, 0, True)
