@@ -25,11 +25,13 @@ def make(harness: Harness, clock: WrongClock) -> None:
     Raises:
         Broken: a process did what it never should.
     """
-    pipeline = harness.start("loop", options=_options(clock))
-    pipeline = harness.wait_for_cycles(pipeline, CYCLES, lambda: harness.start("loop"))
+    pipeline = harness.start_at_the_head("loop", options=_options(clock))
+    pipeline = harness.wait_for_cycles(pipeline, CYCLES, lambda: harness.start_at_the_head("loop"))
     if clock.jump_s and not clock.seam:
         time.sleep(clock.delay_ms / 1000)
-        pipeline = harness.wait_for_cycles(pipeline, CYCLES, lambda: harness.start("loop"))
+        pipeline = harness.wait_for_cycles(
+            pipeline, CYCLES, lambda: harness.start_at_the_head("loop")
+        )
     pipeline.stop()
     harness.look_for_tracebacks(pipeline)
     _count(harness, clock)

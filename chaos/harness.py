@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
@@ -38,6 +39,10 @@ RECOVER_TIMEOUT_S = 300.0  # to finish a cycle after the database is back
 MOST_CATCH_UP_RUNS = 30
 DATABASE = "polymarket"
 LOCK_HELD = 3  # exit code
+SHORT_S, TO_THE_HEAD_S = (
+    0.3,
+    30,
+)  # budget of a cycle: for many small loads of history, or to get to the head
 NEVER_STALE_S = "1000000000"  # the simulated clock is not the real one
 
 
@@ -82,6 +87,10 @@ class Harness:
         return clickhouse_connect.get_client(host="127.0.0.1", port=self.database.port)
 
     # -- pipelines ---------------------------------------------------------------------------------
+
+    def start_at_the_head(self, *verb: str, **more: Any) -> Pipeline:
+        """Start a pipeline whose cycles read up to the head, where reorganisations are."""
+        return self.start(*verb, cycle_budget_s=TO_THE_HEAD_S, **more)
 
     def start(
         self,
@@ -133,7 +142,7 @@ class Harness:
             "GAMMA_OPEN_EVERY_S": "0.001",
             "POLL_INTERVAL_S": "0.2",
             "SETTLE_MAX_ROWS": "300",
-            "CYCLE_BUDGET_S": "0.3",
+            "CYCLE_BUDGET_S": str(SHORT_S),
         }
 
     def read_settings(self, **settings: object) -> Settings:
@@ -226,7 +235,7 @@ class Harness:
         """
         rows = -1
         for _ in range(MOST_CATCH_UP_RUNS):
-            self.once(cycle_budget_s=60)
+            self.once(cycle_budget_s=2 * TO_THE_HEAD_S)
             before, rows = rows, self._landed()
             if rows == before:
                 return

@@ -20,7 +20,7 @@ def make(harness: Harness, network: BadNetwork) -> None:
     proxy.arm(network.faults)
 
     def start() -> Pipeline:
-        return harness.start("loop", clickhouse_port=proxy.port)
+        return harness.start_at_the_head("loop", clickhouse_port=proxy.port)
 
     pipeline, deadline = start(), time.monotonic() + REACH_TIMEOUT_S
     while proxy.left:

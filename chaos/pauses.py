@@ -64,7 +64,7 @@ def _start_first(harness: Harness, pause: Pause) -> Pipeline:
         options += ["--delay-ms", str(pause.delay_ms)]
     if pause.again:
         options += ["--again", pause.again]
-    return harness.start(
+    return harness.start_at_the_head(
         *verb, options=options, folder=pause.folder, lock_ttl_s=LOCK_TTL_S, backfill_slice_s=900
     )
 
@@ -89,7 +89,7 @@ def _start_successor(harness: Harness, pause: Pause, stopped_at: float) -> Pipel
     if pause.meeting:
         options += ["--seam", pause.meeting, "--nth", str(pause.meeting_nth), "--act", "stop"]
         options += ["--after-cycles", "1"]
-    second = harness.start(
+    second = harness.start_at_the_head(
         "loop", options=options, folder=pause.successors_folder, lock_ttl_s=LOCK_TTL_S
     )
     wait_until(lambda: second.stopped or not second.alive or second.cycles() > 0, REACH_TIMEOUT_S)
@@ -104,7 +104,7 @@ def _start_successor(harness: Harness, pause: Pause, stopped_at: float) -> Pipel
 
 
 def _loop(harness: Harness, pause: Pause) -> Pipeline:
-    return harness.start("loop", folder=pause.successors_folder, lock_ttl_s=LOCK_TTL_S)
+    return harness.start_at_the_head("loop", folder=pause.successors_folder, lock_ttl_s=LOCK_TTL_S)
 
 
 def _note_end(harness: Harness, first: Pipeline) -> None:
