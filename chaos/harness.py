@@ -31,11 +31,13 @@ from sandbox.server import SandboxServer
 from sandbox.world import World
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)  # where the simulated chain's clock begins
-HISTORY = timedelta(days=0.25)  # of each generation
+HISTORY = timedelta(
+    days=0.05
+)  # of each generation; quiet blocks cost the reader more than busy ones
 BLOCK_EVERY_S = 0.3
 REORG_SHARE, DEEPEST_REORG = 0.03, 6  # of the new blocks; blocks that are replaced
-REACH_TIMEOUT_S = 300.0  # to get to a seam
-RECOVER_TIMEOUT_S = 300.0  # to finish a cycle after the database is back
+REACH_TIMEOUT_S = 600.0  # to get to a seam
+RECOVER_TIMEOUT_S = 600.0  # to finish a cycle after the database is back
 MOST_CATCH_UP_RUNS = 30
 DATABASE = "polymarket"
 LOCK_HELD = 3  # exit code

@@ -17,7 +17,7 @@ from chaos.schedule import Pause
 LOCK_TTL_S = 5  # the shortest there is
 SILENT_S = LOCK_TTL_S + 0.2
 HELD_S = 2.5  # the successor at most, whose own lock must live
-BACKFILLED = timedelta(hours=3)
+BACKFILLED = timedelta(hours=1)
 # On a busy machine a heartbeat may come later than that.
 MAY_LOSE = {"may_lose_lock": True}
 
