@@ -161,6 +161,8 @@ class RangeReader:
         counts = self._counts(endpoint, found, start)
         if overlaps:
             self._check_overlap(endpoint, found, counts, follows)
+            if found.end.number < first:  # it answers one block at once
+                return self._read_once(endpoint, first, last, follows)
             counts.pop(start)
             found = Found(
                 [log for log in found.logs if (place_of(log) or (first,))[0] != start],
@@ -395,7 +397,7 @@ class RangeReader:
         """
         for witness in (endpoint, *self.endpoints.others(endpoint)):
             try:
-                evidence = witness.evidence(numbers, self._wanted)
+                evidence = self._testimony(endpoint, witness, numbers)
             except ChainReorganised:
                 raise
             except UpstreamError as error:
@@ -413,6 +415,15 @@ class RangeReader:
             if evidence.is_complete:
                 return evidence
         return None
+
+    def _testimony(self, endpoint: Endpoint, witness: Endpoint, numbers: Sequence[int]) -> Evidence:
+        """What a witness says: its own answer for these blocks, where it is another one that lists every block."""
+        if witness is endpoint or witness.is_silent_about_gaps:
+            return witness.evidence(numbers, self._wanted)
+        found = witness.logs(numbers[0], numbers[-1], self._wanted)
+        counts = self._counts(witness, found, numbers[0])
+        listed = {number: counts.get(number, 0) for number in numbers if number in found.headers}
+        return Evidence(listed, len(listed) == len(numbers))
 
     def _pace(self, counts: dict[int, int]) -> float:
         """Fills a block that are to be expected: as before, or as between the first and last log of this answer."""
