@@ -31,7 +31,7 @@ def through_the_product(settings: Settings, start: int) -> Clock:
     logging.disable(logging.WARNING)
     with open_run(settings) as run:
         without_limits(run, "goldsky")
-        request = Request(_moment(start), _moment(V1_HORIZON + 1))
+        request = Request(_moment(start), _moment(V1_HORIZON + 1), source="goldsky")
         with timed() as seconds:
             clock, main_cpu_s = Clock(), time.thread_time()
             backfill(run, request)
@@ -66,9 +66,9 @@ class _TimedClient:
         self._client = client
         self.seconds: Counter[str] = Counter()
 
-    def command(self, sql: str) -> None:
+    def command(self, sql: str, **options: object) -> None:
         since = time.perf_counter()
-        self._client.command(sql)
+        self._client.command(sql, **options)
         self.seconds[sql] += time.perf_counter() - since
 
 
