@@ -176,7 +176,7 @@ def head_now(app: Counting, endpoint: Endpoint, chain: Chain, blocks: int) -> in
         progress = Progress()
         list(one_run.reread_after_reorg(head.number, 256))
         list(one_run.follow(head.number, progress))
-        list(one_run.read_again(head, SECOND_READING_S))
+        list(one_run.read_again(head, SECOND_READING_S, progress))
         list(one_run.look_for_strangers(head))
     return sum(map(len, landed.tables))
 
