@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 usage or settings, 3 another run holds the write
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,13 +21,20 @@ from pipeline.errors import PipelineError, SourcesStale, TablesDiffer
 from pipeline.settings import Settings, load_settings
 from pipeline.signals import Stopped, stop_on_signals
 
+log = logging.getLogger(__name__)
 DEMO_VERBS = ("sql", "status", "clickhouse", "dbt", "rebuild", "verify")
+
+
+def _note_ignored(ignored: sys.UnraisableHookArgs) -> None:
+    """Log what fails while an object is thrown away: Python prints a traceback of it, after the error that is told."""
+    log.debug("ignored while %s was thrown away: %s", ignored.object, ignored.exc_value)
 
 
 @contextmanager
 def verb(context: click.Context) -> Iterator[Settings]:
     """Read the settings for a verb, and turn every failure that a user can cause into one line and its exit code."""
     stop_on_signals()
+    sys.unraisablehook = _note_ignored
     try:
         settings = load_settings(demo=context.obj)
         console.setup_logging(as_json=settings.log_json)
