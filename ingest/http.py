@@ -255,6 +255,8 @@ class HttpClient:
 
     def _stop(self, state: RetryCallState, attempts: int) -> bool:
         waited = state.idle_for + state.upcoming_sleep
+        if isinstance(state.outcome.exception(), RateLimited):
+            attempts = self._retry.attempts  # there is no way out but to wait
         return state.attempt_number >= attempts or waited > self._retry.max_wait
 
     def _send_json(

@@ -36,12 +36,14 @@ from ingest.errors import (
     HttpStatusError,
     MissingFills,
     NodeBehind,
+    NotJson,
     RangeTooLarge,
     RateLimited,
     RpcError,
     Timeout,
     Unavailable,
     Unconfirmed,
+    Unreachable,
     UpstreamError,
 )
 from ingest.records import DeadLetter
@@ -159,11 +161,14 @@ class RangeReader:
         start = first - 1 if overlaps else first
         found, until = self.ask(endpoint, start, last, self._wanted, None if overlaps else follows)
         counts = self._counts(endpoint, found, start)
+        # Logs that do not say where they belong become dead letters; without them counts prove nothing.
+        is_whole = all(map(place_of, found.logs))
         if overlaps:
-            self._check_overlap(endpoint, found, counts, follows)
+            if is_whole or follows.number in counts:
+                self._check_overlap(endpoint, found, counts, follows)
             if found.end.number < first:  # it answers one block at once
                 return self._read_once(endpoint, first, last, follows)
-            counts.pop(start)
+            counts.pop(start, None)
             found = Found(
                 [log for log in found.logs if (place_of(log) or (first,))[0] != start],
                 found.end,
@@ -171,8 +176,9 @@ class RangeReader:
                 found.quiet,
             )
         end = self._believed_end(endpoint, found, counts)
-        self._confirm(endpoint, found, counts, first, end.number, overlaps or is_recent)
-        self._check_number(endpoint, counts, first, end.number)
+        if is_whole:
+            self._confirm(endpoint, found, counts, first, end.number, overlaps or is_recent)
+            self._check_number(endpoint, counts, first, end.number)
         logs = found.logs
         if len(logs) < FEW_LOGS and found.end.number >= until:
             endpoint.sizes.succeeded()
@@ -218,7 +224,7 @@ class RangeReader:
             until = min(first + endpoint.sizes.value - 1, last)
             try:
                 return endpoint.logs(first, until, wanted, parent), until
-            except (RpcError, Timeout, Unavailable, HttpStatusError) as error:
+            except (RpcError, Unreachable, NotJson, Unavailable, HttpStatusError) as error:
                 if isinstance(error, RateLimited | AccessDenied):
                     raise
                 if not _ask_for_less(endpoint, error, until - first + 1):
