@@ -30,6 +30,7 @@ from pipeline.cli import cli
 from pipeline.cycle import run_cycle
 from pipeline.patience import Patience
 from pipeline.settings import PROJECT_DIR, Settings
+from pipeline.sources import make_chain_endpoints
 from sandbox.clock import HORIZON, block_at
 from sandbox.contracts import V1
 from sandbox.fault_acts import REORG_BLOCKS, SOURCES
@@ -340,6 +341,7 @@ def test_an_upstream_that_often_fails_is_not_even_noticed(
         with prepared(settings, template) as run:
             retry = RetryPolicy(attempts=20, first_wait=0.001, longest_wait=0.01)
             run.http_clients |= {name: HttpClient(name, retry=retry) for name in SOURCES}
+            run.chain_endpoints = make_chain_endpoints(settings, retry)
             for name in PASSING:
                 server.app.faults.add(name, probability=0.05)
             for blocks in (0, 30, 0):
