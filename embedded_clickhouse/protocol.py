@@ -204,7 +204,7 @@ def credentials(params: Mapping[str, str], headers: Mapping[str, str]) -> tuple[
 
 def query_id(params: Mapping[str, str]) -> str:
     """The id a client gave its query, if a header can carry it, or else a new one."""
-    given = params.get("query_id", "")
+    given = params.get("query_id", "").strip()  # blanks at its ends are not allowed in a header
     return given if given.isascii() and given.isprintable() and given else str(uuid.uuid4())
 
 
