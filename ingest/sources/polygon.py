@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import dlt
 import pyarrow as pa
@@ -27,6 +27,7 @@ from ingest.landing import RESOURCE_OPTIONS, Landing
 from ingest.progress import Progress
 from ingest.records import as_order_filled, fill_keys, late_fills_table, tombstones
 from ingest.sources.chain import (
+    GENESIS,
     RECENT_BLOCKS,
     USUAL_BLOCK_SECONDS,
     Block,
@@ -36,6 +37,7 @@ from ingest.sources.chain import (
     first_since,
     name_of,
     place_of,
+    quantity,
     taker_legs_of,
 )
 from ingest.sources.chain_reader import SOURCE, RangeReader
@@ -258,8 +260,8 @@ class _Chain:
     def read_again(self, head: Block, delay_s: float, progress: Progress) -> Iterator[Any]:
         """Read ranges a second time once they are `delay_s` old, and compare them with what has landed.
 
-        Compares the positions of taker legs only, of which every match has one and which are a third of all fills.
-        Blocks that differ are read in full.
+        Compares taker legs only, by place, transaction and time: every match has one, and they are a third of all
+        fills. Blocks that differ are read in full.
         """
         state = self._state
         ripe = head.number - int(delay_s / USUAL_BLOCK_SECONDS)
@@ -290,16 +292,14 @@ class _Chain:
         last = found.end.number
         known = as_order_filled(self._known_fills(first, last))
         known = self._reader.only_mine(known, first, last)
-        columns = [
-            known.column(name).to_pylist() for name in ("block_number", "log_index", "taker")
-        ]
-        landed = {
-            (block, index)
-            for block, index, taker in zip(*columns, strict=True)
-            if taker in EXCHANGES
+        landed = _landed_taker_legs(known)
+        there = dict(filter(None, map(_leg_of, found.logs)))
+        differ = {
+            leg.block
+            for leg in landed.keys() | there.keys()
+            if leg not in landed or leg not in there or there[leg] not in (None, landed[leg])
         }
-        there = {place for log in found.logs if (place := place_of(log))}
-        for block in sorted({block for block, _ in landed ^ there}):
+        for block in sorted(differ):
             yield from self._repair(endpoint, block, self._reader.only_mine(known, block, block))
         self._state["second_next"] = last + 1
 
@@ -361,6 +361,41 @@ class _Chain:
             )  # fmt: skip
             dead = decode_logs(kept, source=SOURCE)[1]
             yield from self._landing.add([], dead)
+
+
+class _Leg(NamedTuple):
+    """A taker leg. A fork may hold another transaction's in the same place."""
+
+    block: int
+    log_index: int
+    tx_hash: str
+
+
+def _landed_taker_legs(fills: pa.Table) -> dict[_Leg, int]:
+    """Taker legs among landing rows, with their times (unix seconds)."""
+    names = ("block_number", "log_index", "tx_hash", "taker")
+    columns = [fills.column(name).to_pylist() for name in names]
+    moments = fills.column("timestamp").cast(pa.int64()).to_pylist()
+    return {
+        _Leg(*leg): moment
+        for *leg, taker, moment in zip(*columns, moments, strict=True)
+        if taker in EXCHANGES
+    }
+
+
+def _leg_of(log: Any) -> tuple[_Leg, int | None] | None:
+    """The leg that a log is of, and its time if it says one that can be; None if it does not say which leg."""
+    if not (place := place_of(log)):
+        return None
+    try:
+        leg = _Leg(*place, log["transactionHash"].lower())
+    except (LookupError, TypeError, AttributeError):
+        return None
+    try:
+        moment = quantity("blockTimestamp", log["blockTimestamp"])
+    except (LookupError, ValueError):
+        moment = 0
+    return leg, moment if moment >= GENESIS else None
 
 
 def thinned(milestones: list[list]) -> list[list]:

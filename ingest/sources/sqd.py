@@ -53,7 +53,7 @@ BLOCKS_LOOKED_AT = 3
 _HEADER = ("number", "hash", "parentHash", "timestamp")
 _EVIDENCE = ("gasUsed", "logsBloom")
 _LOG = ("address", "topics", "data", "transactionHash", "logIndex")
-_PLACE = ("logIndex",)
+_LEG = ("transactionHash", "logIndex")
 
 
 def dataset_url(base: str) -> str:
@@ -125,7 +125,7 @@ class Portal:
             WrongShape: the lines are not those of a range of blocks.
         """
         request = f"logs of blocks {first} to {last}"
-        fields = _PLACE if wanted.takers else _LOG
+        fields = _LEG if wanted.takers else _LOG
         lines = self._stream(request, first, last, [_log_request(wanted)], fields, follows)
         headers: dict[int, Block] = {}
         quiet: set[int] = set()
