@@ -194,9 +194,6 @@ def load_source(
         ledger.prove()
         ledger.close_loading(is_whole=False)
         raise
-    except OSError:  # the folder of a run that lost its lock is gone
-        ledger.prove()
-        raise
     ledger.close_loading()
     return packages
 

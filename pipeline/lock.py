@@ -116,7 +116,7 @@ class WriterLock:
         """Hold the lock for the length of the block.
 
         Raises:
-            LockHeld: another run holds it; the message says which.
+            LockHeld: another run holds it, and the message says which; or it was lost, whatever failed because of that.
         """
         self._client.command(f"create database if not exists {self._database}")
         self._acquire(verb)
@@ -128,6 +128,11 @@ class WriterLock:
         try:
             heart.start()
             yield self
+        except LockHeld:
+            raise
+        except Exception as error:
+            self._check_after(error)
+            raise
         finally:
             stop.set()
             if heart.ident is not None:
@@ -147,6 +152,15 @@ class WriterLock:
         raise LockHeld(
             f"this run lost the writer lock to {self._newest()[1] or 'nobody'}; start it again"
         )
+
+    def _check_after(self, error: Exception) -> None:
+        """Make sure that an error is not one of a run that lost its lock, which fails in any way it meets first."""
+        try:
+            self.check()
+        except ClickHouseError as unknown:
+            log.debug("lock: not known whether it is held: %s", first_line(unknown))
+        except LockHeld as lost:
+            raise lost from error
 
     def stop_earlier(self) -> None:
         """Stop statements that earlier holders have sent, so that none of them is still writing afterwards.

@@ -109,24 +109,30 @@ def until_next_tick(expression: str, now: datetime) -> float:
 def _pause(run: Run, lock: WriterLock, worker: BackfillWorker, until: datetime) -> None:
     """Land packages of a backfill until a moment, one at least if there is one, and sleep while there is none.
 
-    Sleeps in short turns, because the clock that sleep goes by stands still while a laptop is closed.
+    Sleeps in short turns, because the clock that sleep goes by stands still while a laptop is closed. A clock that is put
+    back meanwhile makes no pause longer.
     """
+    longest = time.monotonic() + _seconds_until(until)
+
+    def left_s() -> float:
+        return min(_seconds_until(until), longest - time.monotonic())
+
     while True:
-        landed = _try(run, lambda: _land(worker, lock, until))
-        left_s = _seconds_until(until)
-        if left_s <= 0:
+        landed = _try(run, lambda: _land(worker, lock, left_s()))
+        left = left_s()
+        if left <= 0:
             return
         if landed is None:
-            time.sleep(min(left_s, AFTER_FAILURE_S))
-        elif left_s < SHORTEST_S:
-            time.sleep(left_s)
+            time.sleep(min(left, AFTER_FAILURE_S))
+        elif left < SHORTEST_S:
+            time.sleep(left)
         elif not landed:
-            worker.wait(time.monotonic() + min(left_s, LONGEST_SLEEP_S))
+            worker.wait(time.monotonic() + min(left, LONGEST_SLEEP_S))
 
 
-def _land(worker: BackfillWorker, lock: WriterLock, until: datetime) -> bool:
+def _land(worker: BackfillWorker, lock: WriterLock, left_s: float) -> bool:
     with step("backfill") as shown:
-        return worker.work(lock, time.monotonic() + _seconds_until(until), shown)
+        return worker.work(lock, time.monotonic() + left_s, shown)
 
 
 def _seconds_until(moment: datetime) -> float:

@@ -231,6 +231,20 @@ def test_a_run_that_slept_too_long_notices_and_leaves_its_successor_alone(
                 pass
 
 
+def test_what_fails_because_the_lock_was_lost_says_so(client: Client, database: str) -> None:
+    """A run that slept meets the loss in any way first: a folder that is gone, a statement that was stopped."""
+    loser, successor = (WriterLock(client, database, ttl_s) for ttl_s in (TTL_S, 0.0))
+    with (
+        pytest.raises(LockHeld, match="lost the writer lock") as failure,
+        loser.held("loop"),
+        successor.held("run"),
+    ):
+        raise FileNotFoundError("state.json")
+    assert isinstance(failure.value.__cause__, FileNotFoundError)
+    with pytest.raises(FileNotFoundError), WriterLock(client, database, TTL_S).held("loop"):
+        raise FileNotFoundError("state.json")
+
+
 def test_heartbeats_keep_a_lock(client: Client, database: str) -> None:
     with WriterLock(client, database, 0.6).held("loop") as lock:
         deadline = time.monotonic() + 1.5

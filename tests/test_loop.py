@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from worlds import HISTORY, small_world
 
+from pipeline import loop
 from pipeline.errors import SettingsError
 from pipeline.loop import until_next_tick
 from pipeline.settings import ARCHIVE_END, PROJECT_DIR, Settings
@@ -68,6 +69,33 @@ def test_any_text_is_an_expression_or_refused(expression: str) -> None:
         assert until_next_tick(expression, NOW) > 0
     except SettingsError as refusal:
         assert refusal.exit_code == 2
+
+
+def test_a_clock_that_is_put_back_makes_no_pause_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    class PutBack(datetime):
+        back = timedelta()
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime.now(tz) - cls.back
+
+    class NoWork:
+        def work(self, *_: object) -> bool:
+            PutBack.back = timedelta(hours=1)
+            return False
+
+        def wait(self, until: float) -> None:
+            time.sleep(max(until - time.monotonic(), 0))
+
+    monkeypatch.setattr(loop, "datetime", PutBack)
+    ended = threading.Event()
+
+    def pause() -> None:
+        loop._pause(None, None, NoWork(), datetime.now(UTC) + timedelta(seconds=0.3))
+        ended.set()
+
+    threading.Thread(target=pause, daemon=True).start()
+    assert ended.wait(30)
 
 
 # ---------- processes

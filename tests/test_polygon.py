@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ingest_runs import Lake, open_lake
-from scripted_server import HTML, ScriptedServer, as_json
+from scripted_server import HTML, Answer, ScriptedServer, as_json
 
+from chaos.stories import BASE, chain_of
 from ingest.contracts import EXCHANGES as KNOWN_EXCHANGES
 from ingest.contracts import ORDER_FILLED_TOPICS, V1, V2, V3, exchanges_of, topics_of
 from ingest.errors import (
@@ -25,6 +26,7 @@ from ingest.errors import (
     RateLimited,
     RpcError,
     SourceFrozen,
+    Unconfirmed,
     WrongShape,
 )
 from ingest.http import HttpClient, RetryPolicy
@@ -39,7 +41,11 @@ from sandbox.chain import Chain
 from sandbox.clock import HORIZON, block_time
 from sandbox.contracts import EXCHANGES, Fill
 from sandbox.polygon import NodeLimits, polygon_app
+from sandbox.providers import Endpoint as ProviderEndpoint
+from sandbox.providers import Provider
 from sandbox.server import AppServer, SandboxServer
+from sandbox.views import UpTo
+from sandbox.wire import Request
 from sandbox.world import World
 
 START = HORIZON.block_number + 5_000
@@ -481,6 +487,44 @@ def test_what_a_run_has_just_read_is_not_late(lake: Lake, server) -> None:
     assert lake.state("polygon")["order_filled_chain"]["head"]["second_next"] > first
 
 
+def test_a_second_reading_that_nobody_answers_is_a_failure_in_the_end(
+    lake: Lake, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Until then it is a warning: most providers have an hour in which they are back."""
+    view = UpTo(chain_of("thin"), BASE + 100)
+    provider = ProviderEndpoint(Provider(), view)
+    takers = b"null,null"  # only the second reading asks by takers
+
+    def respond(path: str, body: bytes) -> Answer:
+        if takers in body:
+            return as_json({"jsonrpc": "2.0", "id": 1, "error": {"code": -32000, "message": "no"}})
+        answer = provider.respond(Request(path, b"", body))
+        return Answer(answer.body, answer.status, answer.headers)
+
+    pace = Pace(confirmations=0, stale_after=None, second_reading=60)
+    with ScriptedServer(respond) as server:
+        urls = SimpleNamespace(urls=SimpleNamespace(polygon_url=server.url))
+        load(lake, urls, pace=pace, start=BASE)
+        view.head += 1000
+        load(lake, urls, pace=pace)
+        assert "second reading of blocks" in caplog.text
+        view.head += 1000
+        load(lake, urls, pace=pace)
+        with pytest.raises(Unconfirmed, match=f"second time since block {BASE}"):
+            load(lake, urls, pace=pace)
+        takers = b"nothing"
+        assert load(lake, urls, pace=pace).failures == []
+
+
+def test_blocks_to_read_again_that_were_not_seen_yet_are_a_failure(lake: Lake, server) -> None:
+    head = server.world.chain.head
+    with pytest.raises(NodeBehind, match=f"the newest block is {head}"):
+        load(lake, server, recheck=[(head - 5, head + 1)])
+    assert stored(lake) == on_chain(server.world, head - 3)
+    load(lake, server, recheck=[(head - 5, head)])
+    assert stored(lake) == on_chain(server.world, head)
+
+
 def test_runs_with_a_budget_add_up(lake: Lake, server) -> None:
     runs = 0
     while not load(lake, server, budget=0.0, block_range=2500).caught_up["order_filled_chain"]:
@@ -519,7 +563,7 @@ def test_a_node_that_lags_behind_the_cursor_is_no_reorganisation(lake: Lake, ser
                 endpoints(lagging.base_url),
                 progress=progress,
                 known_fills=lake.known_fills,
-                pace=Pace(stale_after=None),
+                pace=Pace(stale_after=None, second_reading=None),
             ),
         )
     assert progress.failures == []

@@ -22,7 +22,14 @@ import pyarrow as pa
 from dlt.extract import DltSource
 
 from ingest.contracts import EXCHANGES, V2, V3
-from ingest.errors import ChainReorganised, ClockSkew, SourceFrozen, Unconfirmed, UpstreamError
+from ingest.errors import (
+    ChainReorganised,
+    ClockSkew,
+    NodeBehind,
+    SourceFrozen,
+    Unconfirmed,
+    UpstreamError,
+)
 from ingest.landing import RESOURCE_OPTIONS, Landing
 from ingest.progress import Progress
 from ingest.records import as_order_filled, fill_keys, late_fills_table, tombstones
@@ -58,6 +65,7 @@ MILESTONES = (
 SECOND_READING_BLOCKS = (
     64  # so many are read a second time at once, or as many as came in the delay
 )
+OVERDUE_BLOCKS = 1800  # about an hour: a second reading that is so late is a failure
 UNKNOWN_EVERY_S = 3600
 UNKNOWN_BLOCKS = 30
 UNKNOWN_LETTERS = 100  # a stranger's contract may be busy
@@ -129,7 +137,7 @@ def polygon(
             # Whoever asked for it must know whether it was done, and what follows must not wait for it.
             with progress.recording_failures():
                 for first, until in recheck:
-                    yield from chain.compare(first, min(until, last))
+                    yield from chain.compare(first, until)
             try:
                 yield from chain.reread_after_reorg(last, pace.reorg_depth)
                 yield from chain.follow(last, progress)
@@ -235,9 +243,15 @@ class _Chain:
         return block.hash == block_hash.lower()
 
     def compare(self, first: int, last: int) -> Iterator[Any]:
-        """Read blocks again, land what is missing and take back what is not on the chain."""
-        if first <= last:
-            yield from self._compare(first, last)
+        """Read blocks again, land what is missing and take back what is not on the chain.
+
+        Raises:
+            NodeBehind: the endpoint has not seen all of them yet.
+        """
+        if last > self._reader.head:
+            message = f"blocks {first} to {last} are to be read again, and the newest block is {self._reader.head}"
+            raise NodeBehind(message, source=SOURCE, url=self._endpoints.preferred.url)
+        yield from self._compare(first, last)
 
     def _compare(self, first: int, last: int) -> Iterator[Any]:
         self._landed = min(self._landed, first - 1)
@@ -285,6 +299,13 @@ class _Chain:
                 logger.info("second reading: %s", error)
             except UpstreamError as error:
                 logger.warning("second reading of blocks %d to %d: %s", first, last, error)
+        if last - state["second_next"] >= OVERDUE_BLOCKS:
+            raise Unconfirmed(
+                f"no endpoint could be read a second time since block {state['second_next']}, so fills that the"
+                " first reading missed would stay missing; see the warnings, and add one to POLYGON_RPC_URL",
+                source=SOURCE,
+                url=preferred.url,
+            )
 
     def _read_again(self, endpoint: Endpoint, first: int, last: int) -> Iterator[Any]:
         wanted = taker_legs_of(self._reader.versions)
