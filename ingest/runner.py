@@ -25,7 +25,7 @@ from dlt.pipeline.state_sync import decompress_state
 from ingest.errors import IngestError, LoadError, one_line
 from ingest.landing import TakeLoadId, load_id_as_integer, load_id_of_rows, take_load_id
 from ingest.progress import Progress
-from ingest.working_folder import forget_old_packages, give_up, mend
+from ingest.working_folder import forget_old_packages, give_up, make_room, mend
 
 KEPT_PACKAGES = 20
 
@@ -146,6 +146,7 @@ def _finish(
     for package in packages:
         before_load(package)
     if packages:
+        make_room(pipeline)
         _step(pipeline, pipeline.load)
     for package in packages:
         after_load(package)

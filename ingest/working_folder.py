@@ -92,6 +92,17 @@ def give_up(pipeline: dlt.Pipeline) -> None:
     shutil.rmtree(_given_up(folder))
 
 
+def make_room(pipeline: dlt.Pipeline) -> None:
+    """Forget loaded packages of the same name as one that is to be loaded.
+
+    dlt names packages by the clock, and archives one by a rename that fails for ever where its place is taken: after the
+    clock was put back to that moment, or in processes that were forked from one whose clock was ahead.
+    """
+    load = Path(pipeline.working_dir) / "load"
+    for package in _packages(load / LoadStorage.NORMALIZED_FOLDER):
+        shutil.rmtree(load / LoadStorage.LOADED_FOLDER / package.name, ignore_errors=True)
+
+
 def forget_old_packages(pipeline: dlt.Pipeline, kept: int) -> None:
     """Keep what `dlt pipeline … trace` needs, and not a folder for each of a loop's runs."""
     # Not by dlt's own listing, which fails over a package that is deleted by half.

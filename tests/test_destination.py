@@ -23,6 +23,7 @@ from dlt.destinations.exceptions import (
     DatabaseUndefinedRelation,
     DestinationConnectionError,
 )
+from dlt.extract import storage as extract_storage
 from ingest_runs import Lake, make_landing_tables, open_lake
 
 from ingest import runner
@@ -117,6 +118,17 @@ def test_a_wiped_working_folder_goes_on_from_clickhouse(lake: Lake) -> None:
         shutil.rmtree(lake.folder)
     lake.load("counter", counter)
     assert cursor(lake) == 41
+
+
+def test_packages_of_one_name_do_not_get_into_each_others_way(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """dlt names them by the clock, which may show the same moment again."""
+    monkeypatch.setattr(extract_storage, "create_load_id", lambda: "1795688862.691325")
+    for run_number in range(1, 4):
+        lake.load("counter", counter)
+        assert stored(lake) == (10 * run_number, 10 * run_number)
+    assert cursor(lake) == 31
 
 
 def test_a_lost_database_is_read_again(lake: Lake, database_prefix: str) -> None:
