@@ -227,7 +227,8 @@ class HttpClient:
             request, attempts, refusal: see `post_json`.
 
         Raises:
-            UpstreamError: see `ingest.errors`; Unreachable if the connection broke before a line.
+            UpstreamError: see `ingest.errors`; Unreachable if the connection broke before a line, NotJson if
+                it is a page of HTML.
         """
         where = {"source": self.source, "url": url, "request": request}
         content = orjson.dumps(body)
@@ -303,6 +304,8 @@ class HttpClient:
         *lines, rest = bytes(received).split(b"\n")
         if rest.strip() and not is_cut:
             lines.append(rest)  # the last line needs no end
+        if received.lstrip()[:1] == b"<":
+            raise _not_json(response, bytes(received), where)
         return Lines(response.status_code, [line for line in lines if line.strip()], is_cut)
 
     def _send(
@@ -399,13 +402,18 @@ def _decode(response: requests.Response, where: dict[str, str]) -> Any:
         with DECODING:
             return orjson.loads(response.content)
     except orjson.JSONDecodeError as error:
-        kind = response.headers.get("Content-Type", "no content type")
-        body = response.content
-        if body.lstrip()[:1] == b"<":
-            what = f"an HTML or XML page instead of JSON ({kind})"
-        else:
-            what = f"{len(body)} bytes that are not JSON ({kind}; {error.msg})"
-        raise NotJson(f"answered {response.status_code} with {what}", **where) from error
+        raise _not_json(response, response.content, where, f"; {error.msg}") from error
+
+
+def _not_json(
+    response: requests.Response, body: bytes, where: dict[str, str], why: str = ""
+) -> NotJson:
+    kind = response.headers.get("Content-Type", "no content type")
+    if body.lstrip()[:1] == b"<":
+        what = f"an HTML or XML page instead of JSON ({kind})"
+    else:
+        what = f"{len(body)} bytes that are not JSON ({kind}{why})"
+    return NotJson(f"answered {response.status_code} with {what}", **where)
 
 
 def _is_transient(error: BaseException, retry_timeouts: bool) -> bool:

@@ -11,16 +11,21 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qsl, urlencode
 
 import orjson
 
+from sandbox import providers
 from sandbox.clock import BLOCK_SECONDS
+from sandbox.portals import PortalEndpoint, PortalState
+from sandbox.providers import Provider
 from sandbox.wire import Answer, Request
 from sandbox.world import World
 
 GAMMA, GOLDSKY, POLYGON = SOURCES = ("gamma", "goldsky", "polygon")
+PORTAL = "sqd"  # the chain's other transport
+UPSTREAMS = (*SOURCES, PORTAL)
 PAGES = (GAMMA, GOLDSKY)  # the sources that page
 FILLS = (GOLDSKY, POLYGON)
 
@@ -38,7 +43,7 @@ Ask = Callable[[Request], Awaitable[Answer]]
 
 @dataclass
 class Place:
-    """Where a fault acts: the source that is asked, the world behind it, and what the fault remembers of it."""
+    """Where a fault acts: the upstream that is asked, the world behind it, and what the fault remembers of it."""
 
     source: str
     world: World
@@ -294,6 +299,34 @@ def head_off_by(seconds: int) -> Act:
 async def reorg(request: Request, ask: Ask, place: Place) -> Answer:
     place.world.reorg(REORG_BLOCKS)
     return await ask(request)
+
+
+# -- states of the chain's endpoints -------------------------------------------------------------
+
+
+def node(**how: Any) -> Act:
+    """A JSON-RPC provider as `sandbox.providers` describes them, over the same chain."""
+    return _over_the_chain(lambda world: providers.Endpoint(Provider(**how), world.chain))
+
+
+def portal(**how: Any) -> Act:
+    """An SQD Portal as `sandbox.portals` describes them, over the same chain."""
+    return _over_the_chain(lambda world: PortalEndpoint(PortalState(**how), world.chain))
+
+
+class _Responds(Protocol):
+    def respond(self, request: Request) -> Answer: ...
+
+
+def _over_the_chain(make: Callable[[World], _Responds]) -> Act:
+    async def act(request: Request, ask: Ask, place: Place) -> Answer:
+        if "endpoint" not in place.memory:
+            place.memory["endpoint"] = make(place.world)
+        path = request.path.removeprefix(f"/{place.source}")
+        with place.world.lock:
+            return place.memory["endpoint"].respond(replace(request, path=path))
+
+    return act
 
 
 # -- rows ----------------------------------------------------------------------------------------

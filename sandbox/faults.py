@@ -15,7 +15,22 @@ from email.utils import formatdate
 from random import Random
 
 from sandbox import fault_acts as acts
-from sandbox.fault_acts import FILLS, GAMMA, GOLDSKY, PAGES, POLYGON, SOURCES, Act, Ask, Place
+from sandbox import refusals
+from sandbox.fault_acts import (
+    FILLS,
+    GAMMA,
+    GOLDSKY,
+    PAGES,
+    POLYGON,
+    PORTAL,
+    SOURCES,
+    UPSTREAMS,
+    Act,
+    Ask,
+    Place,
+)
+from sandbox.portals import PortalLimits
+from sandbox.providers import EMPTY, NONE, ZERO, NodeState
 from sandbox.wire import Answer, Request
 from sandbox.world import World
 
@@ -26,7 +41,7 @@ class Fault:
 
     Attributes:
         what: what the upstream does, in a few words.
-        sources: the upstreams that can do it.
+        sources: the upstreams that can do it: names of sources, and sqd.
         act: makes the answer to one request.
     """
 
@@ -52,7 +67,7 @@ class Faults:
         self,
         name: str,
         *,
-        sources: Container[str] = SOURCES,
+        sources: Container[str] = UPSTREAMS,
         path: str = "",
         requests: Container[int] | None = None,
         probability: float = 1.0,
@@ -141,25 +156,25 @@ def parse_fault(text: str) -> tuple[str, float]:
 
 
 FAULTS: dict[str, Fault] = {
-    "rate-limited": Fault("429 without Retry-After", SOURCES, acts.instead(Answer(b"slow down", 429, {}))),
+    "rate-limited": Fault("429 without Retry-After", UPSTREAMS, acts.instead(Answer(b"slow down", 429, {}))),
     "retry-after-seconds": Fault(
-        f"429 with Retry-After in seconds, until {acts.RETRY_AFTER_S} s are over", SOURCES,
+        f"429 with Retry-After in seconds, until {acts.RETRY_AFTER_S} s are over", UPSTREAMS,
         acts.rate_limited(lambda until: str(math.ceil(until - time.time()))),
     ),
     "retry-after-date": Fault(
-        f"429 with Retry-After as a date, until {acts.RETRY_AFTER_S} s are over", SOURCES,
+        f"429 with Retry-After as a date, until {acts.RETRY_AFTER_S} s are over", UPSTREAMS,
         acts.rate_limited(lambda until: formatdate(until, usegmt=True)),
     ),
-    "error-500": Fault("500 Internal Server Error", SOURCES, acts.instead(Answer(b"oops", 500, {}))),
-    "error-502": Fault("502 Bad Gateway", SOURCES, acts.instead(Answer(b"bad gateway", 502, {}))),
-    "error-503": Fault("503 Service Unavailable", SOURCES, acts.instead(Answer(b"overloaded", 503, {}))),
-    "reset": Fault("connection reset in place of an answer", SOURCES, acts.on_the_way(reset=True)),
-    "stalled-body": Fault("silence after half of the body", SOURCES, acts.on_the_way(stalled=True)),
-    "truncated-body": Fault("connection closed after half of the body", SOURCES, acts.on_the_way(cut=True)),
-    "broken-gzip": Fault("a body that says gzip and is damaged", SOURCES, acts.instead(acts.BROKEN_GZIP)),
-    "html": Fault("an HTML page with status 200", SOURCES, acts.instead(acts.HTML)),
+    "error-500": Fault("500 Internal Server Error", UPSTREAMS, acts.instead(Answer(b"oops", 500, {}))),
+    "error-502": Fault("502 Bad Gateway", UPSTREAMS, acts.instead(Answer(b"bad gateway", 502, {}))),
+    "error-503": Fault("503 Service Unavailable", UPSTREAMS, acts.instead(Answer(b"overloaded", 503, {}))),
+    "reset": Fault("connection reset in place of an answer", UPSTREAMS, acts.on_the_way(reset=True)),
+    "stalled-body": Fault("silence after half of the body", UPSTREAMS, acts.on_the_way(stalled=True)),
+    "truncated-body": Fault("connection closed after half of the body", UPSTREAMS, acts.on_the_way(cut=True)),
+    "broken-gzip": Fault("a body that says gzip and is damaged", UPSTREAMS, acts.instead(acts.BROKEN_GZIP)),
+    "html": Fault("an HTML page with status 200", UPSTREAMS, acts.instead(acts.HTML)),
     "wrong-shape": Fault(
-        "JSON without the fields that the protocol promises", SOURCES, acts.instead(Answer(b'{"status": "ok"}'))
+        "JSON without the fields that the protocol promises", UPSTREAMS, acts.instead(Answer(b'{"status": "ok"}'))
     ),
     "graphql-timeout": Fault(
         f"GraphQL: pages of more than {acts.ROWS_IN_TIME} rows time out", (GOLDSKY,), acts.graphql_timeout
@@ -188,6 +203,46 @@ FAULTS: dict[str, Fault] = {
     "reorg": Fault(f"the last {acts.REORG_BLOCKS} blocks are replaced", (POLYGON,), acts.reorg),
     "too-many-results": Fault(
         f"eth_getLogs of more than {acts.BLOCKS_AT_ONCE} blocks refused", (POLYGON,), acts.too_many_results
+    ),
+    "small-ranges": Fault(
+        "eth_getLogs of more than 10 blocks refused, as by free plans", (POLYGON,),
+        acts.node(blocks=10, blocks_refusal=refusals.RANGE[1]),
+    ),
+    "small-batches": Fault(
+        "batches of more than 3 calls refused, as by keyless endpoints", (POLYGON,),
+        acts.node(batch=3, timestamps=NONE),
+    ),
+    "no-batches": Fault(
+        "every batch refused", (POLYGON,), acts.node(batch=1, batch_refusal=refusals.NO_BATCH[0])
+    ),
+    "zero-times": Fault("logs with a blockTimestamp of 0", (POLYGON,), acts.node(timestamps=ZERO)),
+    "lagging-node": Fault(
+        "one of a gateway's three nodes 20 blocks behind, its answers mixed into batches", (POLYGON,),
+        acts.node(nodes=(NodeState(), NodeState(lag=20), NodeState()), seed=1, heals_after=None),
+    ),
+    "late-logs": Fault(
+        "the newest 5 blocks without their logs", (POLYGON,), acts.node(nodes=(NodeState(log_lag=5),), heals_after=None)
+    ),
+    "pruned-node": Fault(
+        "no logs of all but the newest 100 blocks, without a word", (POLYGON,),
+        acts.node(nodes=(NodeState(keeps=100, pruned=EMPTY),), heals_after=None),
+    ),
+    "pruned-history": Fault(
+        "older blocks refused", (POLYGON,),
+        acts.node(nodes=(NodeState(keeps=100, pruned=refusals.PRUNED[0]),), heals_after=None),
+    ),
+    "early-end": Fault(
+        "streams that end after 25 blocks", (PORTAL,), acts.portal(limits=PortalLimits(stream_blocks=25))
+    ),
+    "lagging-portal": Fault(
+        "one of two servers 40 blocks behind", (PORTAL,), acts.portal(lags=(0, 40), seed=1, heals_after=None)
+    ),
+    "forked-portal": Fault(
+        "one of two servers on a fork of 20 blocks, for 30 requests", (PORTAL,),
+        acts.portal(lags=(0, 0), fork=20, seed=1, heals_after=30),
+    ),
+    "missing-blocks": Fault(
+        "streams that leave out one block in twenty", (PORTAL,), acts.portal(missing=0.05, heals_after=None)
     ),
     "nulls": Fault("rows with nulls, and rows that are null", SOURCES, acts.spoilt(acts.nulls)),
     "odd-integers": Fault("negative and huge integers", SOURCES, acts.spoilt(acts.odd_integers)),
