@@ -70,6 +70,7 @@ def _loop(place: Place, cadence: Cadence) -> Iterator[None]:
     environment = {
         "CLICKHOUSE_HOST": settings.clickhouse_host,
         "CLICKHOUSE_PORT": str(settings.clickhouse_port),
+        "CLICKHOUSE_PASSWORD": settings.clickhouse_password.get_secret_value(),
         "CLICKHOUSE_DATABASE": settings.clickhouse_database,
         "DLT_PIPELINES_DIR": str(settings.dlt_pipelines_dir),
         "POLYGON_RPC_URL": settings.polygon_rpc_url,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.machine import reset_peak
-from embedded_clickhouse import running
+from embedded_clickhouse import Endpoint, running
 from ingest.http import HttpClient
 from pipeline.run import Run, open_run
 from pipeline.settings import Settings
@@ -50,11 +50,12 @@ class Place:
         reset_peak(self.clickhouse_pid)
 
 
-def make_settings(host: str, port: int, folder: Path, **overrides: Any) -> Settings:
+def make_settings(endpoint: Endpoint, folder: Path, **overrides: Any) -> Settings:
     """Default settings but for where ClickHouse is; upstreams point nowhere unless overridden."""
     values = {
-        "clickhouse_host": host,
-        "clickhouse_port": port,
+        "clickhouse_host": endpoint.host,
+        "clickhouse_port": endpoint.port,
+        "clickhouse_password": endpoint.password,
         "clickhouse_database": DATABASE,
         "dlt_pipelines_dir": folder / "dlt",
         "polymarket_gamma_url": NOWHERE,
@@ -70,7 +71,7 @@ def prepared(memory_gb: float = 4.0, **overrides: Any) -> Iterator[Place]:
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         with running(folder / "clickhouse", 0, max_memory=int(memory_gb * 1e9)) as endpoint:
-            settings = make_settings(endpoint.host, endpoint.port, folder, **overrides)
+            settings = make_settings(endpoint, folder, **overrides)
             with open_run(settings) as run:
                 run.prepare()
                 yield Place(run, endpoint.pid, folder)

@@ -64,6 +64,7 @@ class Backfills:
         self._environment = {k: v for k, v in os.environ.items() if k not in unset} | {
             "CLICKHOUSE_HOST": endpoint.host,
             "CLICKHOUSE_PORT": str(endpoint.port),
+            "CLICKHOUSE_PASSWORD": endpoint.password,
             "CLICKHOUSE_DATABASE": database,
             "DLT_PIPELINES_DIR": str(folder / database),
             "POLYGON_CONFIRMATIONS": "0",
@@ -75,6 +76,7 @@ class Backfills:
             _env_file=None,
             clickhouse_host=endpoint.host,
             clickhouse_port=endpoint.port,
+            clickhouse_password=endpoint.password,
             clickhouse_database=database,
         )
         with open_run(settings) as run, run.lock.held("chaos"):
@@ -186,7 +188,9 @@ def compare(seed: int, matches: int, kills: int, folder: Path) -> dict:
         longest = 2 * KILLED_SHARE * whole.usage.seconds / max(kills, 1)
         done = sum(killed.killed_after(moments.uniform(0.5, 1) * longest) for _ in range(kills))
         killed.to_the_end()
-        client = clickhouse_connect.get_client(host=endpoint.host, port=endpoint.port)
+        client = clickhouse_connect.get_client(
+            host=endpoint.host, port=endpoint.port, password=endpoint.password
+        )
         tables = against_truth(client, "killed", world)
         totals = Truth(world).totals()
         equal = (

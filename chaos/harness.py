@@ -86,7 +86,9 @@ class Harness:
 
     def client(self) -> Client:
         """A client of the database."""
-        return clickhouse_connect.get_client(host="127.0.0.1", port=self.database.port)
+        return clickhouse_connect.get_client(
+            host="127.0.0.1", port=self.database.port, password=self.database.password
+        )
 
     # -- pipelines ---------------------------------------------------------------------------------
 
@@ -133,6 +135,7 @@ class Harness:
         return self._upstream.urls.environment() | {
             "CLICKHOUSE_HOST": "127.0.0.1",
             "CLICKHOUSE_PORT": str(self.database.port),
+            "CLICKHOUSE_PASSWORD": self.database.password,
             "CLICKHOUSE_DATABASE": DATABASE,
             "DLT_PIPELINES_DIR": str(self.folder / folder),
             "GOLDSKY_START": (ARCHIVE_END - 2 * HISTORY).isoformat(),

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from chaos.nursery import Nursery
+from embedded_clickhouse.passwords import OWNER, password_of
 from pipeline.settings import PROJECT_DIR, Settings
 
 START_TIMEOUT_S = 300.0
@@ -63,6 +64,11 @@ class Database:
     def pid(self) -> int:
         """Process id of the life it is in."""
         return self._process.pid
+
+    @property
+    def password(self) -> str:
+        """That of its owner."""
+        return password_of(self._folder / "clickhouse", OWNER)
 
     @property
     def alive(self) -> bool:

@@ -7,6 +7,6 @@ data folder. Read `app.py` for what happens to a request, `engine.py` for how ch
 
 from embedded_clickhouse.launcher import Endpoint, running
 from embedded_clickhouse.ownership import EmbeddedError
-from embedded_clickhouse.server import serve
+from embedded_clickhouse.server import Access, serve
 
-__all__ = ["EmbeddedError", "Endpoint", "running", "serve"]
+__all__ = ["Access", "EmbeddedError", "Endpoint", "running", "serve"]

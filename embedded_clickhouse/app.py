@@ -7,10 +7,10 @@ and who may own the data, is left to `server.py`.
 
 import asyncio
 import contextlib
-import hmac
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from starlette.applications import Starlette
@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 from embedded_clickhouse import sqltext
 from embedded_clickhouse.bodies import decoded, form_fields, read_statement
 from embedded_clickhouse.engine import Engine
+from embedded_clickhouse.forbidden import Limits
 from embedded_clickhouse.protocol import (
     Code,
     credentials,
@@ -32,6 +33,7 @@ from embedded_clickhouse.protocol import (
 from embedded_clickhouse.results import Reply
 from embedded_clickhouse.sessions import Sessions
 from embedded_clickhouse.statements import Call, Statements
+from embedded_clickhouse.users import Users
 
 # Statements that run at once; more wait. Each holds a thread, idle while its client is slow.
 _STATEMENTS_AT_ONCE = 64
@@ -53,18 +55,17 @@ class Front:
 
     Args:
         engine: open; it is closed when the application shuts down.
-        user: the only user.
-        password: their password; if empty, any password will do.
+        users: who may ask, and how.
+        limits: what statements may reach for.
     """
 
-    def __init__(self, engine: Engine, user: str, password: str) -> None:
+    def __init__(self, engine: Engine, users: Users, limits: Limits) -> None:
         self._engine = engine
-        self._user = user
-        self._password = password
+        self._users = users
         self._answering: set[asyncio.Task] = set()
         self._threads = ThreadPoolExecutor(_STATEMENTS_AT_ONCE, thread_name_prefix="statement")
         self._sessions = Sessions(engine, self._in_thread)
-        self._statements = Statements(engine, self._in_thread)
+        self._statements = Statements(engine, self._in_thread, limits)
         self.app = Starlette(
             routes=[Route("/ping", _ok), Route("/replicas_status", _ok), Route("/", self)],
             lifespan=self._lifespan,
@@ -110,17 +111,20 @@ class Front:
 
     async def _answer(self, request: Request, reply: Reply) -> None:
         params = dict(request.query_params)
-        self._authenticate(params, request.headers)
+        is_reader = self._users.authenticate(*credentials(params, request.headers))
         body = decoded(request.stream(), request.headers.get("content-encoding", ""))
         kind = request.headers.get("content-type", "")
         if kind.startswith("multipart/form-data"):
             params |= form_fields(kind, b"".join([piece async for piece in body]))
-        options = read_options(params, request.headers)
+        options = replace(read_options(params, request.headers), is_reader=is_reader)
         statement = await read_statement(options.query, body)
         if not statement.text.strip() and request.method != "POST":
             reply.whole(200, b"Ok.\n", {"Content-Type": "text/plain; charset=UTF-8"})
             return
-        async with self._sessions.connection(options, sqltext.verb(statement.text)) as connection:
+        async with (
+            self._users.admitted(is_reader),
+            self._sessions.connection(options, sqltext.verb(statement.text)) as connection,
+        ):
             call = Call(
                 statement,
                 options,
@@ -130,18 +134,6 @@ class Front:
                 accept_encoding=request.headers.get("accept-encoding", ""),
             )
             await self._statements.execute(call, body, request.receive)
-
-    def _authenticate(self, params: Mapping[str, str], headers: Mapping[str, str]) -> None:
-        user, password = credentials(params, headers)
-        matches = not self._password or hmac.compare_digest(
-            password.encode(), self._password.encode()
-        )
-        if user != self._user or not matches:
-            raise refusal(
-                Code.AUTHENTICATION_FAILED,
-                f"{user}: Authentication failed: password is incorrect, or there is no user with "
-                "such name.",
-            )
 
     async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run a blocking call; wait for its end even if cancelled: it may use a connection."""

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from chdb.state.sqlitelike import Connection
 
+from embedded_clickhouse.access import READER_ROLE, READER_SETTINGS
 from embedded_clickhouse.protocol import ClickHouseError, Code, refusal
 from embedded_clickhouse.sqltext import settings_clause
 
@@ -54,6 +55,7 @@ class Engine:
 
     Args:
         path: chDB's folder, made if missing.
+        configuration: see `access.write_configuration`.
         max_memory: bytes the engine may use altogether; statements beyond it fail with code 241. By
             default half of the memory of the machine or the container.
         min_free: bytes that have to be free on the disk for anything to be written.
@@ -62,7 +64,13 @@ class Engine:
         RuntimeError: the folder is in use by another process or cannot be read.
     """
 
-    def __init__(self, path: Path, max_memory: int | None, min_free: int = MIN_FREE_BYTES) -> None:
+    def __init__(
+        self,
+        path: Path,
+        configuration: Path,
+        max_memory: int | None = None,
+        min_free: int = MIN_FREE_BYTES,
+    ) -> None:
         self._path = str(path)
         self._min_free = min_free
         # The engine lives as long as any connection does: this one is its anchor. Limits of the
@@ -70,7 +78,7 @@ class Engine:
         limit = "max_server_memory_usage_to_ram_ratio=0.5"
         if max_memory is not None:
             limit = f"max_server_memory_usage={max_memory}"
-        self._anchor = Connection(f"{self._path}?{limit}")
+        self._anchor = Connection(f"{self._path}?config-file={configuration}&{limit}")
         self._anchor_lock = threading.Lock()
         self.version, self.timezone = (
             self._anchor.query("select version(), timezone()", "TSV").bytes().decode().split()
@@ -93,9 +101,13 @@ class Engine:
                 " to write anything, not enough space",
             )
 
-    def connect(self) -> Connection:
-        """A fresh session, about 0.2 ms."""
-        return Connection(f"{self._path}?{_SERVER_BEHAVIOUR}")
+    def connect(self, *, is_reader: bool = False) -> Connection:
+        """A fresh session, about 0.2 ms; that of the read-only user is bound for good."""
+        connection = Connection(f"{self._path}?{_SERVER_BEHAVIOUR}")
+        if is_reader:
+            run(connection, f"SET ROLE {READER_ROLE}")
+            apply_settings(connection, READER_SETTINGS | {"readonly": "1"})
+        return connection
 
     def kill(self, marker: str = "") -> bool:
         """Ask the running statements whose text has the marker to stop, by default all; True if there was one."""

@@ -20,21 +20,35 @@ from embedded_clickhouse.ownership import (
     Owner,
     is_owned,
     make_folder,
+    open_private,
     read_owner,
     using,
 )
+from embedded_clickhouse.passwords import OWNER, password_of
+from embedded_clickhouse.server import Access
 
+PASSWORD_VARIABLE = "EMBEDDED_CLICKHOUSE_PASSWORD"
 _START_TIMEOUT_S = 60
+# What a server needs of its starter's environment. The rest may be secret, and is of no use to it.
+_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONPATH")
 _POLL_S = 0.02
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where the server of a data folder listens."""
+    """Where the server of a data folder listens, and as whom to connect.
+
+    Attributes:
+        host, port: its address.
+        pid: its process.
+        user, password: the owner; an empty password if none is asked for.
+    """
 
     host: str
     port: int
     pid: int
+    user: str = OWNER
+    password: str = ""
 
 
 @contextlib.contextmanager
@@ -42,8 +56,8 @@ def running(
     path: Path,
     port: int,
     *,
-    user: str = "default",
-    password: str = "",
+    user: str = OWNER,
+    access: Access | None = None,
     max_memory: int | None = None,
     min_free: int | None = None,
 ) -> Iterator[Endpoint]:
@@ -55,23 +69,30 @@ def running(
     Args:
         path: data folder, made if missing.
         port: TCP port to start on.
-        user: the only user, if it is started here.
-        password: their password.
+        user: name of the owner, if it is started here.
+        access: who may do what, if it is started here.
         max_memory: bytes the engine may use altogether; by default half of the machine's.
         min_free: bytes that have to be free on the disk for anything to be written.
 
     Raises:
         EmbeddedError: it cannot be started; the message says why.
     """
+    access = access or Access()
     make_folder(path)
     with using(path):
         limits = {"--max-memory": max_memory, "--min-free": min_free}
-        command = _command(path, port, user, limits)
-        owner = _reach(path, command, password)
-        yield Endpoint(owner.host, owner.port, owner.pid)
+        command = _command(path, port, user, access, limits)
+        owner = _reach(path, command, access.password)
+        try:
+            password = password_of(path, OWNER) if access.password is None else access.password
+        except OSError as error:
+            raise EmbeddedError(
+                f"Cannot read the password in {path}: {error.strerror}; use the data as the user who made them."
+            ) from None
+        yield Endpoint(owner.host, owner.port, owner.pid, user, password)
 
 
-def _reach(path: Path, command: list[str], password: str) -> Owner:
+def _reach(path: Path, command: list[str], password: str | None) -> Owner:
     """Wait for the folder's server to answer; start one if nobody does."""
     log = path / "server.log"
     server = None
@@ -92,23 +113,30 @@ def _reach(path: Path, command: list[str], password: str) -> Owner:
     )
 
 
-def _command(path: Path, port: int, user: str, limits: dict[str, int | None]) -> list[str]:
+def _command(
+    path: Path, port: int, user: str, access: Access, limits: dict[str, int | None]
+) -> list[str]:
     command = [sys.executable, "-m", "embedded_clickhouse", "--until-unused"]
-    command += ["--path", str(path), "--port", str(port), "--user", user]
+    command += ["--path", str(path.resolve()), "--port", str(port), "--user", user]
+    if access.files is not None:
+        command += ["--files", str(access.files.resolve())]
+    for option, values in (("--source", access.sources), ("--origin", access.origins)):
+        for value in values:
+            command += [option, value]
     for option, limit in limits.items():
         if limit is not None:
             command += [option, str(limit)]
     return command
 
 
-def _start(command: list[str], password: str, log: Path) -> subprocess.Popen:
+def _start(command: list[str], password: str | None, log: Path) -> subprocess.Popen:
     package_parent = str(Path(__file__).resolve().parent.parent)
     search_path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
-    environment = os.environ | {
-        "EMBEDDED_CLICKHOUSE_PASSWORD": password,
-        "PYTHONPATH": search_path,
-    }
-    with log.open("ab") as output:
+    environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    environment["PYTHONPATH"] = search_path
+    if password is not None:
+        environment[PASSWORD_VARIABLE] = password
+    with open_private(log, "ab") as output:
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 
 class EmbeddedError(Exception):
@@ -31,7 +31,7 @@ class Owner:
 
 
 def make_folder(path: Path) -> None:
-    """Make the data folder unless it is there.
+    """Make the data folder unless it is there, open to its owner only.
 
     Raises:
         EmbeddedError: it cannot be made, or chDB would misread its name.
@@ -42,8 +42,10 @@ def make_folder(path: Path) -> None:
             "without."
         )
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        (path / "owner.lock").touch()
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.stat().st_uid == os.getuid():  # made by a version that left it open to others
+            path.chmod(0o700)
+        (path / "owner.lock").touch(mode=0o600)
     except OSError as error:
         raise EmbeddedError(
             f"Cannot keep ClickHouse data in {path} ({error.strerror}): set CLICKHOUSE_LOCAL_PATH "
@@ -126,7 +128,12 @@ class UnusedLock:
 
 
 def _open(path: Path) -> IO[str]:
-    return path.open("a+")
+    return open_private(path, "a+")
+
+
+def open_private(path: Path, mode: str) -> IO[Any]:
+    """Open a file that only its owner can read, if it is made now."""
+    return open(path, mode, opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 def _try_lock(file: IO[str], mode: int) -> bool:

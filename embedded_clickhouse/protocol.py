@@ -25,6 +25,8 @@ class Code(IntEnum):
     UNKNOWN_COMPRESSION_METHOD = 89
     UNKNOWN_SETTING = 115
     READONLY = 164
+    QUOTA_EXCEEDED = 201
+    TOO_MANY_SIMULTANEOUS_QUERIES = 202
     QUERY_IS_TOO_LARGE = 229
     NOT_ENOUGH_SPACE = 243
     CANNOT_DECOMPRESS = 271
@@ -33,6 +35,7 @@ class Code(IntEnum):
     SESSION_IS_LOCKED = 373
     INVALID_SESSION_TIMEOUT = 374
     QUERY_WAS_CANCELLED = 394
+    ACCESS_DENIED = 497
     AUTHENTICATION_FAILED = 516
     STD_EXCEPTION = 1001
 
@@ -114,6 +117,7 @@ class Options:
     session_check: bool = False
     close_session: bool = False
     wait_end_of_query: bool = False
+    is_reader: bool = False  # the read-only user asks
     read_only: bool = False  # not a setting of the engine here: a session could not undo it
     compress_response: bool = False
     parameters: dict[str, str] = field(default_factory=dict)

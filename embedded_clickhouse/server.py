@@ -1,8 +1,9 @@
 """The server process: owns a data folder, listens, and ends in order.
 
-`serve` promises that one process serves a folder, that nothing but loopback is reachable without a
-password, and that SIGTERM and SIGINT end it within a few seconds: it stops accepting, gives running
-statements a moment, cancels the rest and closes the engine.
+`serve` promises that one process serves a folder, that nobody but its owner can read it, and that
+nothing but loopback is reachable without a password. SIGTERM and SIGINT end it within a few
+seconds: it stops accepting, gives running statements a moment, cancels the rest and closes the
+engine.
 """
 
 import asyncio
@@ -13,13 +14,19 @@ import resource
 import socket
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
 
+from embedded_clickhouse import landlock
+from embedded_clickhouse.access import SOURCES, separate_default, write_configuration
+from embedded_clickhouse.guard import Guard
 from embedded_clickhouse.ownership import EmbeddedError, OwnerLock, UnusedLock, make_folder
+from embedded_clickhouse.passwords import OWNER, READER, password_of
+from embedded_clickhouse.users import Users
 
 if TYPE_CHECKING:
     from embedded_clickhouse.app import Front
@@ -33,13 +40,30 @@ _OPEN_FILES = 65_536  # connections, pipes, parts; a shell often allows 1024
 _MAX_URL_BYTES = 1024 * 1024  # ClickHouse's http_max_uri_size
 
 
+@dataclass(frozen=True)
+class Access:
+    """Who may do what; see docs/security.md.
+
+    Attributes:
+        password: the owner's; None: the one in the data folder, made at the first start; empty: none is asked for.
+        files: the folder in which SQL may read and write files; None: `files` in the data folder.
+        sources: what else SQL may reach: names of `access.SOURCES`, such as URL and S3.
+        origins: web pages that may ask, as `https://name:port`.
+    """
+
+    password: str | None = None
+    files: Path | None = None
+    sources: Sequence[str] = ()
+    origins: Sequence[str] = ()
+
+
 def serve(
     path: Path,
     port: int = DEFAULT_PORT,
     *,
     host: str = "127.0.0.1",
-    user: str = "default",
-    password: str = "",
+    user: str = OWNER,
+    access: Access | None = None,
     max_memory: int | None = None,
     min_free: int | None = None,
     until_unused: bool = False,
@@ -47,12 +71,14 @@ def serve(
 ) -> None:
     """Serve the data folder until a signal ends the process, or nobody uses it.
 
+    From then on this process is confined: see `landlock.confine`.
+
     Args:
         path: data folder, made if missing.
         port: TCP port; 0 takes a free one.
         host: address to listen on.
-        user: the only user.
-        password: their password; needed to listen on anything but loopback.
+        user: name of the owner; beside it there is the read-only user `dashboard`.
+        access: who may do what.
         max_memory: bytes the engine may use altogether; by default half of the machine's.
         min_free: bytes that have to be free on the disk for anything to be written.
         until_unused: stop once no process holds the folder's users.lock.
@@ -60,24 +86,32 @@ def serve(
 
     Raises:
         EmbeddedError: the folder is served by another process or cannot be used, the port is taken,
-            or the address is open to others without a password.
+            a source has no such name, or the address is open to others without a password.
         KeyboardInterrupt: after an orderly end by SIGINT. SIGTERM, after such an end, ends the
             process.
     """
-    if not password and not _is_loopback(host):
+    access = access or Access()
+    if access.password == "" and not _is_loopback(host):
         raise EmbeddedError(
-            f"Listening on {host} lets others in: set CLICKHOUSE_PASSWORD, or listen on 127.0.0.1."
+            f"Listening on {host} lets others in: unset CLICKHOUSE_LOCAL_NO_PASSWORD, or listen on"
+            " 127.0.0.1."
+        )
+    if unknown := [name for name in access.sources if name.upper() not in SOURCES]:
+        raise EmbeddedError(
+            f"There is no source {unknown[0]}: CLICKHOUSE_LOCAL_SOURCES takes {', '.join(SOURCES)}."
         )
     make_folder(path)
     lock = OwnerLock(path)
+    unused = UnusedLock(path) if until_unused else None
     listener = _listen(host, port)
-    _prepare_process(path)
-    front = _open(path, max_memory, min_free, user, password)
+    users = _users(path, user, access)
+    front = _open(path, access, users, max_memory, min_free)
     lock.publish(host, listener.getsockname()[1])
     if on_ready is not None:
         on_ready(host, listener.getsockname()[1])
+    names = [] if _is_loopback(host) else [host, socket.gethostname(), socket.getfqdn()]
     config = uvicorn.Config(
-        front.app,
+        Guard(front.app, names, access.origins),
         http="h11",
         loop="asyncio",
         ws="none",
@@ -88,16 +122,26 @@ def serve(
         timeout_graceful_shutdown=_FINISH_S + _CANCEL_S,
         h11_max_incomplete_event_size=_MAX_URL_BYTES,
     )
-    unused = UnusedLock(path) if until_unused else None
     asyncio.run(_serve(uvicorn.Server(config), listener, front, unused))
+
+
+def _users(path: Path, owner: str, access: Access) -> Users:
+    try:
+        password = password_of(path, OWNER) if access.password is None else access.password
+        return Users(password, password_of(path, READER), owner)
+    except OSError as error:
+        raise EmbeddedError(f"Cannot keep passwords in {path}: {error.strerror}.") from None
 
 
 def _prepare_process(path: Path) -> None:
     """Set the time zone of ClickHouse's own image, room for large results, and enough files."""
     # Results that are held back go to the data's disk: the system's folder may be in memory.
-    tempfile.tempdir = str(path)
+    temporary = path / "tmp"
+    temporary.mkdir(exist_ok=True)
+    tempfile.tempdir = os.environ["TMPDIR"] = str(temporary)
     os.environ["TZ"] = "UTC"
     time.tzset()
+    os.chdir(temporary)  # the engine would take a config.xml of the current folder for its own
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -105,19 +149,40 @@ def _prepare_process(path: Path) -> None:
 
 
 def _open(
-    path: Path, max_memory: int | None, min_free: int | None, user: str, password: str
+    path: Path, access: Access, users: Users, max_memory: int | None, min_free: int | None
 ) -> "Front":
+    os.umask(0o077)
+    path = path.resolve()
+    engine, files = path / "engine", (access.files or path / "files").resolve()
+    sources = [name.upper() for name in access.sources]
+    try:
+        for folder in (engine, files):
+            folder.mkdir(parents=True, exist_ok=True)
+        separate_default(engine)
+        configuration = write_configuration(engine, files, sources, landlock.version() > 0)
+        _prepare_process(path)
+        # Before the engine is loaded: it starts threads, which are confined only if they come later.
+        is_confined = landlock.confine(
+            [engine, files, path / "tmp"], [configuration.parent], may_connect=bool(sources)
+        )
+    except OSError as error:
+        raise EmbeddedError(
+            f"Cannot open the ClickHouse data in {path}: {error.filename or path}: {error.strerror}."
+        ) from None
     # Loaded this late because the engine takes the time zone while it is loaded, and because
     # those who only start a server need none of it.
     from embedded_clickhouse.app import Front
     from embedded_clickhouse.engine import MIN_FREE_BYTES, Engine
+    from embedded_clickhouse.forbidden import Limits
 
     room = MIN_FREE_BYTES if min_free is None else min_free
     try:
-        return Front(Engine(path / "engine", max_memory, room), user, password)
+        opened = Engine(engine, configuration, max_memory, room)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise EmbeddedError(f"Cannot open the ClickHouse data in {path}: {reason}") from None
+    os.chdir(files)  # relative paths of SQL begin there
+    return Front(opened, users, Limits(has_files=is_confined, has_network=bool(sources)))
 
 
 async def _serve(

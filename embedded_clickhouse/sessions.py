@@ -79,7 +79,7 @@ class Sessions:
     def __init__(self, engine: Engine, in_thread: InThread) -> None:
         self._engine = engine
         self._in_thread = in_thread
-        self._by_id: dict[str, _Session] = {}
+        self._by_id: dict[tuple[bool, str], _Session] = {}
 
     @contextlib.asynccontextmanager
     async def connection(self, options: Options, verb: str) -> AsyncIterator[Connection]:
@@ -93,7 +93,7 @@ class Sessions:
             async with self._kept(options, verb) as connection:
                 yield connection
             return
-        session = _Session(self._engine.connect())
+        session = _Session(self._engine.connect(is_reader=options.is_reader))
         try:
             if options.database or options.settings:
                 await self._in_thread(session.enter_once, options)
@@ -113,18 +113,20 @@ class Sessions:
 
     def close(self) -> None:
         """End every session."""
-        for session_id in list(self._by_id):
-            self._end(session_id)
+        for key in list(self._by_id):
+            self._end(key)
 
     def _acquire(self, options: Options) -> _Session:
-        session = self._by_id.get(options.session_id)
+        key = _key(options)
+        session = self._by_id.get(key)
         if session is None:
             if options.session_check:
                 raise refusal(
                     Code.SESSION_NOT_FOUND,
                     f"Session {options.session_id} not found",
                 )
-            session = self._by_id[options.session_id] = _Session(self._engine.connect())
+            connection = self._engine.connect(is_reader=options.is_reader)
+            session = self._by_id[key] = _Session(connection)
         elif session.is_busy:
             raise refusal(
                 Code.SESSION_IS_LOCKED,
@@ -138,13 +140,18 @@ class Sessions:
     def _release(self, session: _Session, options: Options) -> None:
         session.is_busy = False
         if options.close_session:
-            self._end(options.session_id)
+            self._end(_key(options))
             return
         loop = asyncio.get_running_loop()
-        session.expiry = loop.call_later(options.session_timeout, self._end, options.session_id)
+        session.expiry = loop.call_later(options.session_timeout, self._end, _key(options))
 
-    def _end(self, session_id: str) -> None:
-        session = self._by_id.pop(session_id)
+    def _end(self, key: tuple[bool, str]) -> None:
+        session = self._by_id.pop(key)
         if session.expiry is not None:
             session.expiry.cancel()
         session.connection.close()
+
+
+def _key(options: Options) -> tuple[bool, str]:
+    """What a session goes by: a user cannot enter that of another one."""
+    return options.is_reader, options.session_id

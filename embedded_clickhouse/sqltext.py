@@ -105,16 +105,6 @@ def without_terminator(sql: bytes) -> bytes:
     return sql if end is None else sql[:end]
 
 
-def has_outfile(sql: bytes) -> bool:
-    """Whether the statement writes its result to a file of the server (INTO OUTFILE)."""
-    previous = None
-    for token in tokens(sql):
-        if token.is_word(b"OUTFILE") and previous is not None and previous.is_word(b"INTO"):
-            return True
-        previous = token
-    return False
-
-
 def calls(sql: bytes, function: bytes) -> bool:
     """Whether the statement calls a function of this name, in any case."""
     previous = None

@@ -29,6 +29,7 @@ from embedded_clickhouse.engine import (
     run,
     write_result,
 )
+from embedded_clickhouse.forbidden import Limits
 from embedded_clickhouse.protocol import (
     Code,
     Options,
@@ -63,11 +64,13 @@ class Statements:
     Args:
         engine: kills a SELECT whose client is gone.
         in_thread: runs a blocking call and awaits its result.
+        limits: what statements may reach for.
     """
 
-    def __init__(self, engine: Engine, in_thread: InThread) -> None:
+    def __init__(self, engine: Engine, in_thread: InThread, limits: Limits) -> None:
         self._engine = engine
         self._in_thread = in_thread
+        self._limits = limits
 
     async def execute(self, call: Call, body: AsyncIterator[bytes], receive: Receive) -> None:
         """Run the statement and send what comes of it.
@@ -81,6 +84,9 @@ class Statements:
             ClickHouseError, RuntimeError: the statement is refused or fails.
         """
         text = call.statement.text
+        insert = call.statement.insert
+        limits = self._limits.of_reader() if call.options.is_reader else self._limits
+        limits.check(text if insert is None or call.statement.is_whole else insert.statement)
         if call.statement.insert is not None and not _is_inline_values(call.statement):
             await self._insert(call, body)
             return
@@ -89,6 +95,10 @@ class Statements:
             raise refusal(Code.SYNTAX_ERROR, "Empty query")
         _refuse_unsupported(text)
         reads = await self._in_thread(is_read_only, call.connection, text)
+        if call.options.is_reader and (
+            sqltext.verb(text) == "SET" or not (reads or sqltext.verb(text) == "USE")
+        ):
+            raise refusal(Code.READONLY, "This user may only read")
         if not (call.may_write or reads or sqltext.verb(text) in _SESSION_ONLY):
             raise _read_only_refusal()
         if not reads and sqltext.verb(text) not in (*_SESSION_ONLY, *_MAKE_ROOM):
@@ -103,6 +113,8 @@ class Statements:
         _reply_outcome(call, outcome, output_format if reads or outcome.body else None)
 
     async def _insert(self, call: Call, body: AsyncIterator[bytes]) -> None:
+        if call.options.is_reader:
+            raise refusal(Code.READONLY, "This user may only read")
         if not call.may_write:
             raise _read_only_refusal()
         self._engine.check_room()
@@ -251,8 +263,6 @@ def _read_only_refusal() -> Exception:
 def _refuse_unsupported(text: bytes) -> None:
     """Refuse what chDB would do but a server would not, or would do without its data."""
     is_insert = sqltext.verb(text) == "INSERT"
-    if not is_insert and sqltext.has_outfile(text):
-        raise refusal(Code.INTO_OUTFILE_NOT_ALLOWED, "INTO OUTFILE is not allowed")
     if is_insert and sqltext.calls(text, b"input"):
         raise refusal(
             Code.NOT_IMPLEMENTED,

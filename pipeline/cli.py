@@ -316,17 +316,21 @@ def clickhouse(context: click.Context, host: str) -> None:
     """Keep the embedded ClickHouse up for dbt, BI tools and notebooks, until stopped."""
     from embedded_clickhouse import EmbeddedError, serve
     from pipeline.errors import ClickHouseUnavailable
+    from pipeline.report import how_to_connect
 
     with verb(context) as settings:
         try:
+            users = how_to_connect(
+                settings
+            )  # once it serves, this process cannot read the passwords
             serve(
                 settings.clickhouse_local_path,
                 port=settings.clickhouse_local_port,
                 host=host,
-                password=settings.clickhouse_password.get_secret_value(),
+                access=settings.clickhouse_local_access,
                 max_memory=settings.clickhouse_local_memory_bytes,
                 on_ready=lambda host, port: click.echo(
-                    f"ClickHouse {settings.clickhouse_local_path} is up at http://{host}:{port}/ until Ctrl-C"
+                    f"ClickHouse {settings.clickhouse_local_path} is up at http://{host}:{port}/ until Ctrl-C\n{users}"
                 ),
             )
         except EmbeddedError as error:

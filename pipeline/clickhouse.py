@@ -54,13 +54,12 @@ def server(settings: Settings) -> Iterator[Server]:
     Raises:
         ClickHouseUnavailable: the embedded one cannot be started.
     """
-    password = settings.clickhouse_password.get_secret_value()
     if not settings.embedded:
         yield Server(
             settings.clickhouse_host,
             settings.clickhouse_port,
             settings.clickhouse_user,
-            password,
+            settings.clickhouse_password.get_secret_value(),
             settings.clickhouse_secure,
             embedded=False,
         )
@@ -71,13 +70,15 @@ def server(settings: Settings) -> Iterator[Server]:
                 running(
                     settings.clickhouse_local_path,
                     settings.clickhouse_local_port,
-                    password=password,
+                    access=settings.clickhouse_local_access,
                     max_memory=settings.clickhouse_local_memory_bytes,
                 )
             )
         except EmbeddedError as error:
             raise ClickHouseUnavailable(str(error)) from error
-        yield Server(endpoint.host, endpoint.port, "default", password, False, embedded=True)
+        yield Server(
+            endpoint.host, endpoint.port, endpoint.user, endpoint.password, False, embedded=True
+        )
 
 
 def connect(target: Server) -> Client:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
+from embedded_clickhouse.ownership import make_folder
+from embedded_clickhouse.passwords import OWNER, READER, password_file, password_of
 from pipeline.console import human, out, simple_table
 from pipeline.doctor import Finding
 from pipeline.freshness import COMPLETE, Freshness
@@ -18,6 +20,29 @@ from pipeline.timerange import show
 if TYPE_CHECKING:
     from pipeline.comparison import Verdict
     from pipeline.replay import Replay
+    from pipeline.settings import Settings
+
+
+def how_to_connect(settings: Settings) -> str:
+    """How to connect to the embedded ClickHouse: its users and their passwords, made now if there are none.
+
+    Raises:
+        EmbeddedError, OSError: its folder cannot be used.
+    """
+    folder, access = settings.clickhouse_local_path, settings.clickhouse_local_access
+    make_folder(folder)
+    kept = password_file(folder, OWNER)
+    if access.password == "":
+        owner = "  WARNING: it asks for no password, so every user of this machine may read and change it"
+    elif access.password is None:
+        owner = (
+            f"  user {OWNER}, password {password_of(folder, OWNER)} (kept in {kept})\n"
+            f"  for plain dbt: export CLICKHOUSE_PASSWORD=$(cat {kept})"
+        )
+    else:
+        owner = f"  user {OWNER}, password as set in CLICKHOUSE_PASSWORD"
+    reader = f"  user {READER}, who may only read, password {password_of(folder, READER)}"
+    return f"{owner}\n{reader}"
 
 
 def print_status(status: Status) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -24,8 +24,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.errors import SettingsError
 
+if TYPE_CHECKING:
+    from embedded_clickhouse import Access
+
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 IDENTIFIER = r"^[a-z_][a-z0-9_]{0,59}$"
+ORIGIN = r"https?://[^\s/,]+"
 # ClickHouse's own; `default` of the embedded one has an engine on which the models cannot be built.
 RESERVED_DATABASES = ("default", "system", "information_schema")
 # Empty turns these off; of every other setting, empty is the default.
@@ -48,6 +52,7 @@ DEMO_SETTINGS = {
     "clickhouse_cluster": "",
     "clickhouse_database": "polymarket",
     "clickhouse_local_path": DEMO_DIR / "clickhouse",
+    "clickhouse_local_files": DEMO_DIR / "files",
     "dlt_pipelines_dir": DEMO_DIR / "dlt",
 }
 
@@ -117,7 +122,10 @@ class Settings(BaseSettings):
         8123, ge=1, le=65535, description="HTTP port of that server (8443 with TLS)"
     )
     clickhouse_user: str = Field("default", description="User of that server")
-    clickhouse_password: SecretStr = Field(SecretStr(""), description="Password, embedded too")
+    clickhouse_password: SecretStr = Field(
+        SecretStr(""),
+        description="Password; the embedded one makes its own where this is empty",
+    )
     clickhouse_secure: bool = Field(False, description="TLS (ClickHouse Cloud: true)")
     clickhouse_database: DatabaseName = Field(
         "polymarket",
@@ -137,6 +145,24 @@ class Settings(BaseSettings):
     )
     clickhouse_local_memory_gb: float = Field(
         4.0, gt=0, description="Memory cap of the embedded one, GB"
+    )
+    clickhouse_local_files: Path = Field(
+        Path("data/files"),
+        description="The one folder of which SQL of the embedded one may use files",
+    )
+    clickhouse_local_sources: str = Field(
+        "",
+        pattern=r"^\w*(,\w+)*$",
+        description="What else SQL of the embedded one may reach, by comma: URL, S3, REMOTE, …; empty: nothing",
+    )
+    clickhouse_local_origins: str = Field(
+        "",
+        pattern=rf"^({ORIGIN}(,{ORIGIN})*)?$",
+        description="Web pages that may ask the embedded one, by comma, as https://name:port",
+    )
+    clickhouse_local_no_password: bool = Field(
+        False,
+        description="true: the embedded one asks for no password, so every user of this machine may use it",
     )
 
     # Upstreams
@@ -274,6 +300,19 @@ class Settings(BaseSettings):
     def clickhouse_local_memory_bytes(self) -> int:
         """Memory cap of the embedded one, bytes."""
         return int(self.clickhouse_local_memory_gb * 1e9)
+
+    @property
+    def clickhouse_local_access(self) -> Access:
+        """Who may do what in the embedded one."""
+        from embedded_clickhouse import Access  # loads a web server, which few verbs need
+
+        password = self.clickhouse_password.get_secret_value() or None
+        return Access(
+            "" if self.clickhouse_local_no_password else password,
+            self.clickhouse_local_files,
+            _listed(self.clickhouse_local_sources),
+            _listed(self.clickhouse_local_origins),
+        )
 
 
 def load_settings(*, demo: bool = False, **overrides: object) -> Settings:

@@ -33,7 +33,9 @@ def database_prefix(clickhouse: Endpoint) -> Iterator[str]:
     """A prefix that no other test uses; databases `<prefix>` and `<prefix>_raw` are dropped."""
     prefix = f"t_{uuid.uuid4().hex[:8]}"
     yield prefix
-    client = clickhouse_connect.get_client(host=clickhouse.host, port=clickhouse.port)
+    client = clickhouse_connect.get_client(
+        host=clickhouse.host, port=clickhouse.port, password=clickhouse.password
+    )
     for database in (prefix, f"{prefix}_raw"):
         client.command(f"drop database if exists {database}")
 

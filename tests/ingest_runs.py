@@ -59,7 +59,12 @@ class Lake:
 
     def pipeline(self, name: str):
         destination = clickhouse_destination(
-            self.endpoint.host, self.endpoint.port, "default", "", False, self.database
+            self.endpoint.host,
+            self.endpoint.port,
+            "default",
+            self.endpoint.password,
+            False,
+            self.database,
         )
         return open_pipeline(name, destination, database=self.database, pipelines_dir=self.folder)
 
@@ -97,5 +102,7 @@ class Lake:
 
 def open_lake(endpoint: Endpoint, prefix: str, folder: Path) -> Lake:
     """A fresh landing database and an empty working folder."""
-    client = clickhouse_connect.get_client(host=endpoint.host, port=endpoint.port)
+    client = clickhouse_connect.get_client(
+        host=endpoint.host, port=endpoint.port, password=endpoint.password
+    )
     return Lake(endpoint, make_landing_tables(client, prefix), folder, client)

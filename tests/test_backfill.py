@@ -329,6 +329,7 @@ def environment_of(settings: Settings, upstream: SandboxServer, **more: str) -> 
     return {name: value for name, value in os.environ.items() if name not in unset} | {
         "CLICKHOUSE_HOST": settings.clickhouse_host,
         "CLICKHOUSE_PORT": str(settings.clickhouse_port),
+        "CLICKHOUSE_PASSWORD": settings.clickhouse_password.get_secret_value(),
         "CLICKHOUSE_DATABASE": settings.clickhouse_database,
         "DLT_PIPELINES_DIR": str(settings.dlt_pipelines_dir),
         "GOLDSKY_PAGE_SIZE": "50",

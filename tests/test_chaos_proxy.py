@@ -19,13 +19,15 @@ ROWS = b"\n".join(b"%d" % number for number in range(1000))
 class Session:
     """One connection at a time to a port, on which statements are sent as they are."""
 
-    def __init__(self, port: int, table: str) -> None:
+    def __init__(self, port: int, table: str, password: str) -> None:
         self._port, self._table = port, table
+        self.signed = {"X-ClickHouse-Key": password}
 
     def send(self, statement: str, connection: http.client.HTTPConnection | None = None) -> bytes:
         """The body of the answer; whatever stopped it is raised."""
         connection = connection or http.client.HTTPConnection("127.0.0.1", self._port, timeout=20)
-        connection.request("POST", "/?wait_end_of_query=1", statement.format(self._table).encode())
+        body = statement.format(self._table).encode()
+        connection.request("POST", "/?wait_end_of_query=1", body, self.signed)
         answer = connection.getresponse()
         if not answer.headers.get("X-ClickHouse-Summary"):
             raise http.client.HTTPException("cut in the headers")
@@ -45,7 +47,7 @@ def proxy(clickhouse: Endpoint) -> Iterator[Proxy]:
 def session(clickhouse: Endpoint, proxy: Proxy) -> Iterator[Session]:
     """Statements through the proxy on a table of this test's own."""
     table = f"default.t_{uuid.uuid4().hex[:8]}"
-    session = Session(proxy.port, table)
+    session = Session(proxy.port, table, clickhouse.password)
     session.send("create table {} (a UInt32) engine = MergeTree order by a")
     yield session
     session.send("drop table {}")
@@ -114,6 +116,6 @@ def test_a_connection_is_used_again_and_a_chunked_body_passes(
     connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=20)
     assert session.send("select 1", connection) == b"1\n"
     pieces = [b"select ", b"2"]
-    connection.request("POST", "/", iter(pieces), encode_chunked=True)
+    connection.request("POST", "/", iter(pieces), session.signed, encode_chunked=True)
     assert connection.getresponse().read() == b"2\n"
     assert session.send("select 3", connection) == b"3\n"

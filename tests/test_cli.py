@@ -30,6 +30,7 @@ def environment(clickhouse: Endpoint, database_prefix: str, tmp_path: Path) -> d
     return os.environ | {
         "CLICKHOUSE_HOST": clickhouse.host,
         "CLICKHOUSE_PORT": str(clickhouse.port),
+        "CLICKHOUSE_PASSWORD": clickhouse.password,
         "CLICKHOUSE_DATABASE": database_prefix,
         "DLT_PIPELINES_DIR": str(tmp_path / "dlt"),
         "POLYMARKET_GAMMA_URL": NOWHERE,

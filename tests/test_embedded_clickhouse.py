@@ -22,7 +22,10 @@ def connect(clickhouse, database_prefix):
 
     def open_client(**options):
         client = clickhouse_connect.get_client(
-            host=clickhouse.host, port=clickhouse.port, **options
+            host=clickhouse.host,
+            port=clickhouse.port,
+            password=clickhouse.password,
+            **options,
         )
         clients.append(client)
         client.command(f"create database if not exists {database_prefix}")

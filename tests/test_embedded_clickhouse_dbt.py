@@ -47,7 +47,8 @@ def dbt(clickhouse, database_prefix, tmp_path, monkeypatch):
     )
     (tmp_path / "profiles.yml").write_text(
         "tiny: {target: t, outputs: {t: {type: clickhouse, driver: http, threads: 2, "
-        f"host: {clickhouse.host}, port: {clickhouse.port}, schema: {database_prefix}}}}}}}\n"
+        f"host: {clickhouse.host}, port: {clickhouse.port}, password: {clickhouse.password}, "
+        f"schema: {database_prefix}}}}}}}\n"
     )
     (tmp_path / "models").mkdir()
     for name, text in MODELS.items():
@@ -68,7 +69,7 @@ def dbt(clickhouse, database_prefix, tmp_path, monkeypatch):
 
 def test_dbt_builds_tests_and_documents(dbt, clickhouse, database_prefix, tmp_path):
     client = clickhouse_connect.get_client(
-        host=clickhouse.host, port=clickhouse.port, database="default"
+        host=clickhouse.host, port=clickhouse.port, password=clickhouse.password, database="default"
     )
 
     dbt("build")

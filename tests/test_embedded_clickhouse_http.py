@@ -6,11 +6,12 @@ import json
 import subprocess
 import threading
 import time
+from dataclasses import replace
 from urllib.parse import urlencode
 
 import pytest
 
-from embedded_clickhouse import running
+from embedded_clickhouse import Access, running
 
 SLOW = "select sum(cityHash64(number)) from numbers(100000000000)"
 
@@ -39,7 +40,9 @@ class Answer:
 
 def ask(endpoint, body=b"", method="POST", headers=None, **params):
     connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=30)
-    connection.request(method, "/?" + urlencode(params), body, headers or {})
+    signed = {"X-ClickHouse-Key": endpoint.password} if endpoint.password else {}
+    signed |= headers or {}
+    connection.request(method, "/?" + urlencode(params), body, signed)
     try:
         return Answer(connection.getresponse())
     finally:
@@ -63,7 +66,7 @@ def curl(*arguments, data=None):
 
 
 def test_curl_pings_queries_and_inserts(clickhouse, table):
-    url = f"http://{clickhouse.host}:{clickhouse.port}/"
+    url = f"http://default:{clickhouse.password}@{clickhouse.host}:{clickhouse.port}/"
 
     assert curl(f"{url}ping") == "Ok.\n"
     assert curl(url) == "Ok.\n"
@@ -149,6 +152,7 @@ def test_an_insert_that_breaks_off_leaves_no_row_of_its_last_block(clickhouse, t
     """The client promises more than it sends, and what it sent would be whole rows."""
     connection = http.client.HTTPConnection(clickhouse.host, clickhouse.port, timeout=30)
     connection.putrequest("POST", "/?" + urlencode({"query": f"insert into {table} format TSV"}))
+    connection.putheader("X-ClickHouse-Key", clickhouse.password)
     connection.putheader("Content-Length", "1000000")
     connection.endheaders(b"1\tone\n2\ttwo\n")
     time.sleep(0.3)
@@ -337,7 +341,8 @@ def test_a_session_ends_after_its_timeout_or_when_closed(clickhouse):
 
 def test_a_client_that_leaves_takes_its_query_with_it(clickhouse):
     connection = http.client.HTTPConnection(clickhouse.host, clickhouse.port)
-    connection.request("POST", "/", f"{SLOW} /* left alone */")
+    signed = {"X-ClickHouse-Key": clickhouse.password}
+    connection.request("POST", "/", f"{SLOW} /* left alone */", signed)
     running_now = b"select count() from system.processes where query like '%left' || ' alone%'"
 
     def wait_for(count):
@@ -353,7 +358,9 @@ def test_a_client_that_leaves_takes_its_query_with_it(clickhouse):
 
 def test_a_client_that_stops_reading_holds_its_query_up_and_nobody_else(clickhouse):
     connection = http.client.HTTPConnection(clickhouse.host, clickhouse.port)
-    connection.request("POST", "/", "select number from numbers(1000000000) format Native")
+    signed = {"X-ClickHouse-Key": clickhouse.password}
+    query = "select number from numbers(1000000000) format Native"
+    connection.request("POST", "/", query, signed)
     connection.getresponse().read(1000)
 
     started = time.monotonic()
@@ -380,7 +387,8 @@ def test_many_clients_are_served_at_once(clickhouse):
 
 
 def test_only_the_password_lets_a_client_in(tmp_path):
-    with running(tmp_path, 0, password="se:cret") as endpoint:
+    with running(tmp_path, 0, access=Access("se:cret")) as started:
+        endpoint = replace(started, password="")  # `ask` sends no password of its own
         url = f"http://{endpoint.host}:{endpoint.port}/"
         ways_in = [
             ask(

@@ -13,7 +13,7 @@ import clickhouse_connect
 import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError
 
-from embedded_clickhouse import EmbeddedError, running, serve
+from embedded_clickhouse import Access, EmbeddedError, running, serve
 
 # What a verb of the pipeline does, as a program: use the server of a folder until killed.
 USER = """
@@ -41,7 +41,9 @@ def wait_for_end(pid, seconds):
 
 
 def connect(endpoint, **options):
-    return clickhouse_connect.get_client(host=endpoint.host, port=endpoint.port, **options)
+    return clickhouse_connect.get_client(
+        host=endpoint.host, port=endpoint.port, password=endpoint.password, **options
+    )
 
 
 def start_users(path, count):
@@ -169,8 +171,8 @@ def test_a_taken_port_is_named_with_the_setting_to_change(tmp_path):
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.168.1.2", "127.example.com"])
 def test_others_are_let_in_only_with_a_password(tmp_path, host):
-    with pytest.raises(EmbeddedError, match="set CLICKHOUSE_PASSWORD, or listen on"):
-        serve(tmp_path, 0, host=host)
+    with pytest.raises(EmbeddedError, match="unset CLICKHOUSE_LOCAL_NO_PASSWORD, or listen on"):
+        serve(tmp_path, 0, host=host, access=Access(password=""))
 
 
 def test_a_folder_that_is_no_folder_is_one_line(tmp_path):

@@ -51,7 +51,6 @@ def test_a_query_without_the_clause_has_no_format(select_list):
 
     assert sqltext.output_clauses(query) == (query, None, b"")
     assert sqltext.verb(query) == "SELECT"
-    assert not sqltext.has_outfile(query)
 
 
 @given(select_list=_PIECES, end=st.sampled_from(["", ";", " ; ;", ";\n-- done; select 2\n"]))

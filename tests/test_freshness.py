@@ -129,6 +129,7 @@ def test_strict_tells_a_health_check(run: Run) -> None:
             | {
                 "CLICKHOUSE_HOST": run.settings.clickhouse_host,
                 "CLICKHOUSE_PORT": str(run.settings.clickhouse_port),
+                "CLICKHOUSE_PASSWORD": run.settings.clickhouse_password.get_secret_value(),
                 "CLICKHOUSE_DATABASE": run.settings.clickhouse_database,
                 "GOLDSKY_START": "",
             },

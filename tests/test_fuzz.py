@@ -360,7 +360,7 @@ def asked(endpoint: Endpoint, method: str, path: str, body: bytes = b"", **heade
     connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=20)
     try:
         connection.putrequest(method, path, skip_accept_encoding=True)
-        for name, value in headers.items():
+        for name, value in ({"X-ClickHouse-Key": endpoint.password} | headers).items():
             connection.putheader(name, value.encode("latin-1"))
         connection.putheader("Content-Length", str(len(body)))
         connection.endheaders(body)

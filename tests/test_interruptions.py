@@ -87,7 +87,8 @@ def reading(reading_from, upstream: SandboxServer) -> Iterator[Run]:
 def environment(settings: Settings) -> dict[str, str]:
     """The settings as variables of a process."""
     unset = {name.upper() for name in Settings.model_fields}
-    values = settings.model_dump(exclude_none=True, exclude={"clickhouse_password"})
+    values = settings.model_dump(exclude_none=True)
+    values["clickhouse_password"] = settings.clickhouse_password.get_secret_value()
     return {name: value for name, value in os.environ.items() if name not in unset} | {
         name.upper(): str(value).lower() if isinstance(value, bool) else str(value)
         for name, value in values.items()

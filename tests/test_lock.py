@@ -38,10 +38,12 @@ import clickhouse_connect
 from pipeline.errors import LockHeld
 from pipeline.lock import WriterLock
 
-host, port, database, machine, ttl_s = sys.argv[1:]
+host, port, password, database, machine, ttl_s = sys.argv[1:]
 if machine:
     socket.gethostname = lambda: machine
-client = clickhouse_connect.get_client(host=host, port=int(port), autogenerate_session_id=False)
+client = clickhouse_connect.get_client(
+    host=host, port=int(port), password=password, autogenerate_session_id=False
+)
 with WriterLock(client, database, float(ttl_s)).held("loop") as lock:
     print("holds", flush=True)
     sys.stdin.readline()
@@ -64,7 +66,10 @@ def client(clickhouse: Endpoint) -> Client:
 
 def connect(endpoint: Endpoint) -> Client:
     return clickhouse_connect.get_client(
-        host=endpoint.host, port=endpoint.port, autogenerate_session_id=False
+        host=endpoint.host,
+        port=endpoint.port,
+        password=endpoint.password,
+        autogenerate_session_id=False,
     )
 
 
@@ -73,7 +78,8 @@ def other_run(
     endpoint: Endpoint, database: str, *, machine: str = "", ttl_s: float = TTL_S
 ) -> Iterator[subprocess.Popen[str]]:
     """A process that holds the lock."""
-    arguments = [endpoint.host, str(endpoint.port), database, machine, str(ttl_s)]
+    arguments = [endpoint.host, str(endpoint.port), endpoint.password, database, machine]
+    arguments.append(str(ttl_s))
     process = subprocess.Popen(
         [sys.executable, "-c", OTHER_RUN, *arguments],
         cwd=PROJECT,

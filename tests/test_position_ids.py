@@ -49,7 +49,9 @@ any_token = st.one_of(positions, st.integers(1, 2**256 - 1).map(str))
 
 @pytest.fixture(scope="module")
 def client(clickhouse: Endpoint) -> Iterator[Client]:
-    client = clickhouse_connect.get_client(host=clickhouse.host, port=clickhouse.port)
+    client = clickhouse_connect.get_client(
+        host=clickhouse.host, port=clickhouse.port, password=clickhouse.password
+    )
     yield client
     client.close()
 

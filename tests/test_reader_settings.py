@@ -73,13 +73,16 @@ HOSTILE_READ_ONLY = {
     name: HOSTILE[name]
     for name in ("join_use_nulls", "join_default_strictness", "single_join_prefer_left_table")
 }
+PASSWORD = "hostile"
 SERVER = """
 import sys
 from pathlib import Path
 from embedded_clickhouse import engine
-from embedded_clickhouse.server import serve
+from embedded_clickhouse.server import Access, serve
 engine._SERVER_BEHAVIOUR += sys.argv[2]
-serve(Path(sys.argv[1]), 0, on_ready=lambda host, port: print(port, flush=True))
+serve(
+    Path(sys.argv[1]), 0, access=Access(sys.argv[3]), on_ready=lambda host, port: print(port, flush=True)
+)
 """
 
 
@@ -87,11 +90,13 @@ serve(Path(sys.argv[1]), 0, on_ready=lambda host, port: print(port, flush=True))
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
     """A ClickHouse whose profile says the opposite of everything that is pinned."""
     profile = "".join(f"&{name}={value}" for name, value in (HOSTILE | HARMLESS).items())
-    arguments = [sys.executable, "-c", SERVER, tmp_path_factory.mktemp("hostile"), profile]
+    arguments = [sys.executable, "-c", SERVER, tmp_path_factory.mktemp("hostile")]
+    arguments += [profile, PASSWORD]
     with subprocess.Popen(
         arguments, cwd=PROJECT_DIR, stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as server:
-        yield Endpoint("127.0.0.1", int(server.stdout.readline()), server.pid)
+        port = int(server.stdout.readline())
+        yield Endpoint("127.0.0.1", port, server.pid, password=PASSWORD)
         server.terminate()
 
 
@@ -114,7 +119,10 @@ def loaded(hostile: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def reader(endpoint: Endpoint) -> Client:
     """A client that sends no setting of its own."""
     return clickhouse_connect.get_client(
-        host=endpoint.host, port=endpoint.port, autogenerate_session_id=False
+        host=endpoint.host,
+        port=endpoint.port,
+        password=endpoint.password,
+        autogenerate_session_id=False,
     )
 
 

@@ -351,6 +351,7 @@ def environment(settings: Settings) -> Iterator[dict[str, str]]:
     yield os.environ | {
         "CLICKHOUSE_HOST": settings.clickhouse_host,
         "CLICKHOUSE_PORT": str(settings.clickhouse_port),
+        "CLICKHOUSE_PASSWORD": settings.clickhouse_password.get_secret_value(),
         "CLICKHOUSE_DATABASE": settings.clickhouse_database,
         "SETTLE_MAX_ROWS": "300",
     }

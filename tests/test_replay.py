@@ -415,6 +415,7 @@ def call(settings: Settings, *arguments: str) -> subprocess.CompletedProcess:
         | {
             "CLICKHOUSE_HOST": settings.clickhouse_host,
             "CLICKHOUSE_PORT": str(settings.clickhouse_port),
+            "CLICKHOUSE_PASSWORD": settings.clickhouse_password.get_secret_value(),
             "CLICKHOUSE_DATABASE": settings.clickhouse_database,
             "POLYGON_RPC_URL": settings.polygon_rpc_url,
         },

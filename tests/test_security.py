@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from embedded_clickhouse import Endpoint, running
+from embedded_clickhouse import Access, Endpoint, running
 from ingest.errors import redact
 from pipeline.settings import PROJECT_DIR, Settings
 from sandbox.server import AppServer
@@ -42,7 +42,7 @@ def clickhouse_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def guarded(clickhouse_folder: Path) -> Iterator[Endpoint]:
     """A ClickHouse that asks for a password."""
-    with running(clickhouse_folder, 0, password=PASSWORD) as endpoint:
+    with running(clickhouse_folder, 0, access=Access(PASSWORD)) as endpoint:
         yield endpoint
 
 

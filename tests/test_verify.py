@@ -326,6 +326,7 @@ def call(settings: Settings, *arguments: str) -> subprocess.CompletedProcess:
         | {
             "CLICKHOUSE_HOST": settings.clickhouse_host,
             "CLICKHOUSE_PORT": str(settings.clickhouse_port),
+            "CLICKHOUSE_PASSWORD": settings.clickhouse_password.get_secret_value(),
             "CLICKHOUSE_DATABASE": settings.clickhouse_database,
         },
         capture_output=True,

@@ -78,6 +78,7 @@ def test_an_answer_that_is_cut_anywhere_is_an_error_or_whole(
         client = clickhouse_connect.get_client(
             host="127.0.0.1",
             port=port,
+            password=clickhouse.password,
             pool_mgr=pool_manager("127.0.0.1", port, False),
             autogenerate_session_id=False,
         )

@@ -56,6 +56,7 @@ def make_settings(endpoint: Endpoint, prefix: str, folder: Path, **overrides: An
     values = {
         "clickhouse_host": endpoint.host,
         "clickhouse_port": endpoint.port,
+        "clickhouse_password": endpoint.password,
         "clickhouse_database": prefix,
         "dlt_pipelines_dir": folder / "dlt",
         "polymarket_gamma_url": nowhere,

@@ -1,0 +1,140 @@
+"""Statements that are refused before the engine sees them, where its grants do not reach.
+
+Three kinds: what a server never does over HTTP (files of the client: INTO OUTFILE, FROM INFILE),
+databases and dictionaries whose definition names a file, a program or another server, and, where
+the kernel cannot confine the process, the function `file`. The check goes by tokens, so a word in a
+string or a comment is none. What it lets pass is still under the engine's grants and, on Linux, the
+kernel's rules.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from embedded_clickhouse import sqltext
+from embedded_clickhouse.protocol import ClickHouseError, Code, refusal
+from embedded_clickhouse.sqltext import Token
+
+_DATABASE_ENGINES = frozenset({"ATOMIC", "LAZY", "MEMORY", "ORDINARY", "REPLICATED"})
+# Tables of them would connect when they are read; the grants look at them only then, or not at all.
+_NETWORK_ENGINES = frozenset(
+    {
+        *("AZUREBLOBSTORAGE", "AZUREQUEUE", "COSN", "GCS", "HDFS", "HUDI", "JDBC", "KAFKA"),
+        *("MATERIALIZEDPOSTGRESQL", "MONGODB", "MYSQL", "NATS", "ODBC", "OSS", "POSTGRESQL"),
+        *("RABBITMQ", "REDIS", "S3", "S3QUEUE", "URL", "YTSAURUS"),
+    }
+)
+_DICTIONARY_SOURCES = frozenset({"CLICKHOUSE", "NULL"})
+_OF_ANOTHER_SERVER = frozenset({"HOST", "PORT", "SECURE"})
+_DEFINES = frozenset({"CREATE", "ATTACH", "REPLACE"})
+_ESCAPE = re.compile(rb"\\(?:x([0-9A-Fa-f]{2})|(.))", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What statements may reach for.
+
+    Attributes:
+        has_files: files, in the folder that the kernel keeps them to.
+        has_network: other servers.
+    """
+
+    has_files: bool
+    has_network: bool
+
+    def of_reader(self) -> Limits:
+        """Those of the read-only user, who gets no files."""
+        return replace(self, has_files=False)
+
+    def check(self, text: bytes) -> None:
+        """Refuse a statement that reaches for what the front does not give.
+
+        Args:
+            text: the statement; of an INSERT that is fed from a stream, without its data.
+
+        Raises:
+            ClickHouseError: it is refused; the message says why.
+        """
+        found = list(sqltext.tokens(text))
+        _check_client_files(found)
+        words = {_word(token) for token in found}
+        if _DEFINES & words:
+            if not self.has_network:
+                _check_engine(found, is_database="DATABASE" in words)
+            if "DICTIONARY" in words:
+                _check_dictionary(found, self.has_network)
+        if not self.has_files and any(_name(token) == b"file" for token in found):
+            raise _refused("The name `file` is kept for a function that is not available")
+
+
+def _check_client_files(found: Sequence[Token]) -> None:
+    for before, token in pairwise(found):
+        pair = _word(before), _word(token)
+        if pair == ("INTO", "OUTFILE"):
+            raise refusal(Code.INTO_OUTFILE_NOT_ALLOWED, "INTO OUTFILE is not allowed")
+        if pair == ("FROM", "INFILE"):
+            raise refusal(
+                Code.NOT_IMPLEMENTED, "FROM INFILE is for clients that read files: send the data"
+            )
+
+
+def _check_engine(found: Sequence[Token], is_database: bool) -> None:
+    for at, token in enumerate(found):
+        if _word(token) != "ENGINE":
+            continue
+        rest = [_name(each) for each in found[at + 1 : at + 3] if each.text != b"="]
+        name = rest[0].decode("utf-8", "replace") if rest else ""
+        if name and (
+            name.upper() not in _DATABASE_ENGINES
+            if is_database
+            else name.upper() in _NETWORK_ENGINES
+        ):
+            raise _refused(f"Engine {name} is not available")
+        return
+
+
+def _check_dictionary(found: Sequence[Token], has_network: bool) -> None:
+    for at, token in enumerate(found):
+        if _name(token).upper() != b"SOURCE" or at + 2 >= len(found) or found[at + 1].text != b"(":
+            continue
+        kind = _name(found[at + 2]).decode("utf-8", "replace").upper()
+        inside = {
+            _name(each).upper().decode("utf-8", "replace")
+            for each in found[at + 3 :]
+            if each.depth > token.depth
+        }
+        is_here = kind in _DICTIONARY_SOURCES and not inside & _OF_ANOTHER_SERVER
+        is_elsewhere = has_network and kind not in (
+            "EXECUTABLE",
+            "EXECUTABLE_POOL",
+            "FILE",
+            "LIBRARY",
+        )
+        if not (is_here or is_elsewhere):
+            raise _refused(
+                f"Dictionaries from {kind.lower()} are not available, but from tables of this ClickHouse"
+            )
+
+
+def _word(token: Token) -> str:
+    return token.text.upper().decode("utf-8", "replace") if token.kind == "word" else ""
+
+
+def _name(token: Token) -> bytes:
+    """The identifier that a token is, without quotes and escapes; empty if it is none."""
+    if token.kind == "word":
+        return token.text
+    if token.kind != "quoted":
+        return b""
+    quote = token.text[:1]
+    inner = token.text[1:-1].replace(quote * 2, quote)
+    return _ESCAPE.sub(lambda match: bytes([int(match[1], 16)]) if match[1] else match[2], inner)
+
+
+def _refused(message: str) -> ClickHouseError:
+    return refusal(
+        Code.ACCESS_DENIED, f"{message} in the embedded ClickHouse; see docs/security.md"
+    )

@@ -1,0 +1,416 @@
+"""Who may ask the embedded ClickHouse, and what its SQL may reach: the ways in that docs/security.md names, tried."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlencode
+
+import pytest
+
+from embedded_clickhouse import Access, EmbeddedError, Endpoint, landlock, running
+from embedded_clickhouse.passwords import OWNER, READER, password_file, password_of
+from pipeline.settings import PROJECT_DIR
+
+PAGE = "https://dashboard.example"
+SECRET = "nobody may read this"
+DENIED, UNKNOWN, READ_ONLY, AUTHENTICATION, BOUND = 497, 60, 164, 516, 396
+confined = pytest.mark.skipif(not landlock.version(), reason="this kernel has no Landlock")
+
+
+class Place(NamedTuple):
+    """A server, its folder, a file outside of it, and a port of this machine that notes who connects."""
+
+    endpoint: Endpoint
+    folder: Path
+    secret: Path
+    listener: socket.socket
+
+    @property
+    def files(self) -> Path:
+        return self.folder / "files"
+
+
+class Answer(NamedTuple):
+    status: int
+    code: int
+    text: str
+    headers: http.client.HTTPMessage
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("guarded")
+    secret = folder / "secret.txt"
+    secret.write_text(SECRET + "\n")
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        running(folder / "data", 0, access=Access(origins=[PAGE])) as endpoint,
+    ):
+        listener.setblocking(False)
+        (folder / "data" / "files" / "own.txt").write_text("mine\n")
+        yield Place(endpoint, folder / "data", secret, listener)
+
+
+def ask(
+    place: Place,
+    sql: str = "select 1",
+    user: str = OWNER,
+    method: str = "POST",
+    headers: dict[str, str] | None = None,
+    **params: str,
+) -> Answer:
+    """Ask as a user with the right password; headers replace those that are sent anyway."""
+    endpoint = place.endpoint
+    connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=30)
+    signed = {"X-ClickHouse-User": user, "X-ClickHouse-Key": password_of(place.folder, user)}
+    connection.request(method, "/?" + urlencode(params), sql.encode(), signed | (headers or {}))
+    response = connection.getresponse()
+    try:
+        body = response.read()
+    except http.client.IncompleteRead as cut:
+        body = cut.partial
+    finally:
+        connection.close()
+    code = int(response.headers.get("X-ClickHouse-Exception-Code") or 0)
+    return Answer(response.status, code, body.decode("utf-8", "replace"), response.headers)
+
+
+# -- who asks ---
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": f"{PAGE}.evil.example"},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Host": "evil.example"},
+        {"Host": "127.0.0.1.evil.example"},
+        {"Host": "evil.example:80@127.0.0.1"},
+        {"Host": "[::1"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Host": "evil.example", "Origin": "http://evil.example"},
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+def test_a_page_of_another_site_gets_nothing(
+    place: Place, headers: dict[str, str], method: str
+) -> None:
+    """With the right password too: a browser may remember it."""
+    target = f"{place.files}/by-a-page.txt"
+    answer = ask(
+        place, f"insert into function file('{target}') select 1 format TSV", OWNER, method, headers
+    )
+    assert answer.status == 403
+    assert answer.text.startswith("Refused: ")
+    assert "Access-Control-Allow-Origin" not in answer.headers
+    assert not Path(target).exists()
+
+
+def test_a_listed_page_and_this_servers_own_are_answered(place: Place) -> None:
+    listed = ask(place, headers={"Origin": PAGE, "Sec-Fetch-Site": "cross-site"})
+    assert (listed.status, listed.text) == (200, "1\n")
+    assert listed.headers["Access-Control-Allow-Origin"] == PAGE
+    asked = {"Origin": PAGE, "Access-Control-Request-Headers": "x-clickhouse-key"}
+    preflight = ask(place, method="OPTIONS", headers=asked)
+    assert preflight.status == 204
+    assert preflight.headers["Access-Control-Allow-Headers"] == "x-clickhouse-key"
+    assert "Origin" in preflight.headers["Vary"]
+
+    own = f"127.0.0.1:{place.endpoint.port}"
+    for headers in (
+        {"Origin": f"http://{own}", "Sec-Fetch-Site": "same-origin"},
+        {"Host": f"localhost:{place.endpoint.port}"},
+        {"Sec-Fetch-Site": "none"},  # typed into the address bar
+    ):
+        answer = ask(place, headers=headers)
+        assert answer.text == "1\n"
+        assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+def test_nobody_is_let_in_without_the_password(place: Place) -> None:
+    for user in (OWNER, READER, "", "other"):
+        for key in ("", "wrong", password_of(place.folder, READER)):
+            headers = {"X-ClickHouse-User": user, "X-ClickHouse-Key": key}
+            if (user, key) == (READER, password_of(place.folder, READER)):
+                continue
+            assert ask(place, headers=headers).code == AUTHENTICATION
+
+
+def test_what_is_stored_is_the_owners_alone(place: Place) -> None:
+    assert stat.S_IMODE(place.folder.stat().st_mode) == 0o700
+    open_to_others = [
+        path
+        for path in place.folder.rglob("*")
+        if not path.is_symlink() and path.stat().st_mode & 0o077 and path.name != "own.txt"
+    ]
+    assert open_to_others == []
+
+
+def test_a_folder_of_a_version_that_left_it_open_is_closed(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    with running(tmp_path, 0):
+        assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o700
+
+
+def test_a_password_is_made_once_and_may_be_set_or_left_out(tmp_path: Path) -> None:
+    with running(tmp_path, 0) as endpoint:
+        assert len(endpoint.password) >= 32
+        assert password_file(tmp_path, OWNER).read_text().strip() == endpoint.password
+        assert password_of(tmp_path, READER) != endpoint.password
+        with running(tmp_path, 0) as shared:
+            assert shared == endpoint
+    with running(tmp_path / "other", 0, access=Access("chosen")) as endpoint:
+        place = Place(endpoint, tmp_path / "other", tmp_path, None)
+        assert ask(place, headers={"X-ClickHouse-Key": "chosen"}).text == "1\n"
+        assert ask(place, headers={"X-ClickHouse-Key": ""}).code == AUTHENTICATION
+    with running(tmp_path / "open", 0, access=Access("")) as endpoint:
+        place = Place(endpoint, tmp_path / "open", tmp_path, None)
+        assert ask(place, headers={"X-ClickHouse-Key": ""}).text == "1\n"
+
+
+def test_passwords_made_at_once_are_one(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from embedded_clickhouse.passwords import *\n"
+        "print(password_of(Path(sys.argv[1]), OWNER))"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    started = [
+        subprocess.Popen(command, cwd=PROJECT_DIR, stdout=subprocess.PIPE, text=True)
+        for _ in range(6)
+    ]
+    assert len({process.communicate(timeout=30)[0] for process in started}) == 1
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to become another user")
+def test_another_user_of_this_machine_gets_nothing(place: Place) -> None:
+    """Neither the data nor the password, and without it no answer."""
+    program = (
+        "import encodings.idna, os, sys, urllib.request, urllib.error; os.setgid(65534); os.setuid(65534)\n"
+        "for path in sys.argv[2:]:\n"
+        "    try: open(path); print('READ', path)\n"
+        "    except PermissionError: pass\n"
+        "try: print(urllib.request.urlopen(sys.argv[1]).read())\n"
+        "except urllib.error.HTTPError as error: print(error.code)\n"
+    )
+    paths = [password_file(place.folder, OWNER), place.folder / "owner.lock"]
+    url = f"http://127.0.0.1:{place.endpoint.port}/?query=select+1"
+    command = [sys.executable, "-c", program, url, *map(str, paths)]
+    told = subprocess.run(command, capture_output=True, text=True)
+    assert told.stdout == "403\n", told.stderr
+
+
+# -- what SQL may reach ---
+
+FILES = [
+    "select * from file('{secret}', LineAsString)",
+    "select file('{secret}')",
+    "select `f\\x69le`('{secret}')",
+    "select arrayMap(file, ['{secret}'])",
+    "select * apply(file) from (select '{secret}')",
+    "select * from `{secret}`",
+    "select * from '{secret}'",
+    "select * from _paths.`{secret}`",
+    "select * from file('../../secret.txt', LineAsString)",
+    "select * from file('../default.password', LineAsString)",
+    "select * from file('/proc/self/environ', LineAsString)",
+    "select * from fileCluster('default', '{secret}', LineAsString)",
+    "select * from icebergLocal('{folder}')",
+    "create table default.stolen (line String) engine = File(LineAsString, '{secret}')",
+    "create database stolen engine = Filesystem('/')",
+    "create database stolen engine = SQLite('{secret}')",
+    "create database stolen engine = `Backup`('a', File('{secret}'))",
+    "select * from sqlite('{secret}', 't')",
+    "select 1 format Template settings format_template_row = '{secret}'",
+    "select * from format(Protobuf, 'x') settings format_schema = '{secret}:X'",
+    "create dictionary default.stolen (a UInt64, b String) primary key a"
+    " source(file(path '{secret}' format 'TSV')) layout(flat()) lifetime(0)",
+    "create dictionary default.stolen (a UInt64, b String) primary key a"
+    " source(/**/`executable`(command 'cat {secret}' format 'TSV')) layout(flat()) lifetime(0)",
+    "create or replace dictionary default.stolen (a UInt64, b String) primary key a"
+    " source(executable_pool(command 'cat {secret}' format 'TSV')) layout(flat()) lifetime(0)",
+    "select * from executable('cat {secret}', TSV, 'a String')",
+    "insert into default.lines from infile '{secret}' format LineAsString",
+    "insert into default.lines /**/ from/**/infile '{secret}' format LineAsString",
+    "insert into default.lines values (file('{secret}'))",
+    "attach table default.stolen from '{folder}' (a UInt8) engine = MergeTree order by a",
+    "create table default.stolen (a UInt8) engine = MergeTree order by a"
+    " settings disk = disk(type = local, path = '{folder}')",
+]  # fmt: skip
+WRITES = [
+    "insert into function file('{target}', TSV, 'a String') values ('x')",
+    "select 1 into outfile '{target}'",
+    "select 1 INTO/**/OUTFILE '{target}' truncate format TSV",
+    "explain select 1 into outfile '{target}'",
+    "backup database default to File('{target}')",
+    "backup database default to Disk('default', '{target}')",
+    "create table default.out (a UInt64) engine = EmbeddedRocksDB(0, '{target}') primary key a",
+    "create database out engine = SQLite('{target}')",
+    "system shutdown",
+    "system kill",
+]
+NETWORK = [
+    "select * from url('http://127.0.0.1:{port}/', TSV, 'a String')",
+    "insert into function url('http://127.0.0.1:{port}/', TSV, 'a String') values ('x')",
+    "select * from remote('127.0.0.1:{port}', system.one)",
+    "select * from s3('http://127.0.0.1:{port}/bucket/key.tsv', 'a', 'b', TSV, 'a String')",
+    "select * from mysql('127.0.0.1:{port}', 'a', 'b', 'c', 'd')",
+    "select * from postgresql('127.0.0.1:{port}', 'a', 'b', 'c', 'd')",
+    "select * from azureBlobStorage('http://127.0.0.1:{port}', 'c', 'b', 'a', 'YWJj', TSV, 'auto', 'a String')",
+    "create database there engine = PostgreSQL('127.0.0.1:{port}', 'a', 'b', 'c')",
+    "create database there engine = MySQL('127.0.0.1:{port}', 'a', 'b', 'c')",
+    "create table default.there (a String) engine = URL('http://127.0.0.1:{port}/', TSV)",
+    "create dictionary default.there (a UInt64, b String) primary key a"
+    " source(http(url 'http://127.0.0.1:{port}/' format 'TSV')) layout(flat()) lifetime(0)",
+    "create dictionary default.there (a UInt64, b String) primary key a"
+    " source(clickhouse(host '127.0.0.1' port {port} table 'a' db 'b')) layout(flat()) lifetime(0)",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("user", [OWNER, READER])
+@pytest.mark.parametrize("sql", FILES)
+def test_sql_reads_no_file_outside_its_folder(place: Place, sql: str, user: str) -> None:
+    ask(place, "create table if not exists default.lines (line String) engine = Memory")
+    answer = ask(place, sql.format(secret=place.secret, folder=place.secret.parent), user)
+    used = ask(place, "select * from default.stolen", user)  # a definition alone reads nothing
+    assert answer.code or sql.startswith("create table")
+    assert used.code
+    ask(place, "drop table if exists default.stolen")
+    assert SECRET not in answer.text + used.text
+    assert password_of(place.folder, OWNER) not in answer.text
+    assert ask(place, "select count() from default.lines").text == "0\n"
+
+
+@pytest.mark.parametrize("user", [OWNER, READER])
+@pytest.mark.parametrize("sql", WRITES)
+def test_sql_writes_no_file_outside_its_folder(place: Place, sql: str, user: str) -> None:
+    target = place.secret.parent / "written"
+    assert ask(place, sql.format(target=target), user).code != 0
+    assert not target.exists()
+    assert ask(place).text == "1\n"
+
+
+@pytest.mark.parametrize("user", [OWNER, READER])
+@pytest.mark.parametrize("sql", NETWORK)
+def test_sql_connects_to_nothing(place: Place, sql: str, user: str) -> None:
+    answer = ask(place, sql.format(port=place.listener.getsockname()[1]), user)
+    used = ask(place, "select * from default.there", user)
+    assert answer.code or sql.startswith("create table")
+    assert used.code
+    for kind in ("table default.there", "database there"):
+        ask(place, f"drop {kind}")
+    with pytest.raises(BlockingIOError):
+        place.listener.accept()
+
+
+@confined
+def test_sql_uses_files_of_its_folder(place: Place) -> None:
+    assert ask(place, "select * from file('own.txt', LineAsString)").text == "mine\n"
+    assert ask(place, f"select file('{place.files}/own.txt')").text == "mine\\n\n"
+    written = ask(place, "insert into function file('new.csv', CSV, 'a Int8') values (7)")
+    assert written.status == 200, written.text
+    assert (place.files / "new.csv").read_text() == "7\n"
+    for sql in ("select * from file('own.txt', LineAsString)", "select file('own.txt')"):
+        assert ask(place, sql, READER).code == DENIED
+
+
+def test_a_word_in_a_string_or_a_comment_is_no_file(place: Place) -> None:
+    for sql in (
+        "select 'file(1) into outfile'",
+        "select 1 /* from infile */",
+        "select 1 as outfile",
+    ):
+        assert ask(place, sql).status == 200
+
+
+def test_sources_can_be_allowed(tmp_path: Path) -> None:
+    with (
+        pytest.raises(EmbeddedError, match=r"There is no source FTP: .*URL"),
+        running(tmp_path, 0, access=Access(sources=["FTP"])),
+    ):
+        pass
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with running(tmp_path / "a", 0, access=Access(sources=["url"])) as endpoint:
+            place = Place(endpoint, tmp_path / "a", tmp_path, listener)
+            query = f"select * from url('http://127.0.0.1:{port}/', TSV, 'a String') settings"
+            ask(place, f"{query} http_max_tries = 1, http_receive_timeout = 1")
+            listener.accept()[0].close()
+            answer = ask(place, f"select * from remote('127.0.0.1:{port}', system.one)")
+            assert answer.code == DENIED
+
+
+# -- the read-only user ---
+
+
+@pytest.mark.parametrize(
+    ("sql", "code"),
+    [
+        ("insert into default.lines values ('x')", READ_ONLY),
+        ("insert into default.lines format TSV\nx", READ_ONLY),
+        ("insert into default.lines select 'x'", READ_ONLY),
+        ("create table default.mine (a Int8) engine = Memory", READ_ONLY),
+        ("create temporary table mine (a Int8)", READ_ONLY),
+        ("drop table default.lines", READ_ONLY),
+        ("truncate table default.lines", READ_ONLY),
+        ("kill query where 1", READ_ONLY),
+        ("set role owner", READ_ONLY),
+        ("set role default", READ_ONLY),
+        ("set readonly = 0", READ_ONLY),
+        ("select 1 settings max_execution_time = 1000", READ_ONLY),
+        ("select 1 settings readonly = 0", READ_ONLY),
+        ("select number from numbers(1000001)", BOUND),
+        ("select name from system.users", DENIED),
+        ("select groupArray(number) from numbers(300000000)", 241),
+    ],
+)
+def test_the_read_only_user_only_reads_and_within_bounds(place: Place, sql: str, code: int) -> None:
+    ask(place, "create table if not exists default.lines (line String) engine = Memory")
+    for params in ({}, {"session_id": "reader"}):
+        answer = ask(place, sql, READER, **params)
+        assert answer.code == code or f"Code: {code}." in answer.text
+    assert ask(place, "select count() from default.lines", READER).text == "0\n"
+    assert ask(place, "select getSetting('max_execution_time')", READER).text == "30\n"
+
+
+def test_a_session_belongs_to_its_user(place: Place) -> None:
+    ask(place, "create temporary table mine (a Int8)", session_id="shared")
+    assert ask(place, "select count() from mine", session_id="shared").text == "0\n"
+    assert ask(place, "select count() from mine", READER, session_id="shared").code == UNKNOWN
+    assert ask(place, "drop table default.lines", READER, session_id="shared").code == READ_ONLY
+    assert ask(place, "select 1", READER, max_execution_time="100").code == READ_ONLY
+
+
+# -- an older folder ---
+
+
+def test_tables_of_an_older_default_database_stay(tmp_path: Path) -> None:
+    """It was an overlay, whose tables a link named."""
+    program = (
+        "import sys; from chdb.state.sqlitelike import Connection; c = Connection(sys.argv[1])\n"
+        "c.query('create table default.old (a Int8) engine = MergeTree order by a')\n"
+        "c.query('insert into default.old values (7)')"
+    )
+    folder = tmp_path / "data"
+    folder.mkdir()
+    subprocess.run(
+        [sys.executable, "-c", program, str(folder / "engine")], cwd=tmp_path, check=True
+    )
+    for rows in (1, 2, 3):
+        with running(folder, 0) as endpoint:
+            place = Place(endpoint, folder, tmp_path, None)
+            assert ask(place, "select count() from default.old").text == f"{rows}\n"
+            assert ask(place, "insert into default.old values (8)").status == 200
+            assert ask(place, "exists table default.nothing").text == "0\n"
+            assert ask(place, "exists table nothing").text == "0\n"
+            os.kill(endpoint.pid, 9)
