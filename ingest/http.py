@@ -35,6 +35,7 @@ from ingest.errors import (
     Unavailable,
     Unreachable,
     UpstreamError,
+    WrongShape,
     one_line,
     redact,
 )
@@ -127,13 +128,16 @@ class RateLimiter:
             return pause
 
 
+LONGEST_BODY = 10  # so many times the timeout for one read
+
+
 class HttpClient:
     """JSON over HTTP from one upstream.
 
     Args:
         source: name of the source, for errors.
         limits: rate limits of this upstream; every limit whose path matches counts.
-        timeout: (connect, read) in seconds.
+        timeout: (connect, read) in seconds; a whole body may take `LONGEST_BODY` times as long as one read.
         retry: see `RetryPolicy`.
         setting: environment variable to change when access is denied, for errors.
         sleep, clock: replaceable for tests.
@@ -151,7 +155,8 @@ class HttpClient:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.source, self.setting = source, setting
-        self._timeout = timeout
+        self._timeout, self._clock = timeout, clock
+        self._longest_body_s = LONGEST_BODY * timeout[1]
         self._retry = retry or RetryPolicy()
         self.sleep = sleep
         self._limiter = RateLimiter(limits, clock=clock, sleep=sleep)
@@ -217,6 +222,7 @@ class HttpClient:
         request: str = "",
         attempts: int | None = None,
         refusal: Refusal | None = None,
+        is_broken: Callable[[bytes], bool] | None = None,
     ) -> Lines:
         """POST `body` as JSON and return the lines of the answer, as many as came whole.
 
@@ -225,6 +231,7 @@ class HttpClient:
         Args:
             most_bytes: the answer is cut behind about so many (decompressed).
             request, attempts, refusal: see `post_json`.
+            is_broken: whether the last line is one in part, where it has no end.
 
         Raises:
             UpstreamError: see `ingest.errors`; Unreachable if the connection broke before a line, NotJson if
@@ -233,7 +240,7 @@ class HttpClient:
         where = {"source": self.source, "url": url, "request": request}
         content = orjson.dumps(body)
         retrying = self._retrying(attempts=attempts)
-        return retrying(self._send_for_lines, url, where, content, most_bytes, refusal)
+        return retrying(self._send_for_lines, url, where, content, most_bytes, refusal, is_broken)
 
     def _retrying(self, retry_timeouts: bool = True, attempts: int | None = None) -> Retrying:
         most = min(attempts or self._retry.attempts, self._retry.attempts)
@@ -269,7 +276,8 @@ class HttpClient:
         check: Callable[[Any], None] | None = None,
         refusal: Refusal | None = None,
     ) -> Any:
-        response = self._send(method, url, where, content)
+        response = self._send(method, url, where, content, stream=True)
+        self._read(response, where)
         self._check_status(response, where, refusal)
         answer = _decode(response, where)
         if check is not None:
@@ -283,17 +291,17 @@ class HttpClient:
         content: bytes,
         most_bytes: int,
         refusal: Refusal | None,
+        is_broken: Callable[[bytes], bool] | None,
     ) -> Lines:
         with self._send("POST", url, where, content, stream=True) as response:
             if not 200 <= response.status_code < 300:
-                with _naming_failures(where):
-                    _ = response.content  # of a stream, or the connection is of no further use
+                self._read(response, where)  # or the connection is of no further use
             self._check_status(response, where, refusal)
             received, is_cut = bytearray(), False
             try:
                 with _naming_failures(where):
                     # Not by requests, which drops what came of a piece when the connection breaks.
-                    while piece := response.raw.read1(1 << 18, decode_content=True):
+                    for piece in self._pieces(response, where):
                         received += piece
                         if is_cut := len(received) >= most_bytes:
                             break
@@ -303,10 +311,30 @@ class HttpClient:
                 is_cut = True
         *lines, rest = bytes(received).split(b"\n")
         if rest.strip() and not is_cut:
-            lines.append(rest)  # the last line needs no end
+            is_cut = is_broken is not None and is_broken(rest)
+            if is_cut and not lines:
+                raise Unreachable("the connection broke in mid-answer; try again", **where)
+            lines += [] if is_cut else [rest]  # the last line needs no end
         if received.lstrip()[:1] == b"<":
             raise _not_json(response, bytes(received), where)
         return Lines(response.status_code, [line for line in lines if line.strip()], is_cut)
+
+    def _read(self, response: requests.Response, where: dict[str, str]) -> None:
+        """Read the whole body, as `response.content`, within the time for it."""
+        body = bytearray()
+        with _naming_failures(where):
+            for piece in self._pieces(response, where):
+                body += piece
+        response._content, response._content_consumed = bytes(body), True
+
+    def _pieces(self, response: requests.Response, where: dict[str, str]) -> Iterator[bytes]:
+        """What comes of a body, as it comes; a timeout that counts for each read alone would never end a slow drip."""
+        limit = self._clock() + self._longest_body_s
+        while piece := response.raw.read1(1 << 18, decode_content=True):
+            yield piece
+            if self._clock() > limit:
+                response.close()
+                raise ReadTimeoutError(None, where["url"], "too slow")
 
     def _send(
         self,
@@ -372,6 +400,10 @@ def _naming_failures(where: dict[str, str]) -> Iterator[None]:
         # Its own words quote the address, key and all.
         reason = f"cannot send the request ({type(error).__name__}); check the address"
         raise UpstreamError(reason, **where) from error
+    except ValueError as error:  # an address that it redirects to, which is none
+        raise WrongShape(
+            f"an answer that makes no sense ({type(error).__name__})", **where
+        ) from error
 
 
 class _Session(requests.Session):

@@ -185,6 +185,21 @@ def test_a_pass_with_a_cadence_waits_for_it() -> None:
         assert OPEN.is_due(state, 2800)
 
 
+def test_a_full_page_that_loses_its_cursor_is_asked_for_again() -> None:
+    """It would be taken for the last one."""
+    asked: list[str] = []
+
+    def respond(path: str, body: bytes) -> Answer:
+        asked.append(path)
+        if cursor_of(path):
+            return page(3)
+        return page(1, 2, cursor="b" if len(asked) > 1 else None)
+
+    with ScriptedServer(respond) as server:
+        assert collect(server.url, OPEN, {}, limit=2) == ["1", "2", "3"]
+    assert len(asked) == 3
+
+
 def test_a_stored_cursor_that_is_refused_starts_the_pass_again() -> None:
     with AppServer(gamma_app(store_of(*map(market, range(1, 5))))) as server:
         state = {"cursor": "stale", "started_at": 5.0}

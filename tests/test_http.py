@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
 import pytest
@@ -119,6 +122,40 @@ def test_backoff_grows_and_is_jittered() -> None:
         )
     for waited, longest in zip(sleeps, [1, 2, 4, 4], strict=True):
         assert longest / 2 <= waited <= longest
+
+
+def dripping() -> Iterator[str]:
+    """A server that sends a space every tenth of a second, for as long as the client listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    threading.Thread(target=drip, args=(connection,), daemon=True).start()
+
+        def drip(connection: socket.socket) -> None:
+            with suppress(OSError), connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+                while True:
+                    connection.sendall(b" ")
+                    time.sleep(0.1)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("how", ["json", "lines"])
+def test_a_body_that_drips_is_a_timeout(how: str) -> None:
+    """A limit for each read alone would never end it."""
+    with contextmanager(dripping)() as url, pytest.raises(Timeout):
+        slow = HttpClient("test", timeout=(5, 0.2), retry=RetryPolicy(attempts=1))
+        if how == "json":
+            slow.get_json(url)
+        else:
+            slow.post_lines(url, {}, most_bytes=1 << 20)
 
 
 def test_timeouts_are_left_to_the_caller_on_request() -> None:

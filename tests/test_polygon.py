@@ -57,7 +57,7 @@ def client() -> HttpClient:
 
 def endpoints(*urls: str, block_range: int = 64) -> Endpoints:
     nodes = [Node(client(), url, block_range=block_range) for url in urls]
-    return Endpoints(nodes, sleep=lambda seconds: None)
+    return Endpoints(nodes, are_polygon=True, sleep=lambda seconds: None)
 
 
 def fills_in(*blocks: int, seed: int = 0) -> list[Fill]:
@@ -514,6 +514,32 @@ def test_a_second_reading_that_nobody_answers_is_a_failure_in_the_end(
             load(lake, urls, pace=pace)
         takers = b"nothing"
         assert load(lake, urls, pace=pace).failures == []
+
+
+def test_a_second_reading_that_cannot_be_parsed_takes_nothing_back(
+    lake: Lake, caplog: pytest.LogCaptureFixture
+) -> None:
+    view = UpTo(chain_of("thin"), BASE + 100)
+    provider, is_sick = ProviderEndpoint(Provider(), view), False
+
+    def respond(path: str, body: bytes) -> Answer:
+        answer = provider.respond(Request(path, b"", body))
+        content = answer.body
+        if is_sick:
+            content = content.replace(b'"transactionHash":"0x', b'"transactionHash":null,"was":"0x')
+        return Answer(content, answer.status, answer.headers)
+
+    pace = Pace(confirmations=0, stale_after=None, second_reading=60)
+    with ScriptedServer(respond) as server:
+        urls = SimpleNamespace(urls=SimpleNamespace(polygon_url=server.url))
+        load(lake, urls, pace=pace, start=BASE)
+        before = stored(lake)
+        assert len(before) > 50
+        is_sick = True
+        load(lake, urls, pace=pace)
+        assert "no fill of them is taken back" in caplog.text
+        assert stored(lake) == before
+        assert lake.count("late_fills") == 0
 
 
 def test_blocks_to_read_again_that_were_not_seen_yet_are_a_failure(lake: Lake, server) -> None:

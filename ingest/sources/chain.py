@@ -193,6 +193,7 @@ class Endpoints:
 
     Args:
         endpoints: at least one.
+        are_polygon: whether they are known to serve Polygon, and need not be asked.
         sleep, clock: replaceable for tests.
     """
 
@@ -200,18 +201,20 @@ class Endpoints:
         self,
         endpoints: Sequence[Endpoint],
         *,
+        are_polygon: bool = False,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.all = list(endpoints)
         self._rests = [_Rest() for _ in self.all]  # threads share them
+        self._identified = set(range(len(self.all))) if are_polygon else set()
         self._sleep, self._clock = sleep, clock
 
     def for_backfill(self) -> Endpoints:
         """The same for a thread that reads the past, see `Endpoint`."""
         past = [each.for_backfill() for each in self.all]
         other = Endpoints(past, sleep=self._sleep, clock=self._clock)
-        other._rests = self._rests
+        other._rests, other._identified = self._rests, self._identified
         return other
 
     @property
@@ -229,7 +232,8 @@ class Endpoints:
     def ask(self, question: Callable[[Endpoint], Answer]) -> Answer:
         """The first answer to a question.
 
-        An endpoint that is merely behind is asked again a few times, when no other has the block.
+        An endpoint is asked once which chain it serves, and fails if that is another one. One that is merely behind is
+        asked again a few times, when no other has the block.
 
         Raises:
             ChainReorganised: an endpoint says so; no other is asked.
@@ -240,6 +244,7 @@ class Endpoints:
             failures = []
             for at in self._order():
                 try:
+                    self._identify(at)
                     answer = question(self.all[at])
                 except ChainReorganised:
                     raise
@@ -262,6 +267,11 @@ class Endpoints:
             source=first.source,
             url=first.url,
         )
+
+    def _identify(self, at: int) -> None:
+        if at not in self._identified:
+            self.all[at].identify()
+            self._identified.add(at)
 
     def _order(self) -> list[int]:
         """Positions of the endpoints: those that did not fail lately first."""

@@ -79,6 +79,7 @@ COMPARED_BLOCKS = 3  # of an answer with few fills
 SMALLEST_OVERLAP = (
     16  # an endpoint that answers fewer blocks at once is not asked for one of them twice
 )
+EMPTY_BLOCKS = 16  # so many without any fill are believed with evidence only, whoever says it
 SURROUNDINGS = (4, 64, 512)  # blocks before and after a run of blocks without logs
 REMEMBERED = 16  # answers, for what is to be expected
 
@@ -127,6 +128,9 @@ class RangeReader:
         self._wanted = fills_of(versions)
         self._paces: deque[float] = deque(maxlen=REMEMBERED)  # fills a block, of answers believed
         self._with_fills: Block | None = None  # the last block that was read, if it had any
+        self._places: set[tuple[int, int]] = set()  # of its logs
+        self._may_be_cut = False  # its answer ended before its range did, so it may hold more
+        self._unplaced = 0  # logs of the answer at hand that do not say where they belong
 
     def read(self, first: int, last: int, follows: Block | None = None) -> Range:
         """Fills of blocks `first` to `last`, or of as many as fit one answer and are believed.
@@ -153,31 +157,32 @@ class RangeReader:
         is_recent = first > self.head - UNPRUNED_BLOCKS
         overlaps = (
             endpoint.is_silent_about_gaps
-            and not is_recent
             and follows is not None
             and follows == self._with_fills
-            and endpoint.sizes.value > SMALLEST_OVERLAP
+            and (self._may_be_cut or (not is_recent and endpoint.sizes.value > SMALLEST_OVERLAP))
         )
         start = first - 1 if overlaps else first
         found, until = self.ask(endpoint, start, last, self._wanted, None if overlaps else follows)
         counts = self._counts(endpoint, found, start)
         # Logs that do not say where they belong become dead letters; without them counts prove nothing.
-        is_whole = all(map(place_of, found.logs))
+        self._unplaced = sum(place_of(log) is None for log in found.logs)
         if overlaps:
-            if is_whole or follows.number in counts:
+            if not self._unplaced or follows.number in counts:
                 self._check_overlap(endpoint, found, counts, follows)
             if found.end.number < first:  # it answers one block at once
+                self._may_be_cut = False
                 return self._read_once(endpoint, first, last, follows)
             counts.pop(start, None)
+            # What an answer that was cut within that block had left out, and nothing that was read before.
             found = Found(
-                [log for log in found.logs if (place_of(log) or (first,))[0] != start],
+                [log for log in found.logs if place_of(log) not in self._places],
                 found.end,
                 found.headers,
                 found.quiet,
             )
         end = self._believed_end(endpoint, found, counts)
-        if is_whole:
-            self._confirm(endpoint, found, counts, first, end.number, overlaps or is_recent)
+        self._confirm(endpoint, found, counts, first, end.number, overlaps or is_recent)
+        if not self._unplaced:
             self._check_number(endpoint, counts, first, end.number)
         logs = found.logs
         if len(logs) < FEW_LOGS and found.end.number >= until:
@@ -185,6 +190,10 @@ class RangeReader:
         self.give_times(endpoint, logs, found, follows)
         self._paces.append(sum(counts.values()) / (end.number - first + 1))
         self._with_fills = end if end.number in counts else None
+        self._places = {
+            place for log in logs if (place := place_of(log)) and place[0] == end.number
+        }
+        self._may_be_cut = endpoint.is_silent_about_gaps and end.number < until
         return Range(*decode_logs(logs, source=SOURCE), end)
 
     # -- asking ---
@@ -260,6 +269,10 @@ class RangeReader:
                 f"no fills of block {follows.number} any more, which had some; {_ANOTHER}",
                 **_where(endpoint),
             )
+        if not self._unplaced and not self._places <= set(map(place_of, found.logs)):
+            raise MissingFills(
+                f"fewer fills of block {follows.number} than before; {_ANOTHER}", **_where(endpoint)
+            )
         hashes = {
             str(log.get("blockHash")).lower()
             for log in found.logs
@@ -304,7 +317,7 @@ class RangeReader:
             is_anchored: the endpoint is known to have the block before `first`.
         """
         pace = self._pace(counts)
-        is_listed = _lists_every_block(found, counts)
+        is_listed = not endpoint.is_silent_about_gaps or _lists_every_block(found, counts)
         for run in _runs(first, last, counts, found.quiet):
             is_silent = endpoint.is_silent_about_gaps and (
                 not counts or (run.first == first and not is_anchored)
@@ -318,9 +331,11 @@ class RangeReader:
                     if number not in found.headers
                 ]
             )
-            doubtful = DOUBTFUL_FILLS if endpoint.is_silent_about_gaps else SUSPICIOUS_FILLS
-            if is_silent or skipped or pace * run.blocks >= doubtful:
-                self._confirm_run(endpoint, run, pace, is_silent or bool(skipped))
+            # Nothing in a long range: whoever answers may have left out all logs.
+            is_empty = not counts and run.blocks >= EMPTY_BLOCKS
+            if is_silent or skipped or is_empty or pace * run.blocks >= DOUBTFUL_FILLS:
+                must = is_silent or is_empty or bool(skipped)
+                self._confirm_run(endpoint, run, pace, must)
 
     def _confirm_run(self, endpoint: Endpoint, run: _Run, pace: float, must: bool) -> None:
         """Find evidence that blocks hold no fill.
@@ -332,14 +347,17 @@ class RangeReader:
         """
         evidence = self._evidence(endpoint, range(run.first, run.last + 1), {})
         if evidence is not None:
-            if not (must and evidence.is_sample) or self._is_surrounded(endpoint, run):
+            is_sure = not endpoint.is_silent_about_gaps or not evidence.is_sample
+            if not must or is_sure or self._is_surrounded(endpoint, run):
                 return
             raise _SampleOnly(run.blocks)
         is_suspicious = pace * run.blocks >= SUSPICIOUS_FILLS
         # A Portal answers block by block, so where few were to be expected its answer may stand alone.
         if not (must or is_suspicious):
             return
-        if not is_suspicious and self._is_surrounded(endpoint, run):
+        # A Portal's own answer about the same blocks proves nothing more.
+        is_node = endpoint.is_silent_about_gaps
+        if not is_suspicious and is_node and self._is_surrounded(endpoint, run):
             return
         raise Unconfirmed(
             f"says that blocks {run.first} to {run.last} hold no fills, and nothing confirms it (no receipts, no"
@@ -412,7 +430,7 @@ class RangeReader:
                 logger.debug("no evidence: %s", error)
                 continue
             for number, fills in evidence.fills.items():
-                if fills > counts.get(number, 0):
+                if fills > counts.get(number, 0) + self._unplaced:
                     raise MissingFills(
                         f"left out fills of block {number}: {counts.get(number, 0)} of at least"
                         f" {fills}, by {name_of(witness)}; {_ANOTHER}",

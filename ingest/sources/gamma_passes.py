@@ -100,6 +100,10 @@ class Keyset:
             raise WrongShape("next_cursor is not a string", **self.where())
         return records, following or None
 
+    def is_full(self, records: list[Any]) -> bool:
+        """Whether a page has as many records as pages have at most, so that more may follow."""
+        return len(records) >= self._limit
+
     def where(self) -> dict[str, str]:
         """Who asked and where, for errors."""
         return {"source": self._client.source, "url": self._url}
@@ -139,6 +143,10 @@ def run_pass(
         cursor = state.get("cursor")
         try:
             records, following = keyset.page(a_pass.params, cursor)
+            if following is None and keyset.is_full(
+                records
+            ):  # the end, or one that lost its cursor
+                records, following = keyset.page(a_pass.params, cursor)
         except HttpStatusError as error:
             # A cursor that the upstream no longer takes must not stop this pass for good.
             if error.status in REFUSED and cursor and not guard.pages:

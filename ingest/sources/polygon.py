@@ -29,6 +29,7 @@ from ingest.errors import (
     SourceFrozen,
     Unconfirmed,
     UpstreamError,
+    WrongShape,
 )
 from ingest.landing import RESOURCE_OPTIONS, Landing
 from ingest.progress import Progress
@@ -65,6 +66,7 @@ MILESTONES = (
 SECOND_READING_BLOCKS = (
     64  # so many are read a second time at once, or as many as came in the delay
 )
+FAR_BEHIND_BLOCKS = 1800  # an endpoint that is about an hour behind what was read is a failure
 OVERDUE_BLOCKS = 1800  # about an hour: a second reading that is so late is a failure
 UNKNOWN_EVERY_S = 3600
 UNKNOWN_BLOCKS = 30
@@ -217,8 +219,17 @@ class _Chain:
         """
         state = self._state
         cursor = state["next_block"]
-        if "last_hash" not in state or last < cursor - 1:
-            return  # nothing was read yet, or this endpoint has not seen that block yet
+        if "last_hash" not in state:
+            return  # nothing was read yet
+        if last < cursor - 1:  # this endpoint has not seen that block yet
+            if last < cursor - 1 - FAR_BEHIND_BLOCKS:
+                raise NodeBehind(
+                    f"blocks up to {cursor - 1} were read before, and the newest one now is {last}: this endpoint is far"
+                    " behind, or the one before was of another chain",
+                    source=SOURCE,
+                    url=self._endpoints.preferred.url,
+                )
+            return
         if self._is_on_chain(cursor - 1, state["last_hash"]):
             return
         common = next(
@@ -256,15 +267,18 @@ class _Chain:
     def _compare(self, first: int, last: int) -> Iterator[Any]:
         self._landed = min(self._landed, first - 1)
         again: set[tuple] = set()
-        number, end = first, None
+        number, end, is_whole = first, None, True
         while number <= last:
             tables, dead, end = self._reader.read(number, last, end)
+            is_whole = is_whole and not dead
             again.update(key for table in tables for key in fill_keys(table))
             yield from self._landing.add(tables, dead)
             number = end.number + 1
         known = as_order_filled(self._known_fills(first, last))
         known = self._reader.only_mine(known, first, last)
         gone = [at for at, key in enumerate(fill_keys(known)) if key not in again]
+        if gone and not is_whole:
+            raise _unreadable(first, last, self._endpoints.preferred)
         if gone:
             yield from self._landing.add([tombstones(known.take(gone))])
         return end
@@ -330,6 +344,8 @@ class _Chain:
         tables, dead, _ = self._reader.read_block(endpoint, block, len(before))
         after = {key for table in tables for key in fill_keys(table)}
         gone = [at for at, key in enumerate(before) if key not in after]
+        if gone and dead:
+            raise _unreadable(block, block, endpoint)
         late = len(after.difference(before))
         if gone:
             tables.append(tombstones(known.take(gone)))
@@ -382,6 +398,15 @@ class _Chain:
             )  # fmt: skip
             dead = decode_logs(kept, source=SOURCE)[1]
             yield from self._landing.add([], dead)
+
+
+def _unreadable(first: int, last: int, endpoint: Endpoint) -> WrongShape:
+    """Why fills stay that another reading did not find: some of its logs may be theirs."""
+    return WrongShape(
+        f"logs of blocks {first} to {last} cannot be parsed, so no fill of them is taken back; try another node",
+        source=SOURCE,
+        url=endpoint.url,
+    )
 
 
 class _Leg(NamedTuple):

@@ -238,6 +238,7 @@ class Portal:
             request=request,
             attempts=TRIES_OF_A_RANGE if last > first else None,
             refusal=lambda status, body: self._refusal(status, body, request),
+            is_broken=lambda line: not line.rstrip().endswith(b"}"),
         )
         lines = []
         with DECODING:
