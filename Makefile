@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-CHAOS ?= --pipeline-kills 200 --database-kills 50 --both-kills 25 --pauses 16 --clock 16 --proxy 80 --matches 10000
+CHAOS ?= --pipeline-kills 200 --database-kills 50 --both-kills 25 --pauses 8 --clock 8 --proxy 40 --matches 10000
 BENCH ?=
 PROVIDERS ?=
 

@@ -309,14 +309,14 @@ class HttpClient:
                 if b"\n" not in received:
                     raise
                 is_cut = True
+        if received.lstrip()[:1] == b"<":
+            raise _not_json(response, bytes(received), where)
         *lines, rest = bytes(received).split(b"\n")
         if rest.strip() and not is_cut:
             is_cut = is_broken is not None and is_broken(rest)
             if is_cut and not lines:
                 raise Unreachable("the connection broke in mid-answer; try again", **where)
             lines += [] if is_cut else [rest]  # the last line needs no end
-        if received.lstrip()[:1] == b"<":
-            raise _not_json(response, bytes(received), where)
         return Lines(response.status_code, [line for line in lines if line.strip()], is_cut)
 
     def _read(self, response: requests.Response, where: dict[str, str]) -> None:

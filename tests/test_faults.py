@@ -46,7 +46,7 @@ DAYS = 0.2  # of fills of each generation
 EVER = sys.maxsize
 LATER, AT_ONCE = 4, 1  # requests at which a fault begins: with pages before it, or none
 # Requests that the chain may take before its first logs: blocks without any need evidence.
-EVIDENCE = {"polygon": 12, PORTAL: 4}
+EVIDENCE = {"polygon": 16, PORTAL: 16}
 SOME, ALL, BUT_BAD, NEARLY = "some", "all", "all but bad rows", "all but the newest"
 
 
