@@ -137,7 +137,7 @@ class HttpClient:
     Args:
         source: name of the source, for errors.
         limits: rate limits of this upstream; every limit whose path matches counts.
-        timeout: (connect, read) in seconds; a whole body may take `LONGEST_BODY` times as long as one read.
+        timeout: (connect, read) in seconds; a body of lines may take `LONGEST_BODY` times as long as one read.
         retry: see `RetryPolicy`.
         setting: environment variable to change when access is denied, for errors.
         sleep, clock: replaceable for tests.
@@ -276,8 +276,7 @@ class HttpClient:
         check: Callable[[Any], None] | None = None,
         refusal: Refusal | None = None,
     ) -> Any:
-        response = self._send(method, url, where, content, stream=True)
-        self._read(response, where)
+        response = self._send(method, url, where, content)
         self._check_status(response, where, refusal)
         answer = _decode(response, where)
         if check is not None:
@@ -295,7 +294,8 @@ class HttpClient:
     ) -> Lines:
         with self._send("POST", url, where, content, stream=True) as response:
             if not 200 <= response.status_code < 300:
-                self._read(response, where)  # or the connection is of no further use
+                with _naming_failures(where):
+                    _ = response.content  # of a stream, or the connection is of no further use
             self._check_status(response, where, refusal)
             received, is_cut = bytearray(), False
             try:
@@ -318,14 +318,6 @@ class HttpClient:
                 raise Unreachable("the connection broke in mid-answer; try again", **where)
             lines += [] if is_cut else [rest]  # the last line needs no end
         return Lines(response.status_code, [line for line in lines if line.strip()], is_cut)
-
-    def _read(self, response: requests.Response, where: dict[str, str]) -> None:
-        """Read the whole body, as `response.content`, within the time for it."""
-        body = bytearray()
-        with _naming_failures(where):
-            for piece in self._pieces(response, where):
-                body += piece
-        response._content, response._content_consumed = bytes(body), True
 
     def _pieces(self, response: requests.Response, where: dict[str, str]) -> Iterator[bytes]:
         """What comes of a body, as it comes; a timeout that counts for each read alone would never end a slow drip."""
