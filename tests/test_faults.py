@@ -263,6 +263,7 @@ def dead_letters(lake: Lake, source: str) -> int:
     return lake.rows(f"select count() from {{db}}.dead_letters where source = '{name}'")[0][0]
 
 
+@pytest.mark.timeout(900)  # without batches every header is a request of its own
 @pytest.mark.parametrize(("name", "source"), PAIRS)
 def test_what_a_fault_does(lake: Lake, upstream: SandboxServer, name: str, source: str) -> None:
     case, faults = CASES[name], upstream.app.faults
