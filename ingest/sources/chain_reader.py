@@ -333,7 +333,10 @@ class RangeReader:
             )
             # Nothing in a long range: whoever answers may have left out all logs.
             is_empty = not counts and run.blocks >= EMPTY_BLOCKS
-            if is_silent or skipped or is_empty or pace * run.blocks >= DOUBTFUL_FILLS:
+            # A Portal answers block by block: of its answers a single block has to be doubtful.
+            expected = pace * run.blocks if endpoint.is_silent_about_gaps else pace
+            is_doubtful = expected >= DOUBTFUL_FILLS or pace * run.blocks >= SUSPICIOUS_FILLS
+            if is_silent or skipped or is_empty or is_doubtful:
                 must = is_silent or is_empty or bool(skipped)
                 self._confirm_run(endpoint, run, pace, must)
 
