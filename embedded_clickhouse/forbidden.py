@@ -63,11 +63,16 @@ class Limits:
         words = {_word(token) for token in found}
         if _DEFINES & words:
             if not self.has_network:
-                _check_engine(found, is_database="DATABASE" in words)
+                _check_engine(found, is_database=_is_of_a_database(found))
             if "DICTIONARY" in words:
                 _check_dictionary(found, self.has_network)
         if not self.has_files and any(_name(token) == b"file" for token in found):
             raise _refused("The name `file` is kept for a function that is not available")
+
+
+def _is_of_a_database(found: Sequence[Token]) -> bool:
+    """Whether the statement is CREATE [OR REPLACE] DATABASE and the like; a column may have that name too."""
+    return any(_word(token) == "DATABASE" for token in found[:5])
 
 
 def _check_client_files(found: Sequence[Token]) -> None:

@@ -324,6 +324,12 @@ def test_sql_uses_files_of_its_folder(place: Place) -> None:
         assert ask(place, sql, READER).code == DENIED
 
 
+def test_a_column_that_is_called_database_makes_no_database(place: Place) -> None:
+    sql = "create table default.names engine = MergeTree order by (database, name) as select * from system.tables"
+    assert ask(place, f"{sql} limit 0").status == 200
+    assert ask(place, "create table default.names2 (database String) engine = Log").status == 200
+
+
 def test_a_word_in_a_string_or_a_comment_is_no_file(place: Place) -> None:
     for sql in (
         "select 'file(1) into outfile'",
