@@ -176,11 +176,18 @@ class RpcError(UpstreamError):
 
 
 class RangeTooLarge(RpcError):
-    """The node refuses to answer for so many blocks or logs; `limit` is what it names, in blocks."""
+    """The node refuses to answer for so many blocks or logs.
 
-    def __init__(self, message: str, *, limit: int | None = None, **where: Any) -> None:
+    Attributes:
+        limit: what it names, in blocks; None if it names nothing.
+        is_lasting: the limit holds for every question, not for this one alone.
+    """
+
+    def __init__(
+        self, message: str, *, limit: int | None = None, is_lasting: bool = True, **where: Any
+    ) -> None:
         super().__init__(message, **where)
-        self.limit = limit
+        self.limit, self.is_lasting = limit, is_lasting
 
 
 class BatchTooLarge(RpcError):

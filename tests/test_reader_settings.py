@@ -192,6 +192,7 @@ def test_a_reader_who_may_change_no_setting_reads_the_same(
     url = f"http://{clickhouse.host}:{clickhouse.port}/"
     session = {"session_id": uuid.uuid4().hex}
     with requests.Session() as http:
+        http.headers["X-ClickHouse-Key"] = clickhouse.password
 
         def ask(statement: str, **params: str) -> str:
             answer = http.post(url, params=params, data=statement.encode(), timeout=60)

@@ -106,11 +106,24 @@ def test_the_status_decides_where_nothing_else_does(status: int, kind: Refusal) 
     ],
 )
 def test_the_limit_that_a_refusal_names(message: str, asked: int, limit: int | None) -> None:
-    assert limit_in(message, asked) == limit
+    found = limit_in(message, asked)
+    assert (found and found.size) == limit
+    assert found is None or found.is_lasting
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "query returned more than 10000 results. Try with this block range [0x1a30dfd, 0x1a30e06].",
+        "Log response size exceeded. this block range should work: [0x1a30dfd, 0x1a30e06]",
+    ],
+)
+def test_a_range_that_would_have_fitted_this_time_is_no_lasting_limit(message: str) -> None:
+    assert limit_in(message, 2000) == (10, False)
 
 
 @given(st.text(max_size=200), st.integers(1, 10_000), st.integers(-40_000, 40_000))
 def test_any_words_have_a_kind_and_no_limit_is_useless(words: str, asked: int, code: int) -> None:
     assert isinstance(classify(code, words), Refusal)
     limit = limit_in(words, asked)
-    assert limit is None or 0 < limit < asked
+    assert limit is None or 0 < limit.size < asked

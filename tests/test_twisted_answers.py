@@ -32,8 +32,8 @@ HEAD = FIRST + 2_000
 Twist = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 
-def chain_of(fewest: int, most: int) -> Chain:
-    """Blocks with so many fills each, well behind the head."""
+def chain_of(fewest: int, most: int, every: int = 1) -> Chain:
+    """Blocks with so many fills each, or one block in `every`, well behind the head."""
     rng, exchange = Random(3), EXCHANGES[V2, False]
     fills = [
         Fill(
@@ -47,7 +47,7 @@ def chain_of(fewest: int, most: int) -> Chain:
             block_number=block,
             log_index=index,
         )
-        for block in [*range(FIRST, FIRST + BLOCKS), *range(HEAD - 60, HEAD + 1)]
+        for block in [*range(FIRST, FIRST + BLOCKS, every), *range(HEAD - 60, HEAD + 1)]
         for index in range(rng.randint(fewest, most))
     ]
     return Chain(fills, head=HEAD)
@@ -150,6 +150,21 @@ def test_a_block_that_a_portal_leaves_out_is_noticed(fewest: int, most: int) -> 
     with (
         a_portal(chain, every_50th_left_out) as endpoints,
         pytest.raises((MissingFills, WrongShape, Unconfirmed)),
+    ):
+        read(endpoints)
+
+
+@pytest.mark.parametrize("nth", range(1, 20, 3))
+def test_a_block_that_a_portal_leaves_out_of_a_quiet_chain_is_noticed(nth: int) -> None:
+    """Of a long run of blocks without fills, the one that was left out has to be looked at."""
+    chain, left_out = chain_of(1, 5, every=20), FIRST + 20 * nth
+
+    def all_but_one(line: dict[str, Any]) -> dict[str, Any] | None:
+        return None if line["header"]["number"] == left_out else line
+
+    with (
+        a_portal(chain, all_but_one) as endpoints,
+        pytest.raises((MissingFills, Unconfirmed), match=str(left_out)),
     ):
         read(endpoints)
 

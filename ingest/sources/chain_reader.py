@@ -322,23 +322,17 @@ class RangeReader:
             is_silent = endpoint.is_silent_about_gaps and (
                 not counts or (run.first == first and not is_anchored)
             )
-            skipped = (
-                []
-                if not is_listed
-                else [
-                    number
-                    for number in range(run.first, run.last + 1)
-                    if number not in found.headers
-                ]
-            )
+            if is_listed:  # a block that was left out may hold anything
+                for number in range(run.first, run.last + 1):
+                    if number not in found.headers:
+                        self._confirm_run(endpoint, _Run(number, number), pace, must=True)
             # Nothing in a long range: whoever answers may have left out all logs.
             is_empty = not counts and run.blocks >= EMPTY_BLOCKS
             # A Portal answers block by block: of its answers a single block has to be doubtful.
             expected = pace * run.blocks if endpoint.is_silent_about_gaps else pace
             is_doubtful = expected >= DOUBTFUL_FILLS or pace * run.blocks >= SUSPICIOUS_FILLS
-            if is_silent or skipped or is_empty or is_doubtful:
-                must = is_silent or is_empty or bool(skipped)
-                self._confirm_run(endpoint, run, pace, must)
+            if is_silent or is_empty or is_doubtful:
+                self._confirm_run(endpoint, run, pace, must=is_silent or is_empty)
 
     def _confirm_run(self, endpoint: Endpoint, run: _Run, pace: float, must: bool) -> None:
         """Find evidence that blocks hold no fill.
@@ -386,8 +380,8 @@ class RangeReader:
                 logger.debug("no evidence: %s", error)
                 return False
             if within := [number for number in counts if run.first <= number <= run.last]:
-                message = f"left out fills of block {within[0]}, which it has when asked again"
-                raise MissingFills(f"{message}; {_ANOTHER}", **_where(endpoint))
+                words = "which it has when asked again"
+                raise self._left_out(endpoint, within[0], words)
             if counts and min(counts) < run.first and max(counts) > run.last:
                 return True
         return False
@@ -421,6 +415,7 @@ class RangeReader:
 
         Raises:
             MissingFills: a block holds more.
+            NodeBehind: it is one of the newest, so the endpoint may not have its fills yet.
         """
         for witness in (endpoint, *self.endpoints.others(endpoint)):
             try:
@@ -434,11 +429,8 @@ class RangeReader:
                 continue
             for number, fills in evidence.fills.items():
                 if fills > counts.get(number, 0) + self._unplaced:
-                    raise MissingFills(
-                        f"left out fills of block {number}: {counts.get(number, 0)} of at least"
-                        f" {fills}, by {name_of(witness)}; {_ANOTHER}",
-                        **_where(endpoint),
-                    )
+                    words = f"{counts.get(number, 0)} of at least {fills}, by {name_of(witness)}"
+                    raise self._left_out(endpoint, number, words)
             if evidence.is_complete:
                 return evidence
         return None
@@ -451,6 +443,13 @@ class RangeReader:
         counts = self._counts(witness, found, numbers[0])
         listed = {number: counts.get(number, 0) for number in numbers if number in found.headers}
         return Evidence(listed, len(listed) == len(numbers))
+
+    def _left_out(self, endpoint: Endpoint, number: int, words: str) -> UpstreamError:
+        """The error of an answer without fills that a block holds; a node may not have the newest ones yet."""
+        message = f"left out fills of block {number}: {words}"
+        if endpoint.is_silent_about_gaps and number > self.head - UNPRUNED_BLOCKS:
+            return NodeBehind(f"{message}; wait, or {_ANOTHER}", **_where(endpoint))
+        return MissingFills(f"{message}; {_ANOTHER}", **_where(endpoint))
 
     def _pace(self, counts: dict[int, int]) -> float:
         """Fills a block that are to be expected: as before, or as between the first and last log of this answer."""
@@ -518,8 +517,10 @@ def _ask_for_less(endpoint: Endpoint, error: UpstreamError, asked: int) -> bool:
     if asked <= 1:
         return False
     if isinstance(error, RangeTooLarge) and error.limit is not None:
-        endpoint.sizes.cap(error.limit)
-        return True
+        if error.is_lasting:
+            endpoint.sizes.cap(error.limit)
+            return True
+        return endpoint.sizes.shrink(asked, -(-asked // error.limit))
     # A timeout costs its whole time, so few of them must do.
     by = TIMED_OUT_SHRINKS_BY if isinstance(error, Timeout) else 2
     return endpoint.sizes.shrink(asked, by)

@@ -258,9 +258,13 @@ class Node:
 
     def _try(self, calls: Sequence[Call], request: str) -> list[Any]:
         """Results of calls; None for each that the node refuses, which it may."""
-        return self._send_all(
-            calls, request, lambda replies: [reply.get("result") for reply in replies], 1, None
-        )
+
+        def results_of(replies: list[dict]) -> list[Any]:
+            if len(replies) > 1 and all(reply.get("error") for reply in replies):
+                self._batches.check(len(replies), self._where(request))
+            return [reply.get("result") for reply in replies]
+
+        return self._send_all(calls, request, results_of, 1, None)
 
     def _send_all(
         self,
@@ -364,17 +368,19 @@ class Node:
         said = f"{message} (code {code}{f', HTTP {status}' if status != 200 else ''})"
         match classify(code, message, status):
             case Refusal.BATCH:
-                limit = limit_in(message, calls)
+                size, _ = limit_in(message, calls) or (None, True)
                 return BatchTooLarge(
-                    f"too many calls in one request: {said}", limit=limit, code=code, **where
-                )
-            case Refusal.RANGE if blocks > 1:
-                limit = limit_in(message, blocks)
-                return RangeTooLarge(
-                    f"the node wants a smaller range: {said}", limit=limit, code=code, **where
+                    f"too many calls in one request: {said}", limit=size, code=code, **where
                 )
             case Refusal.RANGE:
-                return RangeTooLarge(f"the node wants a smaller range: {said}", code=code, **where)
+                size, is_lasting = limit_in(message, blocks) or (None, True)
+                return RangeTooLarge(
+                    f"the node wants a smaller range: {said}",
+                    limit=size,
+                    is_lasting=is_lasting,
+                    code=code,
+                    **where,
+                )
             case Refusal.RATE:
                 return RateLimited(
                     f"rate limited: {said}; wait or use another node", status=429, **where
@@ -425,6 +431,7 @@ class _Batches:
     def __init__(self, size: int) -> None:
         self.size = AdaptiveSize(size, size)
         self._proven = 1  # calls of the largest request that was answered
+        self._was_doubted = False
 
     def worked(self, calls: int) -> None:
         self._proven = max(self._proven, calls)
@@ -434,8 +441,8 @@ class _Batches:
         """Whether to send the calls again, fewer at once, after a request of so many failed.
 
         Some providers refuse batches in words that do not say so, or hang up (Erigon): while no request of several
-        was answered, a refusal means single calls from now on. What may pass means, for a while, no more calls than
-        were answered before.
+        was answered, a refusal means single calls. What may pass means, for a while, no more calls than were answered
+        before.
         """
         if isinstance(error, BatchTooLarge):
             return self.shrink(calls, error.limit)
@@ -448,6 +455,15 @@ class _Batches:
             return False
         return calls > self._proven and self.size.shrink(calls, -(-calls // self._proven))
 
+    def check(self, calls: int, where: Mapping[str, Any]) -> None:
+        """Every one of several calls was refused: maybe because there were several.
+
+        Raises:
+            RpcError: no request of several was answered yet.
+        """
+        if self._proven <= 1:
+            raise RpcError(f"the node refused each of {calls} calls at once", code=0, **where)
+
     def shrink(self, calls: int, limit: int | None) -> bool:
         """Send fewer calls from now on; False if it was one alone."""
         if calls <= 1:
@@ -456,10 +472,14 @@ class _Batches:
         return True
 
     def doubt(self, calls: int) -> bool:
-        """Send single calls from now on, if no request of several was answered yet."""
+        """Send single calls for a while, if no request of several was answered yet; the second time, for good."""
         if calls <= 1 or self._proven > 1:
             return False
-        self.size.cap(1)
+        if self._was_doubted:
+            self.size.cap(1)
+        else:
+            self.size.shrink(calls, calls)
+        self._was_doubted = True
         return True
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from enum import Enum
+from typing import NamedTuple
 
 
 class Refusal(Enum):
@@ -173,18 +174,32 @@ def classify(code: int, message: str, status: int = 200) -> Refusal:
     return known or Refusal.UNKNOWN
 
 
-def limit_in(message: str, asked: int) -> int | None:
+class Limit(NamedTuple):
+    """How much a provider says that it would answer.
+
+    Attributes:
+        size: blocks, or calls.
+        is_lasting: it always holds; else it is about the one question, whose answer was too large.
+    """
+
+    size: int
+    is_lasting: bool = True
+
+
+def limit_in(message: str, asked: int) -> Limit | None:
     """The limit that a refusal names, if it is smaller than what was asked for.
 
     It is the length of a span of blocks ("[0x1a30dfd, 0x1a30e06]" is 10), else the largest number
-    below `asked` ("maximum is set to 30", "up to a 2K block range").
+    below `asked` ("maximum is set to 30", "up to a 2K block range"). A span alone is what would
+    have fitted this time: Infura and Alchemy name one when there are too many results.
     """
-    if span := _SPAN.search(message):
-        length = int(span[2], 16) - int(span[1], 16) + 1
-        if 0 < length < asked:
-            return length
     counts = [
         int(digits.replace(",", "").replace("_", "")) * (1000 if thousand else 1)
         for digits, thousand in _COUNT.findall(message)
     ]
-    return max((count for count in counts if 0 < count < asked), default=None)
+    if span := _SPAN.search(message):
+        length = int(span[2], 16) - int(span[1], 16) + 1
+        if 0 < length < asked:
+            return Limit(length, length in counts)
+    largest = max((count for count in counts if 0 < count < asked), default=None)
+    return None if largest is None else Limit(largest)
