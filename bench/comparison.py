@@ -47,7 +47,7 @@ def measure(rows: int, few: int, runs: int) -> Part:
         place.run.settings.goldsky_url = upstream.url
         table = fills(rows, per_hour=FILLS_PER_HOUR)
         start = int(table.column("timestamp")[0].as_py().timestamp())
-        files = place.folder / "parquet"
+        files = place.files / "parquet"
         write_loads(table, files, place.run.settings.backfill_package_rows)
         turns = _Turns(place, upstream)
         settings = place.run.settings

@@ -6,17 +6,14 @@ reads it; one token; one wallet.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from bench.figures import Part, percentile, shown
 from bench.fills import fills
-from bench.loads import land_file, write_loads
+from bench.loads import land_and_settle
 from bench.place import Place, prepared
 from ingest.contracts import V2
-from pipeline.settle import settle
 
 DAYS = 90
 END = 1_790_000_000  # unix seconds; the piece ends then
@@ -93,14 +90,8 @@ def measure(rows: int) -> Part:
 
 
 def _land(place: Place, rows: int) -> None:
-    run = place.run
-    with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        folder = Path(name) / "piece"
-        table = fills(rows, end=END, per_hour=max(rows // (24 * DAYS), 1), version=V2)
-        write_loads(table, folder, run.settings.backfill_package_rows)
-        for path in sorted(folder.glob("*.parquet")):
-            land_file(run, path)
-            settle(run.client, run.ledger, run.statements, max_rows=run.settings.settle_max_rows)
+    table = fills(rows, end=END, per_hour=max(rows // (24 * DAYS), 1), version=V2)
+    land_and_settle(place.run, table, place.files)
 
 
 def _try(

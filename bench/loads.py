@@ -6,6 +6,7 @@ Both are called in a process of their own over empty tables and return what they
 from __future__ import annotations
 
 import logging
+import tempfile
 import time
 from collections import Counter
 from datetime import UTC, datetime
@@ -78,6 +79,16 @@ def write_loads(rows: pa.Table, folder: Path, rows_per_load: int) -> None:
     for number, first in enumerate(range(0, len(rows), rows_per_load)):
         path = folder / f"{number:04}.parquet"
         pq.write_table(rows.slice(first, rows_per_load), path, compression="zstd")
+
+
+def land_and_settle(run: Run, rows: pa.Table, files: Path) -> None:
+    """`order_filled` rows in loads of the size of a backfill's, by way of files in a folder that SQL may read."""
+    with tempfile.TemporaryDirectory(dir=files) as name:
+        folder = Path(name) / "loads"
+        write_loads(rows, folder, run.settings.backfill_package_rows)
+        for path in sorted(folder.glob("*.parquet")):
+            land_file(run, path)
+            settle(run.client, run.ledger, run.statements, max_rows=run.settings.settle_max_rows)
 
 
 def land_file(run: Run, path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.machine import reset_peak
-from embedded_clickhouse import Endpoint, running
+from embedded_clickhouse import Access, Endpoint, running
 from ingest.http import HttpClient
 from pipeline.run import Run, open_run
 from pipeline.settings import Settings
@@ -26,11 +26,16 @@ _KEPT = ("schema_migrations", "model_deployments")
 
 @dataclass(frozen=True)
 class Place:
-    """An open, prepared run and the process of its ClickHouse."""
+    """An open, prepared run and the process of its ClickHouse.
+
+    Attributes:
+        files: the folder that SQL may read files of.
+    """
 
     run: Run
     clickhouse_pid: int
     folder: Path
+    files: Path
 
     @property
     def database(self) -> str:
@@ -69,12 +74,13 @@ def make_settings(endpoint: Endpoint, folder: Path, **overrides: Any) -> Setting
 def prepared(memory_gb: float = 4.0, **overrides: Any) -> Iterator[Place]:
     """A place for the length of the block; its folder is removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        with running(folder / "clickhouse", 0, max_memory=int(memory_gb * 1e9)) as endpoint:
+        folder, files = Path(name), Path(name) / "files"
+        access, memory = Access(files=files), int(memory_gb * 1e9)
+        with running(folder / "clickhouse", 0, access=access, max_memory=memory) as endpoint:
             settings = make_settings(endpoint, folder, **overrides)
             with open_run(settings) as run:
                 run.prepare()
-                yield Place(run, endpoint.pid, folder)
+                yield Place(run, endpoint.pid, folder, files)
 
 
 def without_limits(run: Run, source: str) -> None:

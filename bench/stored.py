@@ -7,23 +7,20 @@ moved into the past by whole days, as if it had been loaded. New work comes from
 from __future__ import annotations
 
 import statistics
-import tempfile
 import time
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from bench.catalogue import land_markets
 from bench.figures import Goal, Part, percentile, shown
 from bench.fills import FILLS_PER_HOUR, fills
 from bench.live import Cadence, live
-from bench.loads import land_file, write_loads
+from bench.loads import land_and_settle
 from bench.place import Place, prepared
 from bench.queries import queries
 from bench.stages import timed
 from ingest.contracts import V2
 from pipeline.cycle import run_cycle
 from pipeline.patience import Patience
-from pipeline.settle import settle
 from sandbox.server import SandboxServer
 from sandbox.world import World
 
@@ -79,14 +76,8 @@ def measure(
 
 def _land_piece(place: Place, piece: int, end: int) -> None:
     """Markets of all tokens, and fills before `end` (unix seconds), landed and settled."""
-    run = place.run
-    land_markets(run)
-    with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        folder = Path(name) / "piece"
-        write_loads(fills(piece, end=end, version=V2), folder, run.settings.backfill_package_rows)
-        for path in sorted(folder.glob("*.parquet")):
-            land_file(run, path)
-            settle(run.client, run.ledger, run.statements, max_rows=run.settings.settle_max_rows)
+    land_markets(place.run)
+    land_and_settle(place.run, fills(piece, end=end, version=V2), place.files)
 
 
 def _copy(place: Place, now: datetime, piece: int, copies: int) -> None:
