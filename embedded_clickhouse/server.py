@@ -15,7 +15,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ from embedded_clickhouse.guard import Guard
 from embedded_clickhouse.ownership import EmbeddedError, OwnerLock, UnusedLock, make_folder
 from embedded_clickhouse.passwords import OWNER, READER, password_of
 from embedded_clickhouse.users import Users
+from embedded_clickhouse.versions import EngineVersion, VersionFile
 
 if TYPE_CHECKING:
     from embedded_clickhouse.app import Front
@@ -85,8 +86,8 @@ def serve(
         on_ready: called with address and port once clients may connect.
 
     Raises:
-        EmbeddedError: the folder is served by another process or cannot be used, the port is taken,
-            a source has no such name, or the address is open to others without a password.
+        EmbeddedError: the folder is served by another process, is of a newer engine or cannot be
+            used, the port is taken, a source has no such name, or the address is open to others without a password.
         KeyboardInterrupt: after an orderly end by SIGINT. SIGTERM, after such an end, ends the
             process.
     """
@@ -156,6 +157,8 @@ def _open(
     engine, files = path / "engine", (access.files or path / "files").resolve()
     sources = [name.upper() for name in access.sources]
     try:
+        version_file, installed = VersionFile(path), EngineVersion.installed()
+        version_file.refuse_newer(installed)
         for folder in (engine, files):
             folder.mkdir(parents=True, exist_ok=True)
         separate_default(engine)
@@ -181,6 +184,7 @@ def _open(
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise EmbeddedError(f"Cannot open the ClickHouse data in {path}: {reason}") from None
+    version_file.write(replace(installed, engine=opened.version))
     os.chdir(files)  # relative paths of SQL begin there
     return Front(opened, users, Limits(has_files=is_confined, has_network=bool(sources)))
 
