@@ -14,6 +14,8 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from xml.sax.saxutils import escape
 
+from embedded_clickhouse.backups import Folders
+
 OWNER_ROLE, READER_ROLE = "owner", "reader"
 OVERLAY = "_paths"
 # Names of the engine's privileges on sources. FILE is not among them, see above.
@@ -57,9 +59,12 @@ def write_configuration(
         "format_schema_path": f"{folder}/no_schemas/",
         "default_database": OVERLAY,
     }
-    lines = (f"<{name}>{escape(str(value))}</{name}>" for name, value in values.items())
+    lines = [f"<{name}>{escape(str(value))}</{name}>" for name, value in values.items()]
+    backups = Folders.of(engine.parent)
+    allowed = (f"{escape(str(each))}/" for each in (backups.written, backups.kept))
+    each = "".join(f"<allowed_path>{path}</allowed_path>" for path in allowed)
     path = folder / "engine.xml"
-    path.write_text(_document(lines))
+    path.write_text(_document([*lines, f"<backups>{each}</backups>"]))
     return path
 
 

@@ -1,8 +1,9 @@
 """Statements that are refused before the engine sees them, where its grants do not reach.
 
-Three kinds: what a server never does over HTTP (files of the client: INTO OUTFILE, FROM INFILE),
-databases and dictionaries whose definition names a file, a program or another server, and, where
-the kernel cannot confine the process, the function `file`. The check goes by tokens, so a word in a
+Four kinds: what a server never does over HTTP (files of the client: INTO OUTFILE, FROM INFILE),
+databases and dictionaries whose definition names a file, a program or another server, BACKUP and
+RESTORE outside of their folders (see `backups`), and, where the kernel cannot confine the process,
+the function `file`. The check goes by tokens, so a word in a
 string or a comment is none. What it lets pass is still under the engine's grants and, on Linux, the
 kernel's rules.
 """
@@ -13,8 +14,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 
 from embedded_clickhouse import sqltext
+from embedded_clickhouse.backups import Folders
 from embedded_clickhouse.protocol import ClickHouseError, Code, refusal
 from embedded_clickhouse.sqltext import Token
 
@@ -30,6 +33,7 @@ _NETWORK_ENGINES = frozenset(
 _DICTIONARY_SOURCES = frozenset({"CLICKHOUSE", "NULL"})
 _OF_ANOTHER_SERVER = frozenset({"HOST", "PORT", "SECURE"})
 _DEFINES = frozenset({"CREATE", "ATTACH", "REPLACE"})
+_NOWHERE = Folders(Path("/nowhere"), Path("/nowhere"))
 _ESCAPE = re.compile(rb"\\(?:x([0-9A-Fa-f]{2})|(.))", re.DOTALL)
 
 
@@ -40,10 +44,12 @@ class Limits:
     Attributes:
         has_files: files, in the folder that the kernel keeps them to.
         has_network: other servers.
+        backups: where BACKUP writes and RESTORE reads; None: neither is available.
     """
 
     has_files: bool
     has_network: bool
+    backups: Folders | None = None
 
     def of_reader(self) -> Limits:
         """Those of the read-only user, who gets no files."""
@@ -60,6 +66,8 @@ class Limits:
         """
         found = list(sqltext.tokens(text))
         _check_client_files(found)
+        if not (self.backups or _NOWHERE).allow(found):
+            raise _refused("BACKUP and RESTORE are not available but for the verbs of these names")
         words = {_word(token) for token in found}
         if _DEFINES & words:
             if not self.has_network:

@@ -23,6 +23,7 @@ import uvicorn
 
 from embedded_clickhouse import landlock
 from embedded_clickhouse.access import SOURCES, separate_default, write_configuration
+from embedded_clickhouse.backups import Folders
 from embedded_clickhouse.guard import Guard
 from embedded_clickhouse.ownership import EmbeddedError, OwnerLock, UnusedLock, make_folder
 from embedded_clickhouse.passwords import OWNER, READER, password_of
@@ -155,18 +156,20 @@ def _open(
     os.umask(0o077)
     path = path.resolve()
     engine, files = path / "engine", (access.files or path / "files").resolve()
-    sources = [name.upper() for name in access.sources]
+    sources, backups = [name.upper() for name in access.sources], Folders.of(path)
     try:
         version_file, installed = VersionFile(path), EngineVersion.installed()
         version_file.refuse_newer(installed)
-        for folder in (engine, files):
+        for folder in (engine, files, backups.written, backups.kept):
             folder.mkdir(parents=True, exist_ok=True)
         separate_default(engine)
         configuration = write_configuration(engine, files, sources, landlock.version() > 0)
         _prepare_process(path)
         # Before the engine is loaded: it starts threads, which are confined only if they come later.
         is_confined = landlock.confine(
-            [engine, files, path / "tmp"], [configuration.parent], may_connect=bool(sources)
+            [engine, files, path / "tmp"],
+            [configuration.parent, backups.kept],
+            may_connect=bool(sources),
         )
     except OSError as error:
         raise EmbeddedError(
@@ -186,7 +189,7 @@ def _open(
         raise EmbeddedError(f"Cannot open the ClickHouse data in {path}: {reason}") from None
     version_file.write(replace(installed, engine=opened.version))
     os.chdir(files)  # relative paths of SQL begin there
-    return Front(opened, users, Limits(has_files=is_confined, has_network=bool(sources)))
+    return Front(opened, users, Limits(is_confined, bool(sources), backups))
 
 
 async def _serve(

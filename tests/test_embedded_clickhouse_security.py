@@ -420,3 +420,80 @@ def test_tables_of_an_older_default_database_stay(tmp_path: Path) -> None:
             assert ask(place, "exists table default.nothing").text == "0\n"
             assert ask(place, "exists table nothing").text == "0\n"
             os.kill(endpoint.pid, 9)
+
+
+# ---------- backups
+
+
+def backup_file(place: Place, folder: str, name: str = "x.tar") -> str:
+    return f"File('{(place.folder / folder).resolve()}/{name}')"
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "backup database default to File('x.tar')",
+        "backup database default to File('/tmp/x.tar')",
+        "backup database default to File('{data}/tmp/backup/../../backups/x.tar')",
+        "backup database default to File('{data}/tmp/backup/x')",
+        "backup database default to File('{data}/tmp/backup/.x.tar')",
+        "backup database default to File('{data}/backups/x.tar')",
+        "backup database default to Disk('default', 'x.tar')",
+        "backup database default to S3('http://127.0.0.1:9/x', 'a', 'b')",
+        "backup database default to Memory('x')",
+        "backup database default to Null",
+        "BACKUP ALL TO File('{data}/tmp/backup/x.tar') ASYNC",
+        "backup database default to Null settings base_backup = File('{data}/tmp/backup/x.tar')",
+        "backup database default to File('{data}/tmp/backup/x.tar', 'y')",
+        "backup /* to */ database default to File({path:String})",
+        "restore database default from File('{data}/tmp/backup/x.tar')",
+        "restore database default from File('{data}/files/x.tar')",
+        "restore database default from File('/etc/x.tar')",
+        "restore all from Null settings base_backup = File('{data}/backups/x.tar')",
+        "create table p1 (a Int8) engine = Memory parallel with restore all from File('{data}/backups/x.tar')",
+        "execute as default restore table t from File('{data}/backups/x.tar')",
+    ],
+)
+def test_sql_backs_up_and_restores_in_their_folders_only(place: Place, sql: str) -> None:
+    statement = sql.replace("{data}", str(place.folder.resolve()))
+    answer = ask(place, statement, param_path=f"{place.folder}/tmp/backup/x.tar")
+
+    assert (answer.status, answer.code) == (403, DENIED) or answer.code == DENIED, answer.text
+    assert "BACKUP and RESTORE are not available" in answer.text
+    assert list((place.folder / "backups").iterdir()) == []
+    assert list((place.folder / "tmp/backup").iterdir()) == []
+
+
+def test_words_of_backups_may_stand_anywhere_else(place: Place) -> None:
+    assert ask(place, "select 1 as backup, 'backup table x to Null' as restore").status == 200
+    assert ask(place, "with backup as (select 1 as a) select a from backup").text == "1\n"
+    assert ask(place, "create table restore (backup String) engine = Memory").status == 200
+    assert ask(place, "insert into restore format TSV backup table\nrestore all\n").status == 200
+    assert ask(place, "select count() from restore").text == "2\n"
+    ask(place, "drop table restore")
+
+
+def test_the_read_only_user_backs_up_and_restores_nothing(place: Place) -> None:
+    for sql in (
+        f"backup database default to {backup_file(place, 'tmp/backup')}",
+        f"restore database default from {backup_file(place, 'backups')}",
+    ):
+        assert ask(place, sql, user=READER).code in (DENIED, READ_ONLY)
+    assert list((place.folder / "tmp/backup").iterdir()) == []
+
+
+@confined
+def test_sql_cannot_make_or_change_what_restore_reads(place: Place) -> None:
+    kept = place.folder / "backups" / "kept.tar"
+    kept.write_bytes(b"precious")
+    for name in (kept.name, "forged.tar"):
+        path = kept.with_name(name).resolve()
+        answer = ask(
+            place,
+            f"insert into function file('{path}', 'RawBLOB', 'a String')"
+            " settings engine_file_truncate_on_insert = 1 select 'x'",
+        )
+        assert answer.status != 200
+    assert kept.read_bytes() == b"precious"
+    assert [each.name for each in kept.parent.iterdir()] == ["kept.tar"]
+    kept.unlink()
