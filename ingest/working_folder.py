@@ -60,6 +60,20 @@ def of_writer(folder: Path, database: str, number: int, names: tuple[str, ...]) 
     return own
 
 
+def forget(folder: Path, database: str) -> None:
+    """Remove what all writers of a landing database have kept, packages that are not loaded yet included.
+
+    For a database that was put back to an earlier moment: such packages bring cursors of a later one.
+    """
+    writers = folder.resolve() / WRITERS
+    for own in writers.glob(f"{database}-*"):
+        if own.name.rpartition("-")[2].isdigit():
+            given_up = _given_up(own)
+            shutil.rmtree(given_up, ignore_errors=True)
+            own.rename(given_up)
+            shutil.rmtree(given_up)
+
+
 def mend(pipeline: dlt.Pipeline) -> None:
     """Bring the working folder into a state from which dlt goes on."""
     folder = Path(pipeline.working_dir)

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from ingest.contracts import V1
 from ingest.errors import IngestError
 from pipeline.backfill_worker import BackfillWorker, chain_reader
+from pipeline.backup import serve_requests
 from pipeline.console import Step, human, step
 from pipeline.cycle import finish_earlier
 from pipeline.errors import LoadFailed, LockHeld, NothingLoaded, SchemaError, SettingsError
@@ -215,6 +216,7 @@ class _Backfill:
         self, worker: BackfillWorker, lock: WriterLock, since: datetime, shown: Step
     ) -> None:
         while True:
+            serve_requests(self._run)
             try:
                 landed = worker.work(lock, time.monotonic() + LOG_EVERY_S, shown)
             except IngestError as error:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 from clickhouse_connect.driver.exceptions import ClickHouseError
@@ -22,7 +23,7 @@ from pipeline.settings import Settings, load_settings
 from pipeline.signals import Stopped, stop_on_signals
 
 log = logging.getLogger(__name__)
-DEMO_VERBS = ("sql", "status", "clickhouse", "dbt", "rebuild", "verify")
+DEMO_VERBS = ("sql", "status", "clickhouse", "dbt", "rebuild", "verify", "backup", "restore")
 
 
 def _note_ignored(ignored: sys.UnraisableHookArgs) -> None:
@@ -252,6 +253,41 @@ def replay(context: click.Context, source: str | None, reason: str | None, dry_r
 
     with verb(context) as settings, open_run(settings) as run:
         print_replay(replaying.replay(run, source, reason, dry_run=dry_run), dry_run=dry_run)
+
+
+@cli.command()
+@click.argument("target", required=False, type=click.Path(path_type=Path), metavar="[FILE]")
+@click.pass_context
+def backup(context: click.Context, target: Path | None) -> None:
+    """Write one backup of everything to FILE (or a folder; else `backups` of the data folder), beside a loop too.
+
+    For the embedded ClickHouse. A loop that runs writes it when its cycle is over.
+    """
+    from pipeline import backup as backing_up
+    from pipeline.report import print_backup
+    from pipeline.run import open_run
+
+    with verb(context) as settings:
+        backing_up.refuse_server(settings, "backup")
+        with open_run(settings) as run:
+            print_backup(backing_up.backup(run, target))
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--replace", is_flag=True, help="Drop what the databases hold.")
+@click.pass_context
+def restore(context: click.Context, file: Path, replace: bool) -> None:
+    """Put everything back to where the backup FILE stood; the next run goes on from there. Stop a loop first."""
+    from pipeline import restore as restoring
+    from pipeline.backup import refuse_server
+    from pipeline.report import print_restored
+    from pipeline.run import open_run
+
+    with verb(context) as settings:
+        refuse_server(settings, "restore")
+        with open_run(settings) as run:
+            print_restored(restoring.restore(run, file, replace=replace))
 
 
 @cli.command()

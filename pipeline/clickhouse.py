@@ -81,8 +81,11 @@ def server(settings: Settings) -> Iterator[Server]:
         )
 
 
-def connect(target: Server) -> Client:
+def connect(target: Server, timeout_s: int = 600) -> Client:
     """Open a client without a session, so that threads may share it.
+
+    Args:
+        timeout_s: longest wait for an answer, seconds.
 
     Raises:
         ClickHouseUnavailable: nothing answers there, or it refuses the user.
@@ -97,7 +100,7 @@ def connect(target: Server) -> Client:
             pool_mgr=pool_manager(target.host, target.port, target.secure),
             autogenerate_session_id=False,
             connect_timeout=10,
-            send_receive_timeout=600,
+            send_receive_timeout=timeout_s,
             settings=PINNED | {"async_insert": 0},
         )
     except OperationalError as error:

@@ -47,6 +47,14 @@ class TablesDiffer(PipelineError):
     """Derived tables are not what raw makes them."""
 
 
+class BackupError(PipelineError):
+    """A backup cannot be made, or cannot be restored; what was there before is intact unless the message says otherwise."""
+
+
+class RestoreUnfinished(PipelineError):
+    """A restore was cut off, so the databases hold a part of a backup."""
+
+
 class LoadFailed(PipelineError):
     """A source could not be read or loaded; what was loaded before is intact."""
 

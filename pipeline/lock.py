@@ -112,14 +112,18 @@ class WriterLock:
         return self._newest()[1]
 
     @contextmanager
-    def held(self, verb: str) -> Iterator[WriterLock]:
+    def held(self, verb: str, above: int = 0) -> Iterator[WriterLock]:
         """Hold the lock for the length of the block.
+
+        Args:
+            verb: what this run does, for others to read.
+            above: take a number greater than this one, which books that are restored name.
 
         Raises:
             LockHeld: another run holds it, and the message says which; or it was lost, whatever failed because of that.
         """
         self._client.command(f"create database if not exists {self._database}")
-        self._acquire(verb)
+        self._acquire(verb, above)
         self._client.set_client_setting("log_comment", self.comment)
         stop = threading.Event()
         heart = threading.Thread(
@@ -202,12 +206,12 @@ class WriterLock:
             log.warning("lock: statements of earlier runs are not seen: %s", first_line(error))
             return []
 
-    def _acquire(self, verb: str) -> None:
+    def _acquire(self, verb: str, above: int) -> None:
         for _ in range(ATTEMPTS):
             number, holder = self._newest()
             if holder is not None and not holder.is_dead(self._ttl_s):
                 raise LockHeld(f"{holder} is writing; wait for it to end, or stop it")
-            if self._create(number + 1, verb):
+            if self._create(max(number, above) + 1, verb):
                 if holder is not None:
                     log.warning(
                         "lock: taken over from %s, not heard of for %.0f s", holder, holder.age_s

@@ -2,7 +2,8 @@
 
 What fails is reported and tried again; only `once` ends with it. A source that is down has pauses of its own, in which
 the others go on. The writer lock is held for as long as this process runs, so that two loops do not take turns by accident.
-Pauses between cycles go to the slices that `backfill` has requested; a cycle waits for one package of them at most.
+Pauses between cycles go to the slices that `backfill` has requested; a cycle waits for one package of them at most. A
+backup that `backup` has requested is written first.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from croniter import CroniterError, croniter
 
 from ingest.errors import IngestError
 from pipeline.backfill_worker import SHORTEST_S, BackfillWorker
+from pipeline.backup import serve_requests
 from pipeline.clickhouse import first_line
 from pipeline.console import step
 from pipeline.cycle import run_cycle
@@ -64,7 +66,8 @@ def run_loop(settings: Settings) -> None:
                 pause_s = settings.poll_interval_s if caught_up else 0.0
                 if failures:
                     pause_s = backoff(settings.poll_interval_s, failures)
-                _pause(run, lock, worker, datetime.now(UTC) + timedelta(seconds=pause_s))
+                until = datetime.now(UTC) + timedelta(seconds=pause_s)
+                _pause(run, lock, worker, until, lambda: serve_requests(run))
 
 
 def run_cron(settings: Settings, expression: str) -> None:
@@ -87,7 +90,7 @@ def run_cron(settings: Settings, expression: str) -> None:
         with BackfillWorker(run, for_ever=True) as worker:
             while True:
                 tick += timedelta(seconds=pause)
-                _pause(run, lock, worker, tick)
+                _pause(run, lock, worker, tick, lambda: serve_requests(run))
                 _try_cycle(run, lock, patience, 0)
                 # A clock that was put back a little must not give the same time twice.
                 tick = max(tick, datetime.now(UTC))
@@ -106,9 +109,16 @@ def until_next_tick(expression: str, now: datetime) -> float:
         raise SettingsError(f"{expression!r} is not a cron expression: {error}") from error
 
 
-def _pause(run: Run, lock: WriterLock, worker: BackfillWorker, until: datetime) -> None:
+def _pause(
+    run: Run,
+    lock: WriterLock,
+    worker: BackfillWorker,
+    until: datetime,
+    between: Callable[[], None],
+) -> None:
     """Land packages of a backfill until a moment, one at least if there is one, and sleep while there is none.
 
+    Before each package and each sleep it does `between`, while nothing is being loaded.
     Sleeps in short turns, because the clock that sleep goes by stands still while a laptop is closed. A clock that is put
     back meanwhile makes no pause longer.
     """
@@ -118,6 +128,7 @@ def _pause(run: Run, lock: WriterLock, worker: BackfillWorker, until: datetime) 
         return min(_seconds_until(until), longest - time.monotonic())
 
     while True:
+        _try(run, between)
         landed = _try(run, lambda: _land(worker, lock, left_s()))
         left = left_s()
         if left <= 0:

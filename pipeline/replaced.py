@@ -36,6 +36,28 @@ def heal_replaced_tables(run: Run) -> list[str]:
     return replaced
 
 
+def tables_in_place(run: Run) -> list[str]:
+    """Tables into which loads are settled that were not replaced since a run last looked."""
+    return [
+        name
+        for (name,) in run.client.query(
+            f"select name from {run.settings.raw_database}.settled_tables final"
+            " where (name, uuid) in (select name, uuid from system.tables where database = {database:String})"
+            " order by name",
+            parameters={"database": run.settings.clickhouse_database},
+        ).result_rows
+    ]
+
+
+def note_restored(run: Run, names: list[str]) -> None:
+    """Say that these tables hold what they held before under another identity; only under the lock."""
+    rows = run.client.query(
+        "select name, uuid from system.tables where database = {database:String} and name in {names:Array(String)}",
+        parameters={"database": run.settings.clickhouse_database, "names": names},
+    ).result_rows
+    _note(run, dict(rows))
+
+
 def _mark(run: Run, table: str, settled_up_to: list[int | None]) -> list[Load]:
     """Make loads of a landing table unsettled: those after the earliest id, or all rows as one where one is not known."""
     known = [each for each in settled_up_to if each is not None]

@@ -18,6 +18,8 @@ from pipeline.status import Status
 from pipeline.timerange import show
 
 if TYPE_CHECKING:
+    from pipeline.backup import Made
+    from pipeline.backup_file import Manifest
     from pipeline.comparison import Verdict
     from pipeline.replay import Replay
     from pipeline.settings import Settings
@@ -186,4 +188,28 @@ def print_findings(findings: list[Finding]) -> None:
         "Everything is in order."
         if not failures
         else f"{failures} of {len(findings)} checks failed."
+    )
+
+
+def print_backup(made: Made) -> None:
+    """Where a backup is, and what it holds."""
+    facts = made.manifest.facts
+    out.print(
+        f"{made.path}: {facts.raw_database} and {facts.database} as of {facts.made_at},"
+        f" {human(made.manifest.rows)} rows, {made.size / 1e6:,.1f} MB",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def print_restored(manifest: Manifest) -> None:
+    """What was restored."""
+    facts = manifest.facts
+    out.print(
+        f"{facts.raw_database} and {facts.database} are as of {facts.made_at}, {human(manifest.rows)} rows;"
+        " the next run goes on from there",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
     )

@@ -13,6 +13,7 @@ from clickhouse_connect.driver.client import Client
 
 from ingest.working_folder import of_writer
 from pipeline.clickhouse import Server, connect, server
+from pipeline.errors import RestoreUnfinished
 from pipeline.ledger import Ledger
 from pipeline.lock import WriterLock
 from pipeline.migrations import migrate
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from ingest.http import HttpClient
     from ingest.sources.chain import Endpoints
 
+# A table that is there for as long as a restore goes on.
+UNFINISHED = "restore_unfinished"
 PIPELINES = tuple(f"polymarket_{source}" for source in ("gamma", "goldsky", "polygon", "backfill"))
 
 
@@ -69,9 +72,14 @@ class Run:
         """Bring schema and models up to date; hold the writer lock.
 
         Raises:
+            RestoreUnfinished: the databases hold a part of a backup.
             SchemaError: a migration failed or was edited.
             ModelsError: dbt failed.
         """
+        if self.client.command(f"exists table {self.settings.raw_database}.{UNFINISHED}"):
+            raise RestoreUnfinished(
+                "a restore was cut off, so data are missing: run `restore FILE --replace` again"
+            )
         migrate(self.client, self.settings)
         self.statements = ensure_models(self.client, self.server, self.settings, self.lock.number)
 

@@ -91,7 +91,7 @@ def test_a_clock_that_is_put_back_makes_no_pause_longer(monkeypatch: pytest.Monk
     ended = threading.Event()
 
     def pause() -> None:
-        loop._pause(None, None, NoWork(), datetime.now(UTC) + timedelta(seconds=0.3))
+        loop._pause(None, None, NoWork(), datetime.now(UTC) + timedelta(seconds=0.3), lambda: None)
         ended.set()
 
     threading.Thread(target=pause, daemon=True).start()
