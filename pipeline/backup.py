@@ -69,11 +69,13 @@ def backup(run: Run, target: Path | None) -> Made:
 
     Raises:
         NothingLoaded: there is nothing to back up.
+        RestoreUnfinished: the databases hold a part of a backup.
         BackupError: the file exists or cannot be written, another backup is under way, or ClickHouse failed.
     """
     settings = run.settings
     if not all(map(run.has_database, (settings.raw_database, settings.clickhouse_database))):
         raise NothingLoaded(f"nothing to back up: there is no database {settings.raw_database}")
+    run.refuse_unfinished()
     final = _final(settings, target)
     with alone(settings), step("backup") as shown:
         written, facts = _Backup(run).written()
@@ -109,9 +111,17 @@ def alone(settings: Settings) -> Iterator[Folders]:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BackupError("another run backs up or restores: wait for it to end") from None
-        for left in (*folders.written.glob("*.tar"), *folders.kept.glob(".*.partial")):
-            left.unlink(missing_ok=True)
-        yield folders
+        _clear(folders)
+        try:
+            yield folders
+        finally:
+            _clear(folders)
+
+
+def _clear(folders: Folders) -> None:
+    """Remove what is not a finished backup; ClickHouse may still write a file that a stopped run has asked for."""
+    for left in (*folders.written.glob("*.tar"), *folders.kept.glob(".*.partial")):
+        left.unlink(missing_ok=True)
 
 
 def serve_requests(run: Run) -> None:

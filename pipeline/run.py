@@ -76,12 +76,20 @@ class Run:
             SchemaError: a migration failed or was edited.
             ModelsError: dbt failed.
         """
+        self.refuse_unfinished()
+        migrate(self.client, self.settings)
+        self.statements = ensure_models(self.client, self.server, self.settings, self.lock.number)
+
+    def refuse_unfinished(self) -> None:
+        """Make sure that no restore was cut off.
+
+        Raises:
+            RestoreUnfinished: one was, so the databases hold a part of a backup.
+        """
         if self.client.command(f"exists table {self.settings.raw_database}.{UNFINISHED}"):
             raise RestoreUnfinished(
                 "a restore was cut off, so data are missing: run `restore FILE --replace` again"
             )
-        migrate(self.client, self.settings)
-        self.statements = ensure_models(self.client, self.server, self.settings, self.lock.number)
 
     def has_database(self, name: str) -> bool:
         """True if a database of this name exists."""

@@ -312,6 +312,8 @@ def test_a_restore_that_was_cut_off_is_known_and_finished(
     run.client.command(f"truncate table {raw}.order_filled")
     with run.lock.held("test"), pytest.raises(RestoreUnfinished, match="restore FILE --replace"):
         run.prepare()
+    with pytest.raises(RestoreUnfinished):
+        backup(run, tmp_path / "half.tar")
     restore(run, made.path, replace=False)
     with run.lock.held("test"):
         run.prepare()
