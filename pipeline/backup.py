@@ -160,7 +160,10 @@ def write(run: Run, path: Path) -> Facts:
     settings, client = run.settings, connect(run.server, LONGEST_S)
     raw = settings.raw_database
     client.set_client_setting("log_comment", run.lock.comment)
-    now, engine = client.query("select now('UTC'), version()").result_rows[0]
+    now, engine, comment = client.query(
+        "select now('UTC'), version(), comment from system.databases where name = {raw:String}",
+        parameters={"raw": raw},
+    ).result_rows[0]
     left_out = client.query(
         "select name from system.tables where database = {raw:String}"
         " and (startsWith(name, {lock:String}) or name = {requests:String})",
@@ -172,6 +175,7 @@ def write(run: Run, path: Path) -> Facts:
         engine=engine,
         database=settings.clickhouse_database,
         raw_database=raw,
+        raw_comment=comment,
         fence=run.lock.number,
         migration=len(read_migrations()),
         settled_in_place=tables_in_place(run),

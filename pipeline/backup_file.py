@@ -37,6 +37,7 @@ class Facts:
         made_at: when it began, ISO, UTC, by ClickHouse's clock.
         chdb_core, engine: release of the engine that wrote it, and its version.
         database, raw_database: what it holds.
+        raw_comment: comment of the landing database.
         fence: number of the writer lock under which it was written.
         migration: number of the last migration.
         settled_in_place: tables into which loads were settled that had not been replaced by others since.
@@ -47,6 +48,7 @@ class Facts:
     engine: str
     database: str
     raw_database: str
+    raw_comment: str
     fence: int
     migration: int
     settled_in_place: list[str]

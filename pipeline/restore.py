@@ -173,6 +173,11 @@ def _replace(run: Run, facts: Facts, kept: Path, path: Path) -> None:
         _ = run.pipelines_dir  # of an earlier version: moved to where `forget` finds it
         forget(settings.dlt_pipelines_dir, raw)
         _empty(client, raw, models)
+        # It stays, with the lock in it; ClickHouse restores a database into its like only.
+        client.command(
+            f"alter database {raw} modify comment %(comment)s",
+            parameters={"comment": facts.raw_comment},
+        )
         client.command(f"restore database {raw}, database {models} from {file(kept)}")
         note_restored(run, facts.settled_in_place)
         run.lock.check()

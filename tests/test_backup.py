@@ -49,7 +49,7 @@ from sandbox.world import World
 
 # What the lock and the clock of a run change, and the tables of requests and identities.
 OF_THE_MOMENT = r"^(writer_lock_.*|backup_requests|settled_tables)$"
-FACTS = Facts("2026-06-01T00:00:00+00:00", "26.9.0", "26.9.2.1", "polymarket", "polymarket_raw", 1, 10, [])  # fmt: skip
+FACTS = Facts("2026-06-01T00:00:00+00:00", "26.9.0", "26.9.2.1", "polymarket", "polymarket_raw", "", 1, 10, [])  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +175,8 @@ def test_a_backup_goes_into_a_fresh_folder(
     for _ in range(3):  # the fence of the books is beyond that of a new database
         with run.lock.held("test") as lock:
             fence = lock.number
+    raw = run.settings.raw_database
+    run.client.command(f"alter database {raw} modify comment 'what is a migration\\'s'")
     made, before = backup(run, tmp_path / "b.tar"), contents(run)
     assert made.manifest.facts.fence > fence
 
@@ -182,6 +184,8 @@ def test_a_backup_goes_into_a_fresh_folder(
     with open_run(run.settings.model_copy(update=values)) as fresh:
         restore(fresh, made.path, replace=False)
         assert contents(fresh) == before
+        comment = f"select comment from system.databases where name = '{raw}'"
+        assert fresh.client.query(comment).result_rows == [("what is a migration's",)]
         with fresh.lock.held("test") as lock:
             assert lock.number > made.manifest.facts.fence
             fresh.prepare()
