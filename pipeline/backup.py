@@ -31,7 +31,6 @@ from pipeline.clickhouse import connect, first_line
 from pipeline.console import step
 from pipeline.errors import BackupError, LockHeld, NothingLoaded, SettingsError
 from pipeline.lock import PREFIX, Holder
-from pipeline.migrations import read_migrations
 from pipeline.replaced import tables_in_place
 from pipeline.run import Run
 from pipeline.settings import Settings
@@ -41,6 +40,8 @@ REQUESTS = "backup_requests"
 SERVING_VERBS = ("loop", "cron", "backfill")
 LOOK_EVERY_S = 0.5
 SILENT_S = 30
+# Names of links to a backup that is being restored.
+AT_HAND = f"restoring-{'[0-9a-f]' * 32}.tar"
 # A backup of what fits on one disk; ClickHouse answers at its end.
 LONGEST_S = 86_400
 log = logging.getLogger(__name__)
@@ -73,8 +74,11 @@ def backup(run: Run, target: Path | None) -> Made:
         BackupError: the file exists or cannot be written, another backup is under way, or ClickHouse failed.
     """
     settings = run.settings
-    if not all(map(run.has_database, (settings.raw_database, settings.clickhouse_database))):
-        raise NothingLoaded(f"nothing to back up: there is no database {settings.raw_database}")
+    if not (
+        run.has_database(settings.clickhouse_database)
+        and run.client.command(f"exists table {settings.raw_database}.schema_migrations")
+    ):
+        raise NothingLoaded("nothing to back up: no run has made the databases yet")
     run.refuse_unfinished()
     final = _final(settings, target)
     with alone(settings), step("backup") as shown:
@@ -120,7 +124,8 @@ def alone(settings: Settings) -> Iterator[Folders]:
 
 def _clear(folders: Folders) -> None:
     """Remove what is not a finished backup; ClickHouse may still write a file that a stopped run has asked for."""
-    for left in (*folders.written.glob("*.tar"), *folders.kept.glob(".*.partial")):
+    kept = (each for pattern in (".*.partial", AT_HAND) for each in folders.kept.glob(pattern))
+    for left in (*folders.written.glob("*.tar"), *kept):
         left.unlink(missing_ok=True)
 
 
@@ -177,7 +182,9 @@ def write(run: Run, path: Path) -> Facts:
         raw_database=raw,
         raw_comment=comment,
         fence=run.lock.number,
-        migration=len(read_migrations()),
+        migration=client.query(f"select max(number) from {raw}.schema_migrations").result_rows[0][
+            0
+        ],
         settled_in_place=tables_in_place(run),
     )
     names = ", ".join(f"{raw}.{name}" for (name,) in left_out)

@@ -37,7 +37,9 @@ def heal_replaced_tables(run: Run) -> list[str]:
 
 
 def tables_in_place(run: Run) -> list[str]:
-    """Tables into which loads are settled that were not replaced since a run last looked."""
+    """Tables into which loads are settled that were not replaced since a run last looked; none where nobody looked yet."""
+    if not run.client.command(f"exists table {run.settings.raw_database}.settled_tables"):
+        return []
     return [
         name
         for (name,) in run.client.query(

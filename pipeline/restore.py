@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -142,8 +143,7 @@ def _is_beside(path: Path, folders: Folders) -> bool:
 @contextmanager
 def _at_hand(path: Path, folders: Folders) -> Iterator[Path]:
     """The backup under a name of which ClickHouse may read it: a link, or a copy from another disk."""
-    kept = folders.kept / "restoring.tar"
-    kept.unlink(missing_ok=True)
+    kept = folders.kept / f"restoring-{uuid.uuid4().hex}.tar"  # see AT_HAND
     try:
         try:
             os.link(path, kept)

@@ -207,6 +207,21 @@ def test_books_without_data_may_be_replaced(
         assert contents(empty) == before
 
 
+def test_a_database_of_an_earlier_version_is_backed_up_before_its_first_run(
+    loaded: tuple[Run, World], tmp_path: Path
+) -> None:
+    run, _ = loaded
+    raw = run.settings.raw_database
+    run.client.command(f"drop table {raw}.settled_tables sync")
+    run.client.command(f"delete from {raw}.schema_migrations where number = 10")
+    facts = backup(run, tmp_path / "old.tar").manifest.facts
+    assert (facts.migration, facts.settled_in_place) == (9, [])
+    restore(run, tmp_path / "old.tar", replace=True)
+    with run.lock.held("test"):
+        run.prepare()
+    assert files_in(Folders.of(run.settings.clickhouse_local_path).kept) == []
+
+
 def test_packages_that_were_read_after_the_backup_are_forgotten(tmp_path: Path) -> None:
     for name in ("p_raw-3", "p_raw-12", "p_raw-x", "pp_raw-3"):
         (tmp_path / "writers" / name / "polymarket_polygon").mkdir(parents=True)
