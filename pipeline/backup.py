@@ -74,12 +74,12 @@ def backup(run: Run, target: Path | None) -> Made:
         BackupError: the file exists or cannot be written, another backup is under way, or ClickHouse failed.
     """
     settings = run.settings
+    run.refuse_unfinished()
     if not (
         run.has_database(settings.clickhouse_database)
         and run.client.command(f"exists table {settings.raw_database}.schema_migrations")
     ):
         raise NothingLoaded("nothing to back up: no run has made the databases yet")
-    run.refuse_unfinished()
     final = _final(settings, target)
     with alone(settings), step("backup") as shown:
         written, facts = _Backup(run).written()

@@ -321,22 +321,30 @@ def test_a_kill_in_the_middle_leaves_nothing_under_the_name(
     assert [name for name in files_in(folders.kept) if name.startswith(".")] == []
 
 
-def test_a_restore_that_was_cut_off_is_known_and_finished(
+def test_a_restore_that_was_killed_is_known_and_finished(
     loaded: tuple[Run, World], tmp_path: Path
 ) -> None:
     run, _ = loaded
     made, before = backup(run, tmp_path / "b.tar"), contents(run)
-    raw = run.settings.raw_database
-    run.client.command(f"create table {raw}.{UNFINISHED} (at DateTime) engine = MergeTree order by at")  # fmt: skip
-    run.client.command(f"truncate table {raw}.order_filled")
-    with run.lock.held("test"), pytest.raises(RestoreUnfinished, match="restore FILE --replace"):
-        run.prepare()
+    with subprocess.Popen(
+        command("restore", str(made.path), "--replace"),
+        env=environment(run.settings),
+        cwd=tmp_path,
+    ) as process:
+        while not run.client.command(f"exists table {run.settings.raw_database}.{UNFINISHED}"):
+            assert process.poll() is None
+        process.kill()
+    with run.lock.held("test") as lock:
+        lock.stop_earlier()
+        with pytest.raises(RestoreUnfinished, match="restore FILE --replace"):
+            run.prepare()
     with pytest.raises(RestoreUnfinished):
         backup(run, tmp_path / "half.tar")
     restore(run, made.path, replace=False)
     with run.lock.held("test"):
         run.prepare()
     assert contents(run) == before
+    assert files_in(Folders.of(run.settings.clickhouse_local_path).kept) == []
 
 
 def test_one_backs_up_or_restores_at_a_time(loaded: tuple[Run, World], tmp_path: Path) -> None:
