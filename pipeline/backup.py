@@ -4,8 +4,6 @@ ClickHouse backs up one table after the other, so a backup is of one moment only
 ledger that says `settled`, or a cursor, must not be later than the rows it speaks of. Therefore whoever holds the writer
 lock writes the backup: this run if the lock is free, else a loop between two cycles, while this run watches. A loop that
 is busy finishes its cycle first. The file gets its name when it is whole and on the disk.
-
-Requests go through the table `backup_requests`, which is no part of a backup. One that is silent counts for nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import math
 import time
 import uuid
 from collections.abc import Iterator
@@ -27,6 +26,8 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 from embedded_clickhouse.backups import Folders, file
 from embedded_clickhouse.ownership import open_private
 from pipeline.backup_file import Facts, Manifest, publish, seal
+from pipeline.backup_requests import TABLE as REQUESTS
+from pipeline.backup_requests import BackupRequests
 from pipeline.clickhouse import connect, first_line
 from pipeline.console import step
 from pipeline.errors import BackupError, LockHeld, NothingLoaded, SettingsError
@@ -35,11 +36,11 @@ from pipeline.replaced import tables_in_place
 from pipeline.run import Run
 from pipeline.settings import Settings
 
-REQUESTS = "backup_requests"
 # Verbs that write a requested backup while they hold the lock.
 SERVING_VERBS = ("loop", "cron", "backfill")
 LOOK_EVERY_S = 0.5
-SILENT_S = 30
+# Longer than most cycles.
+IMPATIENT_S = 180.0
 # Names of links to a backup that is being restored.
 AT_HAND = f"restoring-{'[0-9a-f]' * 32}.tar"
 # A backup of what fits on one disk; ClickHouse answers at its end.
@@ -135,24 +136,20 @@ def serve_requests(run: Run) -> None:
     Raises:
         LockHeld: the lock was lost.
     """
-    raw = run.settings.raw_database
-    if not run.server.embedded or not run.client.command(f"exists table {raw}.{REQUESTS}"):
+    requests = BackupRequests(run.client, run.settings.raw_database)
+    if not run.server.embedded or not requests.exist():
         return
-    waiting = run.client.query(
-        f"select id from {raw}.{REQUESTS} group by id"
-        f" having countIf(event != 'waiting') = 0 and max(at) > now64(6) - {SILENT_S}"
-    ).result_rows
-    for (request,) in waiting:
+    for request in requests.waiting():
         run.lock.check()
-        _note(run, request, "taken")
+        requests.note(request, "taken")
         log.info("backup: writing, as requested")
         try:
             facts = write(run, _path(run.settings, request))
         except (DatabaseError, BackupError) as error:
             log.error("backup: %s", first_line(error))
-            _note(run, request, "failed", first_line(error))
+            requests.note(request, "failed", first_line(error))
         else:
-            _note(run, request, "done", json.dumps(asdict(facts)))
+            requests.note(request, "done", json.dumps(asdict(facts)))
 
 
 def write(run: Run, path: Path) -> Facts:
@@ -242,40 +239,25 @@ class _Backup:
     def _request(self, holder: Holder) -> tuple[Path, Facts] | None:
         """Have the holder write it; None if that has let go of the lock before."""
         run, request = self._run, uuid.uuid4().hex
-        raw = run.settings.raw_database
-        run.client.command(f"""
-            create table if not exists {raw}.{REQUESTS}
-            (
-                id String comment 'of the request',
-                event LowCardinality(String) comment 'waiting (again and again), taken, done or failed',
-                detail String comment 'done: what is known of the backup; failed: why',
-                at DateTime64(6, 'UTC') default now64(6, 'UTC') comment 'when'
-            )
-            engine = MergeTree order by (id, at) ttl toDateTime(at) + interval 1 day
-            comment 'Backups that are asked of the run that holds the writer lock; no part of a backup'
-        """)
+        requests = BackupRequests(run.client, run.settings.raw_database)
+        requests.make()
         log.info("backup: %s writes it when its cycle is over", holder)
+        impatient_at = time.monotonic() + IMPATIENT_S
         while (now := self._holder()) is not None and now.number == holder.number:
-            _note(run, request, "waiting")
-            answer = run.client.query(
-                f"select event, detail from {raw}.{REQUESTS} where id = {{id:String}} and event in ('done', 'failed')",
-                parameters={"id": request},
-            ).result_rows
-            if answer:
-                event, detail = answer[0]
+            requests.note(request, "waiting")
+            if time.monotonic() > impatient_at:
+                impatient_at = math.inf
+                log.warning(
+                    "backup: no answer of %s yet; one of an earlier version gives none: start it again",
+                    holder,
+                )
+            if answer := requests.answer(request):
+                event, detail = answer
                 if event == "failed":
                     raise BackupError(f"backup failed: {detail}")
                 return _path(run.settings, request), Facts(**json.loads(detail))
             time.sleep(LOOK_EVERY_S)
         return None
-
-
-def _note(run: Run, request: str, event: str, detail: str = "") -> None:
-    run.client.command(
-        f"insert into {run.settings.raw_database}.{REQUESTS} (id, event, detail)"
-        " select {id:String}, {event:String}, {detail:String}",
-        parameters={"id": request, "event": event, "detail": detail},
-    )
 
 
 def _path(settings: Settings, name: str) -> Path:

@@ -452,6 +452,7 @@ def dbt(context: click.Context, arguments: tuple[str, ...]) -> None:
         if not writes(arguments):
             sys.exit(dbt_command(run.server, settings, list(arguments)))
         with run.lock.held("dbt") as lock:
+            run.refuse_unfinished()
             code = dbt_command(run.server, settings, list(arguments), lock.number)
         sys.exit(code)
 

@@ -23,8 +23,9 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from embedded_clickhouse.backups import Folders, file
 from embedded_clickhouse.versions import EngineVersion
 from ingest.working_folder import forget
-from pipeline.backup import LONGEST_S, REQUESTS, alone
+from pipeline.backup import LONGEST_S, alone
 from pipeline.backup_file import Facts, Manifest, check
+from pipeline.backup_requests import TABLE as REQUESTS
 from pipeline.clickhouse import connect, first_line
 from pipeline.console import human, step
 from pipeline.errors import BackupError
