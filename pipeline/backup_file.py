@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+from embedded_clickhouse import landlock
 from embedded_clickhouse.forbidden import Limits
 from embedded_clickhouse.protocol import ClickHouseError
 from pipeline.errors import BackupError
@@ -139,7 +140,7 @@ def check(path: Path, *, has_network: bool) -> Manifest:
         manifest = _parsed(path, _content(archive, MANIFEST))
         if members[-1].offset != manifest.size or _sha256(path, manifest.size) != manifest.sha256:
             raise BackupError(f"{path} is damaged: it is not what was written; use another backup")
-        limits = Limits(has_files=False, has_network=has_network)
+        limits = Limits(has_files=landlock.version() > 0, has_network=has_network)
         for name, member in _contents(archive):
             if name.endswith(".sql"):
                 try:

@@ -176,6 +176,8 @@ def test_a_backup_goes_into_a_fresh_folder(
         with run.lock.held("test") as lock:
             fence = lock.number
     raw = run.settings.raw_database
+    models = run.settings.clickhouse_database
+    run.client.command(f"create view {models}.of_a_user as select 1 as file, 'x' as backup")
     run.client.command(f"alter database {raw} modify comment 'what is a migration\\'s'")
     made, before = backup(run, tmp_path / "b.tar"), contents(run)
     assert made.manifest.facts.fence > fence
