@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -135,10 +136,12 @@ def _books(run: Run) -> Finding:
     return Finding("Schema", f"database {raw}; writer: {holder if writing else 'nobody'}")
 
 
-def _upstream(name: str, url: str, setting: str, ask: Callable[[str], str]) -> Finding:
+def _upstream(
+    name: str, url: str, setting: str, ask: Callable[[str], tuple[requests.Response, str]]
+) -> Finding:
     started = time.monotonic()
     try:
-        answer = ask(url)
+        response, answer = ask(url)
     except (requests.RequestException, ValueError, KeyError, TypeError) as error:
         reason = redact(
             one_line(str(error) or type(error).__name__), url
@@ -149,27 +152,49 @@ def _upstream(name: str, url: str, setting: str, ask: Callable[[str], str]) -> F
             True,
             f"check {setting} and the network",
         )
-    return Finding(name, f"{answer} ({(time.monotonic() - started) * 1000:.0f} ms)")
+    took_s = time.monotonic() - started
+    ahead = _clock_ahead_of(response, took_s)
+    if abs(ahead) > MAX_CLOCK_DIFFERENCE_S:
+        return Finding(
+            name,
+            f"{answer}; this machine's clock is {abs(ahead):,.0f} s"
+            f" {'ahead of' if ahead > 0 else 'behind'} its clock",
+            True,
+            "set this machine's clock, by NTP for example",
+        )
+    return Finding(name, f"{answer} ({took_s * 1000:.0f} ms)")
 
 
-def _ask_gamma(url: str) -> str:
+def _clock_ahead_of(response: requests.Response, took_s: float) -> float:
+    """Seconds by which this machine's clock is ahead of an upstream's, by the Date of its answer; 0 if it has none."""
+    try:
+        theirs = parsedate_to_datetime(response.headers["Date"]).timestamp()
+        theirs += int(response.headers.get("Age", 0))  # of an answer out of a cache
+    except (LookupError, TypeError, ValueError):
+        return 0.0
+    now = time.time()  # a Date is cut to the second, and as old as the answer took at most
+    return max(now - took_s - theirs - 1, 0.0) - max(theirs - now, 0.0)
+
+
+def _ask_gamma(url: str) -> tuple[requests.Response, str]:
     response = requests.get(f"{url}/markets/keyset", params={"limit": 1}, timeout=TIMEOUT_S)
     response.raise_for_status()
-    return f"{len(response.json()['markets'])} market read"
+    return response, f"{len(response.json()['markets'])} market read"
 
 
-def _ask_data_api(url: str) -> str:
+def _ask_data_api(url: str) -> tuple[requests.Response, str]:
     params = {"condition": f"0x{0:064x}", "limit": 1}
     response = requests.get(f"{url}/v2/trades", params=params, timeout=TIMEOUT_S)
     response.raise_for_status()
-    return f"{len(response.json()['data'])} trades of no market"
+    return response, f"{len(response.json()['data'])} trades of no market"
 
 
-def _ask_goldsky(url: str) -> str:
+def _ask_goldsky(url: str) -> tuple[requests.Response, str]:
     query = "{ _meta { block { number } hasIndexingErrors } }"
     response = requests.post(url, json={"query": query}, timeout=TIMEOUT_S)
     response.raise_for_status()
-    return f"archive ends at block {response.json()['data']['_meta']['block']['number']:,}"
+    block = response.json()["data"]["_meta"]["block"]["number"]
+    return response, f"archive ends at block {block:,}"
 
 
 def _chain(settings: Settings) -> list[Finding]:

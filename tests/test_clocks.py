@@ -6,10 +6,12 @@ import shutil
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
 from ingest_runs import Lake, open_lake
+from scripted_server import Answer, ScriptedServer, as_json
 from test_destination import counter, cursor, stored
 from test_two_writers import landing  # noqa: F401
 
@@ -189,3 +191,27 @@ def test_doctor_compares_the_clocks(
     monkeypatch.setattr(doctor.time, "time", lambda: real() + ahead_s)
     finding = doctor._clock(landing)
     assert words[:-3] in finding.detail and finding.failed == bool(ahead_s)
+
+
+@pytest.mark.parametrize(
+    ("behind_s", "age_s", "words"),
+    [
+        (0, 0, "1 market read ("),
+        (3600, 3600, "1 market read ("),  # out of a cache
+        (3600, 0, "this machine's clock is 3,59"),
+        (-3600, 0, "behind its clock"),
+    ],
+)
+def test_doctor_compares_the_clock_with_those_of_the_upstreams(
+    behind_s: float, age_s: int, words: str
+) -> None:
+    """An embedded ClickHouse has the clock of this machine, so it cannot tell."""
+
+    def respond(path: str, body: bytes) -> Answer:
+        headers = {"Date": formatdate(time.time() - behind_s, usegmt=True), "Age": str(age_s)}
+        return as_json({"markets": [{}]}, headers=headers)
+
+    with ScriptedServer(respond) as server:
+        finding = doctor._upstream("Gamma", server.url, "X", doctor._ask_gamma)
+    assert words in finding.detail
+    assert finding.failed == ("clock" in words)
