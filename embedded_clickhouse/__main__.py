@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from embedded_clickhouse.connections import PATIENCE_S
 from embedded_clickhouse.launcher import PASSWORD_VARIABLE
 from embedded_clickhouse.ownership import EmbeddedError
 from embedded_clickhouse.server import DEFAULT_PORT, Access, serve
@@ -22,6 +23,7 @@ from embedded_clickhouse.server import DEFAULT_PORT, Access, serve
 @click.option("--origin", multiple=True, help="A web page that may ask, as https://name:port.")
 @click.option("--max-memory", type=int, help="Bytes the engine may use; default: half of all.")
 @click.option("--min-free", type=int, help="Bytes that have to be free to write anything.")
+@click.option("--patience", default=PATIENCE_S, help="Seconds a client may be still.")
 @click.option("--until-unused", is_flag=True, help="Stop once no process uses the folder.")
 def main(
     path: Path,
@@ -33,6 +35,7 @@ def main(
     origin: tuple[str, ...],
     max_memory: int | None,
     min_free: int | None,
+    patience: float,
     until_unused: bool,
 ) -> None:
     """Serve a chDB folder through the ClickHouse HTTP interface."""
@@ -45,6 +48,7 @@ def main(
             access=Access(os.environ.get(PASSWORD_VARIABLE), files, source, origin),
             max_memory=max_memory,
             min_free=min_free,
+            patience=patience,
             until_unused=until_unused,
         )
     except EmbeddedError as error:

@@ -21,9 +21,13 @@ from starlette.types import Receive, Scope, Send
 
 from embedded_clickhouse import sqltext
 from embedded_clickhouse.bodies import decoded, form_fields, read_statement
+from embedded_clickhouse.call import Call
+from embedded_clickhouse.connections import PATIENCE_S, with_deadline
 from embedded_clickhouse.engine import Engine
 from embedded_clickhouse.forbidden import Limits
+from embedded_clickhouse.lanes import Lanes, Turn
 from embedded_clickhouse.protocol import (
+    ClickHouseError,
     Code,
     credentials,
     query_id,
@@ -32,18 +36,28 @@ from embedded_clickhouse.protocol import (
 )
 from embedded_clickhouse.results import Reply
 from embedded_clickhouse.sessions import Sessions
-from embedded_clickhouse.statements import Call, Statements
+from embedded_clickhouse.statements import Statements
 from embedded_clickhouse.users import Users
 
-# Statements that run at once; more wait. Each holds a thread, idle while its client is slow.
-_STATEMENTS_AT_ONCE = 64
+# Statements that run at once, each in a thread; ClickHouse's max_concurrent_queries. More wait.
+_STATEMENTS_AT_ONCE = 1000
 
 
-async def _drain(request: Request) -> None:
-    """Read what is left of a body, because a client that still sends would miss the answer."""
-    with contextlib.suppress(RuntimeError, ClientDisconnect):
-        async for _ in request.stream():
-            pass
+async def _drain(request: Request, patience: float) -> bool:
+    """Read what is left of a body, because a client that still sends would miss the answer.
+
+    Returns:
+        Whether its end was reached, in `patience` seconds at most.
+    """
+    try:
+        async with asyncio.timeout(patience):
+            async for _ in request.stream():
+                pass
+    except (ClickHouseError, TimeoutError):
+        return False
+    except (RuntimeError, ClientDisconnect):  # it was read before
+        return True
+    return True
 
 
 async def _ok(_: Request) -> PlainTextResponse:
@@ -57,10 +71,15 @@ class Front:
         engine: open; it is closed when the application shuts down.
         users: who may ask, and how.
         limits: what statements may reach for.
+        patience: seconds to wait for more of a body.
     """
 
-    def __init__(self, engine: Engine, users: Users, limits: Limits) -> None:
+    def __init__(
+        self, engine: Engine, users: Users, limits: Limits, patience: float = PATIENCE_S
+    ) -> None:
         self._engine = engine
+        self._patience = patience
+        self._lanes = Lanes()
         self._users = users
         self._answering: set[asyncio.Task] = set()
         self._threads = ThreadPoolExecutor(_STATEMENTS_AT_ONCE, thread_name_prefix="statement")
@@ -86,7 +105,7 @@ class Front:
         self._engine.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
+        request = Request(scope, with_deadline(receive, self._patience))
         headers = {
             "X-ClickHouse-Server-Display-Name": "embedded",
             "X-ClickHouse-Query-Id": query_id(request.query_params),
@@ -100,8 +119,9 @@ class Front:
         except ClientDisconnect:
             return
         except RuntimeError as error:
-            await _drain(request)
-            await reply.fail(self._engine.error(error))
+            error = self._engine.error(error)
+            is_read = error.code != Code.SOCKET_TIMEOUT and await _drain(request, self._patience)
+            await reply.fail(error, keep_alive=is_read)
         except asyncio.CancelledError:
             error = refusal(Code.QUERY_WAS_CANCELLED, "The server is stopping")
             await reply.fail(self._engine.error(error))
@@ -123,6 +143,7 @@ class Front:
             return
         async with (
             self._users.admitted(is_reader),
+            self._turn(statement.text) as turn,
             self._sessions.connection(options, sqltext.verb(statement.text)) as connection,
         ):
             call = Call(
@@ -130,10 +151,23 @@ class Front:
                 options,
                 connection,
                 reply,
+                turn,
                 may_write=request.method == "POST" and not options.read_only,
                 accept_encoding=request.headers.get("accept-encoding", ""),
             )
             await self._statements.execute(call, body, request.receive)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, text: bytes) -> AsyncIterator[Turn | None]:
+        """A place among the SELECTs; none for other statements, which do not wait."""
+        if not sqltext.is_streamable(text):
+            yield None
+            return
+        turn = await self._lanes.begin()
+        try:
+            yield turn
+        finally:
+            turn.leave()
 
     async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run a blocking call; wait for its end even if cancelled: it may use a connection."""

@@ -14,7 +14,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,10 +109,10 @@ class Engine:
             apply_settings(connection, READER_SETTINGS | {"readonly": "1"})
         return connection
 
-    def kill(self, marker: str = "") -> bool:
-        """Ask the running statements whose text has the marker to stop, by default all; True if there was one."""
-        mine = "query_id != queryID()"
-        sql = f"KILL QUERY WHERE position(query, '{marker}') > 0 AND {mine} ASYNC"
+    def kill(self, markers: Collection[str] = ()) -> bool:
+        """Ask the running statements whose text has one of the markers to stop, by default all; True if there was one."""
+        chosen = f"multiSearchAny(query, {list(markers)})" if markers else "1"
+        sql = f"KILL QUERY WHERE {chosen} AND query_id != queryID() ASYNC"
         with self._anchor_lock, contextlib.suppress(RuntimeError):
             return bool(run(self._anchor, sql).body)
         return False
@@ -286,7 +286,7 @@ class Insert:
     def cancel(self) -> None:
         """Abandon what is not committed yet. Blocks already written stay, as in ClickHouse."""
         # The end of the pipe would be taken for the end of the data, so the kill has to come first.
-        while self._thread.is_alive() and not self._engine.kill(self._marker):
+        while self._thread.is_alive() and not self._engine.kill([self._marker]):
             time.sleep(0.005)
         self._close()
         self._thread.join()

@@ -60,6 +60,7 @@ def running(
     access: Access | None = None,
     max_memory: int | None = None,
     min_free: int | None = None,
+    patience: float | None = None,
 ) -> Iterator[Endpoint]:
     """Have a server of the data folder `path` for as long as the block runs.
 
@@ -73,6 +74,7 @@ def running(
         access: who may do what, if it is started here.
         max_memory: bytes the engine may use altogether; by default half of the machine's.
         min_free: bytes that have to be free on the disk for anything to be written.
+        patience: seconds a client may send or take nothing; by default 30.
 
     Raises:
         EmbeddedError: it cannot be started; the message says why.
@@ -80,7 +82,7 @@ def running(
     access = access or Access()
     make_folder(path)
     with using(path):
-        limits = {"--max-memory": max_memory, "--min-free": min_free}
+        limits = {"--max-memory": max_memory, "--min-free": min_free, "--patience": patience}
         command = _command(path, port, user, access, limits)
         owner = _reach(path, command, access.password)
         try:
@@ -114,7 +116,7 @@ def _reach(path: Path, command: list[str], password: str | None) -> Owner:
 
 
 def _command(
-    path: Path, port: int, user: str, access: Access, limits: dict[str, int | None]
+    path: Path, port: int, user: str, access: Access, limits: dict[str, float | None]
 ) -> list[str]:
     command = [sys.executable, "-m", "embedded_clickhouse", "--until-unused"]
     command += ["--path", str(path.resolve()), "--port", str(port), "--user", user]

@@ -27,6 +27,7 @@ class Code(IntEnum):
     READONLY = 164
     QUOTA_EXCEEDED = 201
     TOO_MANY_SIMULTANEOUS_QUERIES = 202
+    SOCKET_TIMEOUT = 209
     QUERY_IS_TOO_LARGE = 229
     NOT_ENOUGH_SPACE = 243
     CANNOT_DECOMPRESS = 271
@@ -218,6 +219,11 @@ def content_type(output_format: str) -> str:
         if pattern.match(output_format):
             return kind
     return "text/plain; charset=UTF-8"
+
+
+def result_headers(output_format: str) -> dict[str, str]:
+    """What a result's headers say of its format."""
+    return {"Content-Type": content_type(output_format), "X-ClickHouse-Format": output_format}
 
 
 def chosen_encoding(accept_encoding: str, offered: Iterable[str]) -> str | None:

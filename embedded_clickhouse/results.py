@@ -5,17 +5,12 @@ that an early error still gets its own HTTP status. A later error ends the body 
 block and a broken connection, which no client can take for a complete result.
 """
 
-import tempfile
-from collections.abc import Iterator
-
 from starlette.types import Message, Send
 
 from embedded_clickhouse.compression import Compressor, compressor
 from embedded_clickhouse.protocol import ClickHouseError, exception_block
 
 HELD_BACK_BYTES = 1024 * 1024
-_SPOOLED_IN_MEMORY = 4 * 1024 * 1024
-_PIECE = 256 * 1024
 
 
 class Reply:
@@ -68,7 +63,7 @@ class Reply:
         for message in self._last:
             await self._send(message)
 
-    async def fail(self, error: ClickHouseError) -> None:
+    async def fail(self, error: ClickHouseError, *, keep_alive: bool = True) -> None:
         """Answer with an error; a body that has begun ends with it and a dropped connection."""
         if self.has_started:
             await self.piece(exception_block(error.text, self._tag))
@@ -80,6 +75,8 @@ class Reply:
             "Content-Type": "text/plain; charset=UTF-8",
             "X-ClickHouse-Exception-Code": str(error.code),
         }
+        if not keep_alive:
+            headers["Connection"] = "close"
         if error.status == 401:
             headers["WWW-Authenticate"] = 'Basic realm="ClickHouse server HTTP API"'
         self.whole(error.status, f"{error.text}\n".encode(), headers)
@@ -91,27 +88,3 @@ class Reply:
             "status": status,
             "headers": [(name.encode(), value.encode("latin-1")) for name, value in pairs],
         }
-
-
-class Spool:
-    """A result that is held back: in memory while small, then in a temporary file."""
-
-    def __init__(self) -> None:
-        self._file = tempfile.SpooledTemporaryFile(max_size=_SPOOLED_IN_MEMORY)  # noqa: SIM115
-        self.size = 0
-
-    def __enter__(self) -> "Spool":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def append(self, data: bytes) -> None:
-        self._file.write(data)
-        self.size += len(data)
-
-    def pieces(self) -> Iterator[bytes]:
-        """What was appended, from the start."""
-        self._file.seek(0)
-        while piece := self._file.read(_PIECE):
-            yield piece

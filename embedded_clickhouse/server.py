@@ -24,6 +24,7 @@ import uvicorn
 from embedded_clickhouse import landlock
 from embedded_clickhouse.access import SOURCES, separate_default, write_configuration
 from embedded_clickhouse.backups import Folders
+from embedded_clickhouse.connections import PATIENCE_S, Connection
 from embedded_clickhouse.guard import Guard
 from embedded_clickhouse.ownership import EmbeddedError, OwnerLock, UnusedLock, make_folder
 from embedded_clickhouse.passwords import OWNER, READER, password_of
@@ -68,6 +69,7 @@ def serve(
     access: Access | None = None,
     max_memory: int | None = None,
     min_free: int | None = None,
+    patience: float = PATIENCE_S,
     until_unused: bool = False,
     on_ready: Callable[[str, int], None] | None = None,
 ) -> None:
@@ -83,6 +85,7 @@ def serve(
         access: who may do what.
         max_memory: bytes the engine may use altogether; by default half of the machine's.
         min_free: bytes that have to be free on the disk for anything to be written.
+        patience: seconds a client may send or take nothing before its connection is closed.
         until_unused: stop once no process holds the folder's users.lock.
         on_ready: called with address and port once clients may connect.
 
@@ -107,14 +110,15 @@ def serve(
     unused = UnusedLock(path) if until_unused else None
     listener = _listen(host, port)
     users = _users(path, user, access)
-    front = _open(path, access, users, max_memory, min_free)
+    front = _open(path, access, users, max_memory, min_free, patience)
+    Connection.patience = patience
     lock.publish(host, listener.getsockname()[1])
     if on_ready is not None:
         on_ready(host, listener.getsockname()[1])
     names = [] if _is_loopback(host) else [host, socket.gethostname(), socket.getfqdn()]
     config = uvicorn.Config(
         Guard(front.app, names, access.origins),
-        http="h11",
+        http=Connection,
         loop="asyncio",
         ws="none",
         lifespan="on",
@@ -151,7 +155,12 @@ def _prepare_process(path: Path) -> None:
 
 
 def _open(
-    path: Path, access: Access, users: Users, max_memory: int | None, min_free: int | None
+    path: Path,
+    access: Access,
+    users: Users,
+    max_memory: int | None,
+    min_free: int | None,
+    patience: float,
 ) -> "Front":
     os.umask(0o077)
     path = path.resolve()
@@ -189,7 +198,7 @@ def _open(
         raise EmbeddedError(f"Cannot open the ClickHouse data in {path}: {reason}") from None
     version_file.write(replace(installed, engine=opened.version))
     os.chdir(files)  # relative paths of SQL begin there
-    return Front(opened, users, Limits(is_confined, bool(sources), backups))
+    return Front(opened, users, Limits(is_confined, bool(sources), backups), patience)
 
 
 async def _serve(

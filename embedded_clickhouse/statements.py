@@ -7,19 +7,14 @@ with it and leaves an INSERT uncommitted; a statement that changes something els
 
 import asyncio
 import contextlib
-import fcntl
-import os
-import uuid
 from collections.abc import AsyncIterator, Awaitable
-from dataclasses import dataclass
 
-from chdb.state.sqlitelike import Connection
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from embedded_clickhouse import sqltext
 from embedded_clickhouse.bodies import ReadStatement
-from embedded_clickhouse.compression import RESPONSE_ENCODINGS
+from embedded_clickhouse.call import Call
 from embedded_clickhouse.engine import (
     Engine,
     Insert,
@@ -27,35 +22,19 @@ from embedded_clickhouse.engine import (
     apply_settings,
     is_read_only,
     run,
-    write_result,
 )
 from embedded_clickhouse.forbidden import Limits
 from embedded_clickhouse.protocol import (
     Code,
-    Options,
-    chosen_encoding,
-    content_type,
     refusal,
+    result_headers,
     summary_header,
 )
-from embedded_clickhouse.results import HELD_BACK_BYTES, Reply, Spool
+from embedded_clickhouse.selects import Selects
 from embedded_clickhouse.sessions import InThread
 
-_PIPE_BYTES = 1024 * 1024
 _SESSION_ONLY = ("SET", "USE")
 _MAKE_ROOM = ("DROP", "TRUNCATE", "KILL", "SYSTEM")
-
-
-@dataclass(frozen=True)
-class Call:
-    """One statement of one request."""
-
-    statement: ReadStatement
-    options: Options
-    connection: Connection
-    reply: Reply
-    may_write: bool
-    accept_encoding: str
 
 
 class Statements:
@@ -70,6 +49,7 @@ class Statements:
     def __init__(self, engine: Engine, in_thread: InThread, limits: Limits) -> None:
         self._engine = engine
         self._in_thread = in_thread
+        self._selects = Selects(engine, in_thread)
         self._limits = limits
 
     async def execute(self, call: Call, body: AsyncIterator[bytes], receive: Receive) -> None:
@@ -103,9 +83,13 @@ class Statements:
             raise _read_only_refusal()
         if not reads and sqltext.verb(text) not in (*_SESSION_ONLY, *_MAKE_ROOM):
             self._engine.check_room()
-        if reads and sqltext.is_streamable(text):
-            await _unless_disconnected(self._select(call, text), receive)
+        if call.turn is not None and reads:
+            await _unless_disconnected(
+                self._selects.run(call, sqltext.output_clauses(text)), receive
+            )
             return
+        if call.turn is not None:  # WITH … INSERT, say
+            call.turn.leave()
         output_format = sqltext.output_clauses(text).format or call.options.default_format
         outcome = await self._in_thread(
             run, call.connection, text, output_format, call.options.parameters
@@ -134,68 +118,12 @@ class Statements:
             raise
         _reply_outcome(call, await self._in_thread(insert.finish), None)
 
-    async def _select(self, call: Call, text: bytes) -> None:
-        """Stream a result. The query writes into a pipe in a thread and waits while it is full."""
-        query, named_format, tail = sqltext.output_clauses(text)
-        output_format = named_format or call.options.default_format
-        marker = uuid.uuid4().hex
-        reader, transport, write_end = await _open_pipe()
-        query_end = asyncio.ensure_future(
-            self._in_thread(
-                write_result,
-                call.connection,
-                query,
-                output_format,
-                tail,
-                call.options.parameters,
-                write_end,
-                marker,
-            )
-        )
-        try:
-            await _forward(call, reader, query_end, output_format)
-        finally:
-            transport.close()  # a query that still writes gets a broken pipe
-            while not query_end.done():
-                await asyncio.to_thread(self._engine.kill, marker)
-                await asyncio.wait({query_end}, timeout=0.2)
-            with contextlib.suppress(RuntimeError):
-                await query_end
-
-
-async def _forward(
-    call: Call, reader: asyncio.StreamReader, query_end: asyncio.Future, output_format: str
-) -> None:
-    """Send what comes through the pipe; held back until it is much, or whole if so asked."""
-    headers = _result_headers(output_format)
-    encoding = None
-    if call.options.compress_response:
-        encoding = chosen_encoding(call.accept_encoding, RESPONSE_ENCODINGS)
-    with Spool() as spool:
-        while piece := await reader.read(_PIPE_BYTES):
-            spool.append(piece)
-            if spool.size > HELD_BACK_BYTES and not call.options.wait_end_of_query:
-                break
-        outcome = Outcome() if piece else await query_end  # not known yet, if more is to come
-        headers["X-ClickHouse-Summary"] = summary_header(vars(outcome), outcome.elapsed)
-        await call.reply.begin(headers, encoding)
-        for held in spool.pieces():
-            await call.reply.piece(held)
-    while piece := await reader.read(_PIPE_BYTES):
-        await call.reply.piece(piece)
-    await query_end
-    call.reply.end()
-
 
 def _reply_outcome(call: Call, outcome: Outcome, output_format: str | None) -> None:
     # A statement without a result has no format either; clients tell them apart by that.
-    headers = _result_headers(output_format) if output_format is not None else {}
+    headers = result_headers(output_format) if output_format is not None else {}
     headers["X-ClickHouse-Summary"] = summary_header(vars(outcome), outcome.elapsed)
     call.reply.whole(200, outcome.body, headers)
-
-
-def _result_headers(output_format: str) -> dict[str, str]:
-    return {"Content-Type": content_type(output_format), "X-ClickHouse-Format": output_format}
 
 
 async def _unless_disconnected(work: Awaitable[None], receive: Receive) -> None:
@@ -218,23 +146,6 @@ async def _unless_disconnected(work: Awaitable[None], receive: Receive) -> None:
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def _open_pipe() -> tuple[asyncio.StreamReader, asyncio.ReadTransport, int]:
-    """A pipe to write to in a thread and to read from here; who writes closes the write end."""
-    read_end, write_end = os.pipe()
-    if hasattr(fcntl, "F_SETPIPE_SZ"):  # Linux; elsewhere the default of 64 KiB does
-        with contextlib.suppress(OSError):
-            fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-    reader = asyncio.StreamReader(limit=_PIPE_BYTES)
-    try:
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb", buffering=0)
-        )
-    except BaseException:
-        os.close(write_end)
-        raise
-    return reader, transport, write_end
 
 
 def _is_inline_values(statement: ReadStatement) -> bool:
