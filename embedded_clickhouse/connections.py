@@ -5,6 +5,7 @@ they are read (`with_deadline`), because only there it is known whether a statem
 """
 
 import asyncio
+import socket
 from typing import Any, ClassVar
 
 import h11
@@ -16,6 +17,7 @@ from embedded_clickhouse.protocol import Code, refusal
 PATIENCE_S = 30.0  # ClickHouse's http_receive_timeout and http_send_timeout
 # A client that takes less than this in that time reads no result, it holds one.
 _TAKEN_BYTES = 64 * 1024
+_SEND_BUFFER_BYTES = 256 * 1024
 
 
 class Connection(H11Protocol):
@@ -30,6 +32,9 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        # The kernel would take megabytes for a reader who takes nothing.
+        peer = transport.get_extra_info("socket")
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
         self._head = self.loop.call_later(self.patience, transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -37,8 +42,8 @@ class Connection(H11Protocol):
         self._taking = _cancelled(self._taking)
         super().connection_lost(exc)
 
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+    def handle_events(self) -> None:
+        super().handle_events()
         is_in_head = self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0])
         if not is_in_head:
             self._head = _cancelled(self._head)

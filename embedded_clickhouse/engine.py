@@ -79,7 +79,6 @@ class Engine:
         if max_memory is not None:
             limit = f"max_server_memory_usage={max_memory}"
         self._anchor = Connection(f"{self._path}?config-file={configuration}&{limit}")
-        self._anchor_lock = threading.Lock()
         self.version, self.timezone = (
             self._anchor.query("select version(), timezone()", "TSV").bytes().decode().split()
         )
@@ -113,8 +112,9 @@ class Engine:
         """Ask the running statements whose text has one of the markers to stop, by default all; True if there was one."""
         chosen = f"multiSearchAny(query, {list(markers)})" if markers else "1"
         sql = f"KILL QUERY WHERE {chosen} AND query_id != queryID() ASYNC"
-        with self._anchor_lock, contextlib.suppress(RuntimeError):
-            return bool(run(self._anchor, sql).body)
+        # On a connection of its own: it may wait for a statement that waits for its reader.
+        with contextlib.suppress(RuntimeError), contextlib.closing(self.connect()) as connection:
+            return bool(run(connection, sql).body)
         return False
 
     def close(self) -> None:

@@ -5,18 +5,23 @@ short, and goes on to the next lane when its turn is over: as it runs, if there 
 stopped and started again there later. A lane's turn is ten times that of the lane before it, so
 what is computed twice stays about a tenth. While a lane has room nobody is stopped.
 
+Turns are measured in CPU time, an equal share of the process's for all that run: on a machine that
+is busy with other things a short SELECT takes long. Those that only wait go by the clock.
+
 A SELECT leaves its lane when its result begins to be sent: it cannot be started again from there,
 and its client sets the pace. Everything here belongs to the event loop.
 """
 
 import asyncio
 import os
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 _REVIEW_S = 0.02
-_FIRST_TURN_S, _GROWTH = 0.1, 10
+_FIRST_TURN_S, _GROWTH = 0.02, 10  # of CPU
+_CLOCK_A_CPU = 30  # seconds by the clock that count as one of CPU
 _FIRST_SLOTS_A_CORE, _LATER_SLOTS_A_CORE = 2, 1
 
 
@@ -26,8 +31,8 @@ class Turn:
     def __init__(self, lanes: "Lanes") -> None:
         self._lanes = lanes
         self.lane = 0
-        self.started = 0.0
-        self.length = _FIRST_TURN_S  # seconds
+        self.started = 0.0  # see Lanes._used
+        self.length = _FIRST_TURN_S
         self.stop: Callable[[], None] | None = None
         self.is_stopped = False
         self.granted: asyncio.Future[None] | None = None
@@ -50,6 +55,17 @@ class _Lane:
     slots: int
     running: set[Turn] = field(default_factory=set)
     waiting: deque[Turn] = field(default_factory=deque)
+    takes_newest: bool = False
+
+    def take(self) -> Turn:
+        """Who runs next, in turns from both ends of those who wait.
+
+        A short SELECT that comes after many long ones gets its answer, and none waits for ever.
+        """
+        self.takes_newest = not self.takes_newest
+        turn = self.waiting.pop() if self.takes_newest else self.waiting.popleft()
+        self.running.add(turn)
+        return turn
 
     def has_room(self) -> bool:
         return len(self.running) < self.slots
@@ -70,10 +86,11 @@ class Lanes:
 
     def __init__(self, cores: int | None = None) -> None:
         cores = max(cores or os.cpu_count() or 1, 2)
-        slots = [_FIRST_SLOTS_A_CORE, *[_LATER_SLOTS_A_CORE] * 3]
+        slots = [_FIRST_SLOTS_A_CORE, *[_LATER_SLOTS_A_CORE] * 2]
         self._lanes = [_Lane(each * cores) for each in slots]
         self._review_handle: asyncio.TimerHandle | None = None
-        self._takes_newest = False
+        self._used = 0.0  # seconds of CPU that each SELECT got which ran from the start
+        self._cpu, self._clock = time.process_time(), time.monotonic()
 
     async def begin(self) -> Turn:
         """Wait for a place in the first lane."""
@@ -107,34 +124,37 @@ class Lanes:
 
     def _review(self) -> None:
         """Fill free places, move or stop those whose turn is over, and come back while any run."""
-        now = asyncio.get_running_loop().time()
+        self._count()
         for number in reversed(range(len(self._lanes))):
-            self._fill(number, now)
+            self._fill(number)
         for number, lane in enumerate(self._lanes):
-            overdue = [turn for turn in lane.running if now - turn.started > turn.length]
+            overdue = [turn for turn in lane.running if self._used - turn.started > turn.length]
             for turn in sorted(overdue, key=lambda turn: turn.started):
-                self._end_turn(turn, number, now)
+                self._end_turn(turn, number)
         if self._review_handle is None and any(lane.running for lane in self._lanes):
             loop = asyncio.get_running_loop()
             self._review_handle = loop.call_later(_REVIEW_S, self._review_later)
+
+    def _count(self) -> None:
+        cpu, clock = time.process_time(), time.monotonic()
+        running = sum(len(lane.running) for lane in self._lanes)
+        share = (cpu - self._cpu) / max(running, 1)
+        self._used += max(share, (clock - self._clock) / _CLOCK_A_CPU)
+        self._cpu, self._clock = cpu, clock
 
     def _review_later(self) -> None:
         self._review_handle = None
         self._review()
 
-    def _fill(self, number: int, now: float) -> None:
+    def _fill(self, number: int) -> None:
         lane = self._lanes[number]
         while lane.waiting and lane.has_room():
-            # Who has never run is taken in turns from both ends: a short SELECT among many long
-            # ones that came before it gets its answer, and none waits for ever.
-            self._takes_newest = number == 0 and not self._takes_newest
-            turn = lane.waiting.pop() if self._takes_newest else lane.waiting.popleft()
-            turn.started = now
-            lane.running.add(turn)
+            turn = lane.take()
+            turn.started = self._used
             if not turn.granted.done():
                 turn.granted.set_result(None)
 
-    def _end_turn(self, turn: Turn, number: int, now: float) -> None:
+    def _end_turn(self, turn: Turn, number: int) -> None:
         if turn.is_stopped:
             return
         lane = self._lanes[number]
@@ -142,8 +162,8 @@ class Lanes:
         if following != number and self._lanes[following].has_room():
             lane.running.remove(turn)
             self._lanes[following].running.add(turn)
-            turn.lane, turn.length, turn.started = following, length, now
-            self._fill(number, now)
+            turn.lane, turn.length, turn.started = following, length, self._used
+            self._fill(number)
         elif turn.stop is not None and lane.wants_room(is_last=following == number):
             turn.is_stopped = True
             turn.stop()

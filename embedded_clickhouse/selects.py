@@ -28,16 +28,20 @@ from embedded_clickhouse.sessions import InThread
 from embedded_clickhouse.spool import Spool
 from embedded_clickhouse.sqltext import OutputClauses
 
-_PIPE_BYTES = 256 * 1024
+_PIPE_BYTES = 1024 * 1024
 _PIECE_BYTES = 256 * 1024
+_NOTHING = b"nothing"
+_LOOK_S, _LOOK_AT_LEAST_S = 0.001, 0.02
 _KILL_AGAIN_S = 0.05
+_KILL_TIMEOUT_S = 1
 
 
 class Killer:
     """Kills statements by their markers, all that are asked for at a time, until they have ended."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, in_thread: InThread) -> None:
         self._engine = engine
+        self._in_thread = in_thread
         self._markers: set[str] = set()
         self._working: asyncio.Task[None] | None = None
 
@@ -53,7 +57,8 @@ class Killer:
 
     async def _work(self) -> None:
         while self._markers:  # again and again: the engine may not have begun with one of them
-            await asyncio.to_thread(self._engine.kill, list(self._markers))
+            killing = asyncio.ensure_future(self._in_thread(self._engine.kill, list(self._markers)))
+            await asyncio.wait({killing}, timeout=_KILL_TIMEOUT_S)
             await asyncio.sleep(_KILL_AGAIN_S)
 
 
@@ -72,7 +77,7 @@ class Selects:
     """
 
     def __init__(self, engine: Engine, in_thread: InThread) -> None:
-        self._killer = Killer(engine)
+        self._killer = Killer(engine, in_thread)
         self._in_thread = in_thread
 
     async def run(self, call: Call, clauses: OutputClauses) -> None:
@@ -95,7 +100,7 @@ class Selects:
         """Start it, and see that nothing of it is left at the end of the block."""
         spool = Spool(is_bound=not call.options.wait_end_of_query)
         marker = uuid.uuid4().hex
-        reader, transport, write_end = await _open_pipe()
+        pipe, write_end = _open_pipe()
         query = asyncio.ensure_future(
             self._in_thread(
                 write_result,
@@ -108,14 +113,14 @@ class Selects:
                 marker,
             )
         )
-        filling = asyncio.ensure_future(_fill(spool, reader))
+        filling = asyncio.ensure_future(_fill(spool, pipe, query))
         call.turn.stop = lambda: self._killer.kill(marker)
         try:
             yield _Attempt(spool, query, filling)
         finally:
             call.turn.stop = None
-            transport.close()  # a query that still writes gets a broken pipe
             filling.cancel()
+            os.close(pipe)  # a query that still writes fails
             if not query.done():
                 self._killer.kill(marker)
             await asyncio.wait({query, filling})
@@ -160,10 +165,22 @@ async def _send(call: Call, attempt: _Attempt, output_format: str) -> bool:
     return True
 
 
-async def _fill(spool: Spool, reader: asyncio.StreamReader) -> None:
+async def _fill(spool: Spool, pipe: int, query_end: "asyncio.Future[Outcome]") -> None:
+    """Move what the engine writes to the spool, in few large pieces.
+
+    It looks into the pipe from time to time: to be woken for each write of a hundred queries would
+    keep the event loop from everything else.
+    """
+    pause = _LOOK_S
     try:
-        while piece := await reader.read(_PIECE_BYTES):
+        while piece := _read(pipe):
+            if piece is _NOTHING:
+                await asyncio.wait({query_end}, timeout=pause)
+                pause = min(pause * 1.5, _LOOK_AT_LEAST_S)
+                continue
             await spool.put(piece)
+            pause = _LOOK_S
+            await asyncio.sleep(0 if len(piece) == _PIECE_BYTES else _LOOK_S)
     except OSError as error:
         raise refusal(
             Code.NOT_ENOUGH_SPACE, f"Cannot keep the result in a file: {error.strerror}"
@@ -172,18 +189,19 @@ async def _fill(spool: Spool, reader: asyncio.StreamReader) -> None:
         spool.end()
 
 
-async def _open_pipe() -> tuple[asyncio.StreamReader, asyncio.ReadTransport, int]:
+def _read(pipe: int) -> bytes:
+    """What the pipe has; _NOTHING if that is nothing now, empty at its end."""
+    try:
+        return os.read(pipe, _PIECE_BYTES)
+    except BlockingIOError:
+        return _NOTHING
+
+
+def _open_pipe() -> tuple[int, int]:
     """A pipe to write to in a thread and to read from here; who writes closes the write end."""
     read_end, write_end = os.pipe()
+    os.set_blocking(read_end, False)
     if hasattr(fcntl, "F_SETPIPE_SZ"):  # Linux; elsewhere the default of 64 KiB does
         with contextlib.suppress(OSError):
             fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-    reader = asyncio.StreamReader(limit=_PIECE_BYTES)
-    try:
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb", buffering=0)
-        )
-    except BaseException:
-        os.close(write_end)
-        raise
-    return reader, transport, write_end
+    return read_end, write_end

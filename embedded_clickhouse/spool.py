@@ -10,10 +10,11 @@ import tempfile
 from collections import deque
 from typing import IO
 
-_IN_MEMORY_BYTES = 1024 * 1024
+# More than is held back of a result, so that to begin one nobody waits for his turn.
+_IN_MEMORY_BYTES = 1536 * 1024
 _IN_FILE_BYTES = 16 * 1024 * 1024
 _PIECE = 256 * 1024
-_MANY, _PAUSE_S = 4, 0.005
+_MANY, _PAUSE_S = 4, 0.02
 
 
 class Spool:
@@ -23,7 +24,7 @@ class Spool:
         is_bound: whether a writer has to wait for the reader; not if the whole result is wanted first.
     """
 
-    # Where many results are ahead of their readers they go to files in turns, 50 MB/s in all. Nobody
+    # Where many results are ahead of their readers they go to files in turns, 12 MB/s in all. Nobody
     # waits for them, and at full speed they would keep the event loop and processors from others.
     _turn = asyncio.Lock()
     _ahead = 0

@@ -33,6 +33,7 @@ from embedded_clickhouse.protocol import (
 from embedded_clickhouse.selects import Selects
 from embedded_clickhouse.sessions import InThread
 
+_SHORT_BYTES = 4096
 _SESSION_ONLY = ("SET", "USE")
 _MAKE_ROOM = ("DROP", "TRUNCATE", "KILL", "SYSTEM")
 
@@ -74,7 +75,7 @@ class Statements:
         if not sqltext.has_tokens(text):
             raise refusal(Code.SYNTAX_ERROR, "Empty query")
         _refuse_unsupported(text)
-        reads = await self._in_thread(is_read_only, call.connection, text)
+        reads = await self._reads(call, text)
         if call.options.is_reader and (
             sqltext.verb(text) == "SET" or not (reads or sqltext.verb(text) == "USE")
         ):
@@ -95,6 +96,12 @@ class Statements:
             run, call.connection, text, output_format, call.options.parameters
         )
         _reply_outcome(call, outcome, output_format if reads or outcome.body else None)
+
+    async def _reads(self, call: Call, text: bytes) -> bool | None:
+        # To parse a short text takes less than to change threads and back.
+        if len(text) < _SHORT_BYTES:
+            return is_read_only(call.connection, text)
+        return await self._in_thread(is_read_only, call.connection, text)
 
     async def _insert(self, call: Call, body: AsyncIterator[bytes]) -> None:
         if call.options.is_reader:
