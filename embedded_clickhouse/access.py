@@ -15,8 +15,9 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from embedded_clickhouse.backups import Folders
+from embedded_clickhouse.protocol import OWNER_ROLE
 
-OWNER_ROLE, READER_ROLE = "owner", "reader"
+READER_ROLE = "reader"
 OVERLAY = "_paths"
 # Names of the engine's privileges on sources. FILE is not among them, see above.
 SOURCES = (

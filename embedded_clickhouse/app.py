@@ -8,6 +8,7 @@ and who may own the data, is left to `server.py`.
 import asyncio
 import contextlib
 import secrets
+import uuid
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -20,10 +21,11 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from embedded_clickhouse import sqltext
-from embedded_clickhouse.bodies import decoded, form_fields, read_statement
+from embedded_clickhouse.bodies import decoded, form_fields, read_statement, unblocked
 from embedded_clickhouse.call import Call
 from embedded_clickhouse.connections import PATIENCE_S, with_deadline
 from embedded_clickhouse.engine import Engine
+from embedded_clickhouse.external import external_tables, without_tables
 from embedded_clickhouse.forbidden import Limits
 from embedded_clickhouse.lanes import Lanes, Turn
 from embedded_clickhouse.protocol import (
@@ -33,6 +35,7 @@ from embedded_clickhouse.protocol import (
     query_id,
     read_options,
     refusal,
+    url_parameters,
 )
 from embedded_clickhouse.results import Reply
 from embedded_clickhouse.sessions import Sessions
@@ -108,7 +111,9 @@ class Front:
         request = Request(scope, with_deadline(receive, self._patience))
         headers = {
             "X-ClickHouse-Server-Display-Name": "embedded",
-            "X-ClickHouse-Query-Id": query_id(request.query_params),
+            "X-ClickHouse-Query-Id": query_id(
+                request.query_params
+            ),  # one that is no text is replaced
             "X-ClickHouse-Timezone": self._engine.timezone,
         }
         reply = Reply(send, headers, tag=secrets.token_hex(8))
@@ -130,13 +135,19 @@ class Front:
         await reply.finish()
 
     async def _answer(self, request: Request, reply: Reply) -> None:
-        params = dict(request.query_params)
+        params = url_parameters(request.scope["query_string"])
         is_reader = self._users.authenticate(*credentials(params, request.headers))
         body = decoded(request.stream(), request.headers.get("content-encoding", ""))
+        if params.get("decompress") == "1":
+            body = unblocked(body)
+        files: dict[str, bytes] = {}
         kind = request.headers.get("content-type", "")
         if kind.startswith("multipart/form-data"):
-            params |= form_fields(kind, b"".join([piece async for piece in body]))
-        options = replace(read_options(params, request.headers), is_reader=is_reader)
+            fields, files = form_fields(kind, b"".join([piece async for piece in body]))
+            params |= fields
+        tables = external_tables(files, params)
+        options = read_options(without_tables(params, files), request.headers)
+        options = replace(options, is_reader=is_reader)
         statement = await read_statement(options.query, body)
         if not statement.text.strip() and request.method != "POST":
             reply.whole(200, b"Ok.\n", {"Content-Type": "text/plain; charset=UTF-8"})
@@ -154,8 +165,11 @@ class Front:
                 turn,
                 may_write=request.method == "POST" and not options.read_only,
                 accept_encoding=request.headers.get("accept-encoding", ""),
+                query_id=reply.query_id,
+                marker=uuid.uuid4().hex,
             )
-            await self._statements.execute(call, body, request.receive)
+            async with self._statements.loaded(call, tables):
+                await self._statements.execute(call, body, request.receive)
 
     @contextlib.asynccontextmanager
     async def _turn(self, text: bytes) -> AsyncIterator[Turn | None]:

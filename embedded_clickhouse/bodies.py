@@ -8,7 +8,8 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from embedded_clickhouse.compression import decompressor
+from embedded_clickhouse.blocks import BlockDecompressor
+from embedded_clickhouse.compression import decompressor, zstd
 from embedded_clickhouse.protocol import (
     ClickHouseError,
     Code,
@@ -21,7 +22,7 @@ _HEAD_BYTES = 256 * 1024
 _MAX_STATEMENT_BYTES = 64 * 1024 * 1024
 
 _BOUNDARY = re.compile(r'boundary="?([^";]+)"?', re.IGNORECASE)
-_FIELD_NAME = re.compile(rb'name="([^"]*)"')
+_FIELD_NAME = re.compile(rb'(?<!file)name="([^"]*)"')
 
 
 async def decoded(body: AsyncIterator[bytes], encoding: str) -> AsyncIterator[bytes]:
@@ -51,6 +52,24 @@ async def decoded(body: AsyncIterator[bytes], encoding: str) -> AsyncIterator[by
             yield plain
     if not codec.is_complete:
         raise _damaged(encoding, "it ends too early")
+
+
+async def unblocked(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The content of a body of ClickHouse's own compressed blocks.
+
+    Raises:
+        ClickHouseError: damaged data (271).
+    """
+    codec = BlockDecompressor()
+    async for piece in body:
+        try:
+            plain = codec.decompress(piece)
+        except (ValueError, RuntimeError, zstd.ZstdError) as error:
+            raise _damaged("compressed blocks", str(error)) from None
+        if plain:
+            yield plain
+    if not codec.is_complete:
+        raise _damaged("compressed blocks", "it ends too early")
 
 
 def _damaged(encoding: str, reason: str) -> ClickHouseError:
@@ -100,29 +119,25 @@ async def read_statement(query: str, body: AsyncIterator[bytes]) -> ReadStatemen
     return ReadStatement(bytes(text), insert_head(bytes(text)), is_whole=True)
 
 
-def form_fields(content_type: str, body: bytes) -> dict[str, str]:
-    """The fields of a multipart/form-data body by name.
+def form_fields(content_type: str, body: bytes) -> tuple[dict[str, str], dict[str, bytes]]:
+    """The fields and the files of a multipart/form-data body by name.
 
     Raises:
-        ClickHouseError: no fields in it or one that is no UTF-8 text (36), or a file, which would be an external table (48).
+        ClickHouseError: there is none, or a field that is no UTF-8 text (36).
     """
     boundary = _BOUNDARY.search(content_type)
-    fields = {}
+    fields, files = {}, {}
     if boundary is not None:
         for part in (b"\r\n" + body).split(b"\r\n--" + boundary[1].encode())[1:-1]:
             head, _, value = part.partition(b"\r\n\r\n")
             name = _FIELD_NAME.search(head)
-            if b"filename=" in head:
-                raise refusal(
-                    Code.NOT_IMPLEMENTED,
-                    "The embedded ClickHouse takes no external tables: insert the data into a "
-                    "temporary table of a session first.",
-                )
-            if name is not None:
+            if name is not None and b"filename=" in head:
+                files[_text(name[1])] = value
+            elif name is not None:
                 fields[_text(name[1])] = _text(value)
-    if not fields:
+    if not (fields or files):
         raise refusal(Code.BAD_ARGUMENTS, "The multipart form has no fields")
-    return fields
+    return fields, files
 
 
 def _text(field: bytes) -> str:

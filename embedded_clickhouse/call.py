@@ -10,12 +10,14 @@ from embedded_clickhouse.protocol import Options
 from embedded_clickhouse.results import Reply
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Call:
     """One statement of one request.
 
     Attributes:
         turn: its place among the SELECTs; None if it looks like none.
+        query_id: the client's own id of it, or a random one.
+        marker: a word in its text that no other has; it is killed by that.
     """
 
     statement: ReadStatement
@@ -25,3 +27,5 @@ class Call:
     turn: Turn | None
     may_write: bool
     accept_encoding: str
+    query_id: str
+    marker: str

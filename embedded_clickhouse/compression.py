@@ -1,6 +1,7 @@
 """Streaming compression of HTTP bodies: lz4 frames, zstd, gzip and deflate, by Content-Encoding.
 
-Everything used here comes with clickhouse-connect. Codecs are stateful, one per body.
+Everything used here comes with clickhouse-connect; ClickHouse's own blocks are in `blocks.py`. Codecs
+are stateful, one per body.
 """
 
 import sys

@@ -43,7 +43,11 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def handle_events(self) -> None:
-        super().handle_events()
+        try:
+            super().handle_events()
+        except UnicodeDecodeError:  # in a URL; what h11 lets pass
+            self.send_400_response("The URL is not ASCII text.")
+            return
         is_in_head = self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0])
         if not is_in_head:
             self._head = _cancelled(self._head)

@@ -13,7 +13,6 @@ import re
 import shutil
 import threading
 import time
-import uuid
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,13 +230,19 @@ class Insert:
         engine: kills the statement if it is abandoned.
         connection: the session; nothing else may run in it until the insert has ended.
         statement: its text up to FORMAT or VALUES.
+        marker: a word by which it is killed.
     """
 
     def __init__(
-        self, engine: Engine, connection: Connection, statement: bytes, input_format: str
+        self,
+        engine: Engine,
+        connection: Connection,
+        statement: bytes,
+        input_format: str,
+        marker: str,
     ) -> None:
         self._engine = engine
-        self._marker = uuid.uuid4().hex
+        self._marker = marker
         self._outcome = Outcome()
         self._error: RuntimeError | None = None
         read_end, self._write_end = os.pipe()

@@ -13,6 +13,9 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from urllib.parse import parse_qsl
+
+OWNER_ROLE = "owner"  # of access.py
 
 
 class Code(IntEnum):
@@ -38,6 +41,7 @@ class Code(IntEnum):
     QUERY_WAS_CANCELLED = 394
     ACCESS_DENIED = 497
     AUTHENTICATION_FAILED = 516
+    UNKNOWN_ROLE = 511
     STD_EXCEPTION = 1001
 
 
@@ -69,6 +73,7 @@ _RESERVED = frozenset(
     }
 )
 _RESERVED_PREFIXES = ("param_", "http_")
+_NOT_AT_ALL = re.compile(r"q=0(\.0*)?\Z")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*\Z")
 
 _CONTENT_TYPES = (
@@ -121,6 +126,8 @@ class Options:
     is_reader: bool = False  # the read-only user asks
     read_only: bool = False  # not a setting of the engine here: a session could not undo it
     compress_response: bool = False
+    compress_blocks: bool = False  # see blocks.py
+    shows_progress: bool = False
     parameters: dict[str, str] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)
 
@@ -136,12 +143,8 @@ def read_options(params: Mapping[str, str], headers: Mapping[str, str]) -> Optio
     )
     if not _NAME.match(output_format):
         raise refusal(Code.UNKNOWN_FORMAT, f"Unknown format {output_format}")
-    if _is_set(params, "compress") or _is_set(params, "decompress"):
-        raise refusal(
-            Code.NOT_IMPLEMENTED,
-            "The embedded ClickHouse has no native block compression (compress, decompress): use "
-            "Content-Encoding and Accept-Encoding with lz4, zstd or gzip.",
-        )
+    if (role := params.get("role", OWNER_ROLE)) != OWNER_ROLE:
+        raise refusal(Code.UNKNOWN_ROLE, f"There is no role `{role}` in user directories")
     return Options(
         query=params.get("query", ""),
         database=params.get("database") or headers.get("x-clickhouse-database", ""),
@@ -153,6 +156,8 @@ def read_options(params: Mapping[str, str], headers: Mapping[str, str]) -> Optio
         wait_end_of_query=_is_set(params, "wait_end_of_query"),
         read_only=params.get("readonly", "0") != "0",
         compress_response=_is_set(params, "enable_http_compression"),
+        compress_blocks=_is_set(params, "compress"),
+        shows_progress=_is_set(params, "send_progress_in_http_headers"),
         parameters={
             name.removeprefix("param_"): value
             for name, value in params.items()
@@ -207,6 +212,23 @@ def credentials(params: Mapping[str, str], headers: Mapping[str, str]) -> tuple[
     return params.get("user", "default"), params.get("password", "")
 
 
+def url_parameters(query_string: bytes) -> dict[str, str]:
+    """The parameters of a URL; the query may be of any bytes, as SQL may, kept as surrogates.
+
+    Raises:
+        ClickHouseError: another parameter is not UTF-8 text (36).
+    """
+    pairs = parse_qsl(
+        query_string.decode("latin-1"), keep_blank_values=True, errors="surrogateescape"
+    )
+    for name, value in pairs:
+        try:
+            (name + (value if name != "query" else "")).encode()
+        except UnicodeEncodeError:
+            raise refusal(Code.BAD_ARGUMENTS, "A parameter of the URL is not UTF-8 text") from None
+    return dict(pairs)
+
+
 def query_id(params: Mapping[str, str]) -> str:
     """The id a client gave its query, if a header can carry it, or else a new one."""
     given = params.get("query_id", "").strip()  # blanks at its ends are not allowed in a header
@@ -228,7 +250,11 @@ def result_headers(output_format: str) -> dict[str, str]:
 
 def chosen_encoding(accept_encoding: str, offered: Iterable[str]) -> str | None:
     """The first encoding of `offered` that the client accepts; None for no compression."""
-    accepted = {part.split(";")[0].strip().lower() for part in accept_encoding.split(",")}
+    accepted = set()
+    for part in accept_encoding.lower().split(","):
+        name, _, weight = part.partition(";")
+        if not _NOT_AT_ALL.match(weight.replace(" ", "")):
+            accepted.add(name.strip())
     return next((encoding for encoding in offered if encoding in accepted), None)
 
 

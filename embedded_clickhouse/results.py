@@ -7,9 +7,11 @@ block and a broken connection, which no client can take for a complete result.
 
 from starlette.types import Message, Send
 
+from embedded_clickhouse.blocks import BlockCompressor
 from embedded_clickhouse.compression import Compressor, compressor
 from embedded_clickhouse.protocol import ClickHouseError, exception_block
 
+BLOCKS = "blocks"  # ClickHouse's own, which no header tells of
 HELD_BACK_BYTES = 1024 * 1024
 
 
@@ -33,6 +35,11 @@ class Reply:
         self._last: list[Message] = []
         self.has_started = False
 
+    @property
+    def query_id(self) -> str:
+        """The id that the answer names."""
+        return self._headers["X-ClickHouse-Query-Id"]
+
     def whole(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         """Answer in one piece, uncompressed."""
         start = self._start(status, {**headers, "Content-Length": str(len(body))})
@@ -40,7 +47,9 @@ class Reply:
 
     async def begin(self, headers: dict[str, str], encoding: str | None) -> None:
         """Start a body of unknown length."""
-        if encoding is not None:
+        if encoding == BLOCKS:
+            self._compressor = BlockCompressor()
+        elif encoding is not None:
             self._compressor = compressor(encoding)
             headers = {**headers, "Content-Encoding": encoding}
         self.has_started = True

@@ -9,13 +9,13 @@ import contextlib
 import fcntl
 import math
 import os
-import uuid
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 from embedded_clickhouse.call import Call
 from embedded_clickhouse.compression import RESPONSE_ENCODINGS
-from embedded_clickhouse.engine import Engine, Outcome, write_result
+from embedded_clickhouse.engine import Outcome, write_result
+from embedded_clickhouse.killing import Killer, Running
 from embedded_clickhouse.protocol import (
     Code,
     chosen_encoding,
@@ -23,7 +23,7 @@ from embedded_clickhouse.protocol import (
     result_headers,
     summary_header,
 )
-from embedded_clickhouse.results import HELD_BACK_BYTES
+from embedded_clickhouse.results import BLOCKS, HELD_BACK_BYTES
 from embedded_clickhouse.sessions import InThread
 from embedded_clickhouse.spool import Spool
 from embedded_clickhouse.sqltext import OutputClauses
@@ -32,34 +32,6 @@ _PIPE_BYTES = 1024 * 1024
 _PIECE_BYTES = 256 * 1024
 _NOTHING = b"nothing"
 _LOOK_S, _LOOK_AT_LEAST_S = 0.001, 0.02
-_KILL_AGAIN_S = 0.05
-_KILL_TIMEOUT_S = 1
-
-
-class Killer:
-    """Kills statements by their markers, all that are asked for at a time, until they have ended."""
-
-    def __init__(self, engine: Engine, in_thread: InThread) -> None:
-        self._engine = engine
-        self._in_thread = in_thread
-        self._markers: set[str] = set()
-        self._working: asyncio.Task[None] | None = None
-
-    def kill(self, marker: str) -> None:
-        """Have the statement killed; it may take a moment."""
-        self._markers.add(marker)
-        if self._working is None or self._working.done():
-            self._working = asyncio.get_running_loop().create_task(self._work())
-
-    def forget(self, marker: str) -> None:
-        """The statement has ended."""
-        self._markers.discard(marker)
-
-    async def _work(self) -> None:
-        while self._markers:  # again and again: the engine may not have begun with one of them
-            killing = asyncio.ensure_future(self._in_thread(self._engine.kill, list(self._markers)))
-            await asyncio.wait({killing}, timeout=_KILL_TIMEOUT_S)
-            await asyncio.sleep(_KILL_AGAIN_S)
 
 
 class _Attempt(NamedTuple):
@@ -72,12 +44,14 @@ class Selects:
     """Runs SELECTs on one engine.
 
     Args:
-        engine: kills them.
+        running: tells which of them a client wants to end.
+        killer: ends them.
         in_thread: runs a blocking call and awaits its result.
     """
 
-    def __init__(self, engine: Engine, in_thread: InThread) -> None:
-        self._killer = Killer(engine, in_thread)
+    def __init__(self, running: Running, killer: Killer, in_thread: InThread) -> None:
+        self._running = running
+        self._killer = killer
         self._in_thread = in_thread
 
     async def run(self, call: Call, clauses: OutputClauses) -> None:
@@ -91,7 +65,10 @@ class Selects:
             async with self._attempt(call, clauses, output_format) as attempt:
                 if await _send(call, attempt, output_format):
                     return
-            await call.turn.again()
+            if not self._running.was_killed(call):
+                await call.turn.again()
+            if self._running.was_killed(call):
+                raise refusal(Code.QUERY_WAS_CANCELLED, "Query was cancelled")
 
     @contextlib.asynccontextmanager
     async def _attempt(
@@ -99,7 +76,6 @@ class Selects:
     ) -> AsyncIterator[_Attempt]:
         """Start it, and see that nothing of it is left at the end of the block."""
         spool = Spool(is_bound=not call.options.wait_end_of_query)
-        marker = uuid.uuid4().hex
         pipe, write_end = _open_pipe()
         query = asyncio.ensure_future(
             self._in_thread(
@@ -110,11 +86,11 @@ class Selects:
                 clauses.tail,
                 call.options.parameters,
                 write_end,
-                marker,
+                call.marker,
             )
         )
         filling = asyncio.ensure_future(_fill(spool, pipe, query))
-        call.turn.stop = lambda: self._killer.kill(marker)
+        call.turn.stop = lambda: self._killer.kill(call.marker)
         try:
             yield _Attempt(spool, query, filling)
         finally:
@@ -122,9 +98,9 @@ class Selects:
             filling.cancel()
             os.close(pipe)  # a query that still writes fails
             if not query.done():
-                self._killer.kill(marker)
+                self._killer.kill(call.marker)
             await asyncio.wait({query, filling})
-            self._killer.forget(marker)
+            self._killer.forget(call.marker)
             for ended in (query, filling):
                 if not ended.cancelled():
                     ended.exception()  # seen, so that nobody is warned of it
@@ -153,8 +129,10 @@ async def _send(call: Call, attempt: _Attempt, output_format: str) -> bool:
         call.turn.leave()
     headers = result_headers(output_format)
     headers["X-ClickHouse-Summary"] = summary_header(vars(outcome), outcome.elapsed)
-    encoding = None
-    if call.options.compress_response:
+    if call.options.shows_progress:
+        headers["X-ClickHouse-Progress"] = summary_header(vars(outcome), outcome.elapsed)
+    encoding = BLOCKS if call.options.compress_blocks else None
+    if call.options.compress_response and encoding is None:
         encoding = chosen_encoding(call.accept_encoding, RESPONSE_ENCODINGS)
     await call.reply.begin(headers, encoding)
     while piece := await spool.get():

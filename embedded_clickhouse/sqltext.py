@@ -14,8 +14,8 @@ _TOKEN = re.compile(
       (?P<space>   \s+ | --[^\n]* | \#[\ !][^\n]* | /\*.*?(?:\*/|\Z) )
     | (?P<string>  '(?:[^'\\]|\\.|'')*(?:'|\Z) )
     | (?P<quoted>  `(?:[^`\\]|\\.|``)*(?:`|\Z) | "(?:[^"\\]|\\.|"")*(?:"|\Z) )
-    | (?P<heredoc> \$(?P<tag>\w*)\$.*?(?:\$(?P=tag)\$|\Z) )
-    | (?P<word>    [A-Za-z_\x80-\xff][\w$\x80-\xff]* )
+    | (?P<heredoc> \$(?P<tag>\w*)\$.*?\$(?P=tag)\$ )
+    | (?P<word>    [A-Za-z_$\x80-\xff][\w$\x80-\xff]* )
     | (?P<number>  \d[\w.]* )
     | (?P<mark>    . )
     """,
@@ -137,18 +137,18 @@ def insert_head(sql: bytes) -> InsertHead | None:
     after one line break, as in ClickHouse.
     """
     stream = (token for token in tokens(sql) if token.depth == 0)
-    first = next(stream, None)
+    first = _skip_with(stream)
     if first is None or not first.is_word(b"INSERT"):
         return None
     previous = _skip_target(stream)
     for token in stream:
         if token.is_word(b"VALUES"):
-            return InsertHead(sql[: token.start], "Values", token.end)
+            return InsertHead(sql[first.start : token.start], "Values", token.end)
         if any(token.is_word(word) for word in (b"SELECT", b"WITH", b"WATCH", b"EXPLAIN")):
             return None
         if previous is not None and previous.is_word(b"FORMAT") and token.kind == "word":
             data = _AFTER_FORMAT.match(sql, token.end).end()
-            return InsertHead(sql[: previous.start], _name(token), data)
+            return InsertHead(sql[first.start : previous.start], _name(token), data)
         previous = token
     return None
 
@@ -164,6 +164,16 @@ def settings_clause(head: bytes) -> tuple[bytes, bytes]:
         if token.depth == 0 and token.is_word(b"SETTINGS"):
             return head[: token.start], head[token.start :]
     return head, b""
+
+
+def _skip_with(stream: Iterator[Token]) -> Token | None:
+    """The first token behind WITH …, which means nothing to an INSERT that brings its data."""
+    first = next(stream, None)
+    if first is None or not first.is_word(b"WITH"):
+        return first
+    return next(
+        (each for each in stream if each.is_word(b"INSERT") or each.is_word(b"SELECT")), None
+    )
 
 
 def _skip_target(stream: Iterator[Token]) -> Token | None:

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from embedded_clickhouse import sqltext
+from embedded_clickhouse.blocks import BlockCompressor
 from embedded_clickhouse.bodies import ReadStatement
 from embedded_clickhouse.call import Call
 from embedded_clickhouse.engine import (
@@ -23,7 +24,9 @@ from embedded_clickhouse.engine import (
     is_read_only,
     run,
 )
+from embedded_clickhouse.external import ExternalTable, drop, load
 from embedded_clickhouse.forbidden import Limits
+from embedded_clickhouse.killing import Killer, Running
 from embedded_clickhouse.protocol import (
     Code,
     refusal,
@@ -50,8 +53,27 @@ class Statements:
     def __init__(self, engine: Engine, in_thread: InThread, limits: Limits) -> None:
         self._engine = engine
         self._in_thread = in_thread
-        self._selects = Selects(engine, in_thread)
+        killer = Killer(engine, in_thread)
+        self._running = Running(killer)
+        self._selects = Selects(self._running, killer, in_thread)
         self._limits = limits
+
+    @contextlib.asynccontextmanager
+    async def loaded(self, call: Call, tables: list[ExternalTable]) -> AsyncIterator[None]:
+        """Have external tables for the length of the block.
+
+        Raises:
+            ClickHouseError, RuntimeError: one is refused or cannot be filled.
+        """
+        if tables and (call.options.is_reader or not call.may_write):
+            raise _read_only_refusal()
+        try:
+            for table in tables:
+                await self._in_thread(load, self._engine, call.connection, self._limits, table)
+            yield
+        finally:
+            for table in tables:
+                await self._in_thread(drop, call.connection, table)
 
     async def execute(self, call: Call, body: AsyncIterator[bytes], receive: Receive) -> None:
         """Run the statement and send what comes of it.
@@ -68,14 +90,23 @@ class Statements:
         insert = call.statement.insert
         limits = self._limits.of_reader() if call.options.is_reader else self._limits
         limits.check(text if insert is None or call.statement.is_whole else insert.statement)
-        if call.statement.insert is not None and not _is_inline_values(call.statement):
-            await self._insert(call, body)
-            return
-        text = _single(text)
+        with self._running.listed(call):
+            if insert is not None and not _is_inline_values(call.statement):
+                await self._insert(call, body)
+            else:
+                await self._statement(call, _single(text), receive)
+
+    async def _statement(self, call: Call, text: bytes, receive: Receive) -> None:
+        """Run a statement that brings no data."""
         if not sqltext.has_tokens(text):
             raise refusal(Code.SYNTAX_ERROR, "Empty query")
         _refuse_unsupported(text)
+        may_kill = call.may_write and not call.options.is_reader
+        if (answer := self._running.kill(text, may_kill)) is not None:
+            text = answer
         reads = await self._reads(call, text)
+        if reads is None and not (call.may_write and not call.options.is_reader):
+            await self._in_thread(_raise_syntax_error, self._engine, text)
         if call.options.is_reader and (
             sqltext.verb(text) == "SET" or not (reads or sqltext.verb(text) == "USE")
         ):
@@ -92,8 +123,11 @@ class Statements:
         if call.turn is not None:  # WITH … INSERT, say
             call.turn.leave()
         output_format = sqltext.output_clauses(text).format or call.options.default_format
+        marked = text
+        if call.statement.insert is None:
+            marked = b"%b\n/* %b */" % (text, call.marker.encode())
         outcome = await self._in_thread(
-            run, call.connection, text, output_format, call.options.parameters
+            run, call.connection, marked, output_format, call.options.parameters
         )
         _reply_outcome(call, outcome, output_format if reads or outcome.body else None)
 
@@ -113,7 +147,12 @@ class Statements:
         parameters = {f"param_{name}": value for name, value in call.options.parameters.items()}
         await self._in_thread(apply_settings, call.connection, parameters)
         insert = await self._in_thread(
-            Insert, self._engine, call.connection, head.statement, head.format
+            Insert,
+            self._engine,
+            call.connection,
+            head.statement,
+            head.format,
+            call.marker,
         )
         try:
             if call.statement.data:
@@ -128,9 +167,14 @@ class Statements:
 
 def _reply_outcome(call: Call, outcome: Outcome, output_format: str | None) -> None:
     # A statement without a result has no format either; clients tell them apart by that.
-    headers = result_headers(output_format) if output_format is not None else {}
+    headers = {"Content-Type": "text/plain; charset=UTF-8"}
+    if output_format is not None:
+        headers = result_headers(output_format)
     headers["X-ClickHouse-Summary"] = summary_header(vars(outcome), outcome.elapsed)
-    call.reply.whole(200, outcome.body, headers)
+    body = outcome.body
+    if call.options.compress_blocks:
+        body = BlockCompressor().compress(body)
+    call.reply.whole(200, body, headers)
 
 
 async def _unless_disconnected(work: Awaitable[None], receive: Receive) -> None:
@@ -153,6 +197,12 @@ async def _unless_disconnected(work: Awaitable[None], receive: Receive) -> None:
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+def _raise_syntax_error(engine: Engine, text: bytes) -> None:
+    """Let the engine say what is wrong with a text that it cannot parse; it may only read."""
+    with contextlib.closing(engine.connect(is_reader=True)) as connection:
+        run(connection, text)
 
 
 def _is_inline_values(statement: ReadStatement) -> bool:

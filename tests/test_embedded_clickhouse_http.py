@@ -201,7 +201,6 @@ def test_parameters_reach_every_kind_of_statement(clickhouse, table):
         ("drop table nope", {"readonly": "1"}, 500, 164, "readonly mode"),
         ("select 1", {"session_id": "n", "session_check": "1"}, 500, 372, "Session n not found"),
         ("select 1", {"session_id": "n", "session_timeout": "x"}, 500, 374, "session timeout"),
-        ("select 1", {"compress": "1"}, 501, 48, "Content-Encoding"),
         (SLOW, {"max_execution_time": "0.2"}, 408, 159, "Timeout exceeded"),
         (
             "select arraySort(range(100000000))",

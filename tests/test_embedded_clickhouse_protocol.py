@@ -1,0 +1,188 @@
+"""What clients send to the embedded ClickHouse, and how a server would answer it."""
+
+import socket
+import threading
+import time
+import zlib
+
+import lz4.block
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_embedded_clickhouse_http import SLOW, Answer, ask
+from test_embedded_clickhouse_http import table as table
+
+from embedded_clickhouse import Endpoint
+from embedded_clickhouse.blocks import BlockCompressor, BlockDecompressor
+from embedded_clickhouse.protocol import chosen_encoding
+
+
+def form(fields: dict[str, str], files: dict[str, bytes]) -> tuple[bytes, dict[str, str]]:
+    """The body and the headers of a multipart form."""
+    parts = [
+        *(f'name="{name}"\r\n\r\n{value}'.encode() for name, value in fields.items()),
+        *(b'name="%b"; filename="f"\r\n\r\n%b' % (n.encode(), data) for n, data in files.items()),
+    ]
+    lines = b"".join(b"--x\r\nContent-Disposition: form-data; %b\r\n" % part for part in parts)
+    return lines + b"--x--\r\n", {"Content-Type": "multipart/form-data; boundary=x"}
+
+
+def raw(endpoint: Endpoint, head: str) -> bytes:
+    with socket.create_connection((endpoint.host, endpoint.port), timeout=20) as client:
+        client.sendall(head.encode("latin-1"))
+        return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+@given(st.lists(st.binary(max_size=300), max_size=5), st.integers(1, 40))
+def test_blocks_come_out_as_they_went_in(pieces: list[bytes], size: int) -> None:
+    packer, unpacker = BlockCompressor(), BlockDecompressor()
+    packed = b"".join(packer.compress(piece) for piece in pieces)
+    parts = (packed[at : at + size] for at in range(0, len(packed), size))
+    assert b"".join(unpacker.decompress(part) for part in parts) == b"".join(pieces)
+    assert unpacker.is_complete
+
+
+def test_answers_and_bodies_may_be_blocks(clickhouse: Endpoint, table: str) -> None:
+    data = BlockCompressor().compress(b"1\tone\n2\ttwo\n")
+    insert = ask(clickhouse, data, query=f"insert into {table} format TSV", decompress=1)
+    assert (insert.status, insert.summary["written_rows"]) == (200, 2), insert.text
+    answer = ask(clickhouse, f"select * from {table}".encode(), compress=1)
+    assert "Content-Encoding" not in answer.headers
+    assert BlockDecompressor().decompress(answer.body) == b"1\tone\n2\ttwo\n"
+    shown = ask(clickhouse, f"exists {table}".encode(), compress=1)
+    assert BlockDecompressor().decompress(shown.body) == b"1\n"
+
+
+def test_blocks_are_those_of_a_server() -> None:
+    """As `printf 1 | clickhouse-compressor` writes them, but for how LZ4 packs."""
+    block = BlockCompressor().compress(b"select 1")
+    assert block[16] == 0x82
+    assert int.from_bytes(block[17:21], "little") == len(block) - 16
+    assert lz4.block.decompress(block[25:], uncompressed_size=8) == b"select 1"
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:30] + b"?" + b[31:]])
+def test_damaged_blocks_are_refused(clickhouse: Endpoint, damage) -> None:
+    body = damage(BlockCompressor().compress(b"select 1, 'and so on'"))
+    assert ask(clickhouse, body, decompress=1).code == 271
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        {"ext_structure": "a UInt8, s String", "ext_format": "TabSeparated"},
+        {"ext_structure": "a UInt8, s String"},
+        {"ext_types": "UInt8,Nullable(String)"},
+    ],
+)
+@pytest.mark.parametrize("in_url", [True, False])
+def test_a_query_may_bring_tables(clickhouse: Endpoint, described, in_url: bool) -> None:
+    body, headers = form({} if in_url else described, {"ext": b"1\tone\n2\ttwo\n"})
+    url = described if in_url else {}
+    answer = ask(clickhouse, body, headers=headers, query="select * from ext", **url)
+    assert answer.text == "1\tone\n2\ttwo\n"
+
+
+def test_tables_are_gone_after_their_query(clickhouse: Endpoint) -> None:
+    body, headers = form({"e_structure": "a UInt8"}, {"e": b"1\n"})
+    session = {"session_id": "tables"}
+    for _ in range(2):
+        answer = ask(clickhouse, body, headers=headers, query="select sum(a) from e", **session)
+        assert answer.text == "1\n"
+    assert ask(clickhouse, b"select * from e", **session).code == 60
+
+
+@pytest.mark.parametrize(
+    ("name", "structure"),
+    [
+        ("e", ""),
+        ("e", "a UInt8) engine = Memory as select (1"),
+        ("e", "a UInt8) engine = URL('http://127.0.0.1') --"),
+        ("e", "a UInt8 --"),
+        ("e", "a UInt8); drop table x; ("),
+        ("e`", "a UInt8"),
+    ],
+)
+def test_a_structure_is_columns_and_nothing_else(clickhouse, name, structure) -> None:
+    body, headers = form({f"{name}_structure": structure}, {name: b"1\n"})
+    assert ask(clickhouse, body, headers=headers, query="select 1").code in (36, 62)
+
+
+def test_a_query_is_killed_by_its_id(clickhouse: Endpoint) -> None:
+    answers: list[Answer] = []
+    asking = threading.Thread(
+        target=lambda: answers.append(ask(clickhouse, SLOW.encode(), query_id="to be killed"))
+    )
+    asking.start()
+    kill = b"KILL QUERY WHERE query_id = 'to be killed' SYNC FORMAT TSV"
+    deadline = time.monotonic() + 20
+    while not (killed := ask(clickhouse, kill)).text:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    asking.join()
+    assert killed.text.startswith("waiting\tto be killed\tdefault\tselect sum(")
+    assert answers[0].code == 394
+    assert ask(clickhouse, kill).text == ""
+
+
+def test_a_mistake_in_a_get_is_a_syntax_error(clickhouse: Endpoint) -> None:
+    answer = ask(clickhouse, method="GET", query="select 1 frm x y")
+    assert (answer.status, answer.code) == (400, 62), answer.text
+
+
+def test_data_keep_what_ends_a_statement(clickhouse: Endpoint, table: str) -> None:
+    insert = f"with 1 as one insert into {table} format TSV\n1\ta;\n2\t;b\n"
+    assert ask(clickhouse, insert.encode()).status == 200
+    assert ask(clickhouse, f"select s from {table} order by a".encode()).text == "a;\n;b\n"
+
+
+def test_dollars_make_no_heredoc_of_a_parameter(clickhouse: Endpoint) -> None:
+    sql = b"select {$x$:Int32} format JSONCompactEachRow"
+    assert ask(clickhouse, sql, **{"param_$x$": "7"}).text == "[7]\n"
+
+
+def test_urls_of_any_bytes_are_answered(clickhouse: Endpoint) -> None:
+    signed = (
+        f"Host: localhost\r\nConnection: close\r\nX-ClickHouse-Key: {clickhouse.password}\r\n\r\n"
+    )
+    assert b"\xff\n" in raw(clickhouse, f"GET /?query=select+'%FF' HTTP/1.1\r\n{signed}")
+    assert b" 400 " in raw(clickhouse, f"GET /?database=%FF HTTP/1.1\r\n{signed}")
+    assert b" 400 " in raw(clickhouse, f"GET /\xff?query=select HTTP/1.1\r\n{signed}")
+
+
+def test_what_a_client_does_not_want_is_not_chosen() -> None:
+    assert chosen_encoding("zstd;q=0, gzip", ("zstd", "gzip")) == "gzip"
+    assert chosen_encoding("zstd; q=0.000", ("zstd", "gzip")) is None
+    assert chosen_encoding("zstd;q=0.5", ("zstd", "gzip")) == "zstd"
+
+
+def test_an_unknown_role_is_an_error(clickhouse: Endpoint) -> None:
+    answer = ask(clickhouse, b"select 1", role="nobody")
+    assert (answer.status, answer.code) == (404, 511)
+
+
+def test_progress_is_told_in_the_head(clickhouse: Endpoint) -> None:
+    answer = ask(clickhouse, b"select 1", send_progress_in_http_headers=1)
+    assert '"read_rows":"1"' in answer.headers["X-ClickHouse-Progress"]
+
+
+def test_progress_is_told_between_rows(clickhouse: Endpoint) -> None:
+    answer = ask(clickhouse, b"select 7 as n", default_format="JSONEachRowWithProgress")
+    assert '{"row":{"n":7}}' in answer.text
+    assert '{"progress":' in answer.text
+
+
+def test_tables_of_default_exist(clickhouse: Endpoint) -> None:
+    ask(clickhouse, b"create table if not exists default.here (a Int8) engine = Memory")
+    assert ask(clickhouse, b"exists table here").text == "1\n"
+    assert ask(clickhouse, b"exists table not_here").text == "0\n"
+
+
+def test_an_error_behind_packed_rows_can_be_unpacked(clickhouse: Endpoint) -> None:
+    query = b"select number, throwIf(number = 900000) from numbers(1000000)"
+    headers = {"Accept-Encoding": "gzip"}
+    answer = ask(clickhouse, query, headers=headers, enable_http_compression=1)
+    plain = zlib.decompressobj(wbits=31).decompress(answer.body)
+    assert not answer.is_complete
+    assert b"__exception__" in plain
+    assert b"Code: 395." in plain
