@@ -28,6 +28,7 @@ from embedded_clickhouse.engine import Engine
 from embedded_clickhouse.external import external_tables, without_tables
 from embedded_clickhouse.forbidden import Limits
 from embedded_clickhouse.lanes import Lanes, Turn
+from embedded_clickhouse.play import play
 from embedded_clickhouse.protocol import (
     ClickHouseError,
     Code,
@@ -89,7 +90,12 @@ class Front:
         self._sessions = Sessions(engine, self._in_thread)
         self._statements = Statements(engine, self._in_thread, limits)
         self.app = Starlette(
-            routes=[Route("/ping", _ok), Route("/replicas_status", _ok), Route("/", self)],
+            routes=[
+                Route("/ping", _ok),
+                Route("/replicas_status", _ok),
+                Route("/play", play),
+                Route("/", self),
+            ],
             lifespan=self._lifespan,
         )
 

@@ -186,3 +186,31 @@ def test_an_error_behind_packed_rows_can_be_unpacked(clickhouse: Endpoint) -> No
     assert not answer.is_complete
     assert b"__exception__" in plain
     assert b"Code: 395." in plain
+
+
+def test_the_page_is_whole_and_strict(clickhouse: Endpoint) -> None:
+    """No password is needed to see it, and it may ask this server only."""
+    signed = "Host: localhost\r\nConnection: close\r\n\r\n"
+    head, _, page = raw(clickhouse, f"GET /play HTTP/1.1\r\n{signed}").partition(b"\r\n\r\n")
+    policy = next(
+        line for line in head.split(b"\r\n") if b"content-security-policy" in line.lower()
+    )
+    assert b"default-src 'none'; script-src 'sha256-" in policy
+    assert b"unsafe" not in policy
+    assert b"<textarea" in page
+    assert not [word for word in (b"http://", b"https://", b"innerHTML", b"src=") if word in page]
+
+
+def test_the_pages_own_requests_are_answered(clickhouse: Endpoint) -> None:
+    headers = {
+        "Origin": f"http://{clickhouse.host}:{clickhouse.port}",
+        "Sec-Fetch-Site": "same-origin",
+        "X-ClickHouse-User": "default",
+    }
+    answer = ask(
+        clickhouse,
+        b"select 1 as n",
+        headers=headers,
+        default_format="JSONCompactEachRowWithNamesAndTypes",
+    )
+    assert answer.text == '["n"]\n["UInt8"]\n[1]\n'
