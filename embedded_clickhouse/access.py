@@ -76,6 +76,7 @@ def _users(granted: Iterable[str]) -> str:
         "REVOKE SYSTEM SHUTDOWN ON *.*",
         f"REVOKE ALL ON {OVERLAY}.*",
         *(f"GRANT READ, WRITE ON {source}" for source in granted),
+        "GRANT SHOW ROW POLICIES ON *.*",  # SHOW POLICIES asks for it everywhere
     ]
     reader = [
         "GRANT SHOW DATABASES, SHOW TABLES, SHOW COLUMNS, SHOW DICTIONARIES, SELECT ON *.*",

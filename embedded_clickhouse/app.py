@@ -23,6 +23,7 @@ from starlette.types import Receive, Scope, Send
 from embedded_clickhouse import sqltext
 from embedded_clickhouse.bodies import decoded, form_fields, read_statement, unblocked
 from embedded_clickhouse.call import Call
+from embedded_clickhouse.compression import RESPONSE_ENCODINGS
 from embedded_clickhouse.connections import PATIENCE_S, with_deadline
 from embedded_clickhouse.engine import Engine
 from embedded_clickhouse.external import external_tables, without_tables
@@ -32,6 +33,7 @@ from embedded_clickhouse.play import play
 from embedded_clickhouse.protocol import (
     ClickHouseError,
     Code,
+    chosen_encoding,
     credentials,
     query_id,
     read_options,
@@ -62,6 +64,13 @@ async def _drain(request: Request, patience: float) -> bool:
     except (RuntimeError, ClientDisconnect):  # it was read before
         return True
     return True
+
+
+def _encoding(request: Request) -> str | None:
+    """The Content-Encoding of an answer; a server packs its errors too."""
+    if request.query_params.get("enable_http_compression") not in ("1", "true"):
+        return None
+    return chosen_encoding(request.headers.get("accept-encoding", ""), RESPONSE_ENCODINGS)
 
 
 async def _ok(_: Request) -> PlainTextResponse:
@@ -132,7 +141,8 @@ class Front:
         except RuntimeError as error:
             error = self._engine.error(error)
             is_read = error.code != Code.SOCKET_TIMEOUT and await _drain(request, self._patience)
-            await reply.fail(error, keep_alive=is_read)
+            encoding = _encoding(request)
+            await reply.fail(error, keep_alive=is_read, encoding=encoding)
         except asyncio.CancelledError:
             error = refusal(Code.QUERY_WAS_CANCELLED, "The server is stopping")
             await reply.fail(self._engine.error(error))

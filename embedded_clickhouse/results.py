@@ -72,8 +72,16 @@ class Reply:
         for message in self._last:
             await self._send(message)
 
-    async def fail(self, error: ClickHouseError, *, keep_alive: bool = True) -> None:
-        """Answer with an error; a body that has begun ends with it and a dropped connection."""
+    async def fail(
+        self, error: ClickHouseError, *, keep_alive: bool = True, encoding: str | None = None
+    ) -> None:
+        """Answer with an error; a body that has begun ends with it and a dropped connection.
+
+        Args:
+            error: what went wrong.
+            keep_alive: whether the connection may be used again.
+            encoding: how the client takes its answers, an HTTP encoding or none.
+        """
         if self.has_started:
             await self.piece(exception_block(error.text, self._tag))
             if self._compressor is not None:
@@ -88,7 +96,12 @@ class Reply:
             headers["Connection"] = "close"
         if error.status == 401:
             headers["WWW-Authenticate"] = 'Basic realm="ClickHouse server HTTP API"'
-        self.whole(error.status, f"{error.text}\n".encode(), headers)
+        body = f"{error.text}\n".encode()
+        if encoding is not None:
+            packer = compressor(encoding)
+            body = packer.compress(body) + packer.flush()
+            headers["Content-Encoding"] = encoding
+        self.whole(error.status, body, headers)
 
     def _start(self, status: int, headers: dict[str, str]) -> Message:
         pairs = {**self._headers, **headers}.items()

@@ -171,9 +171,14 @@ def _skip_with(stream: Iterator[Token]) -> Token | None:
     first = next(stream, None)
     if first is None or not first.is_word(b"WITH"):
         return first
-    return next(
-        (each for each in stream if each.is_word(b"INSERT") or each.is_word(b"SELECT")), None
-    )
+    previous = first
+    for token in stream:
+        if previous.is_word(b"INSERT") and token.is_word(b"INTO"):
+            return previous
+        if token.is_word(b"SELECT"):
+            return None
+        previous = token
+    return None
 
 
 def _skip_target(stream: Iterator[Token]) -> Token | None:

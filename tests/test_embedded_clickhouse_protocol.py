@@ -1,5 +1,6 @@
 """What clients send to the embedded ClickHouse, and how a server would answer it."""
 
+import gzip
 import socket
 import threading
 import time
@@ -214,3 +215,10 @@ def test_the_pages_own_requests_are_answered(clickhouse: Endpoint) -> None:
         default_format="JSONCompactEachRowWithNamesAndTypes",
     )
     assert answer.text == '["n"]\n["UInt8"]\n[1]\n'
+
+
+def test_errors_are_packed_as_results_are(clickhouse: Endpoint) -> None:
+    headers = {"Accept-Encoding": "gzip"}
+    answer = ask(clickhouse, b"selec", headers=headers, enable_http_compression=1)
+    assert answer.headers["Content-Encoding"] == "gzip"
+    assert gzip.decompress(answer.body).startswith(b"Code: 62.")
