@@ -72,6 +72,8 @@ _RESERVED = frozenset(
         *("send_progress_in_http_headers", "cancel_http_readonly_queries_on_client_close"),
     }
 )
+# What the engine takes of a single query only and is its default anyway; here settings are SET.
+_NOT_OF_SESSIONS = frozenset({("run_query_in_background", "0")})
 _RESERVED_PREFIXES = ("param_", "http_")
 _NOT_AT_ALL = re.compile(r"q=0(\.0*)?\Z")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*\Z")
@@ -190,7 +192,9 @@ def _settings(params: Mapping[str, str]) -> dict[str, str]:
     settings = {
         name: value
         for name, value in params.items()
-        if name not in _RESERVED and not name.startswith(_RESERVED_PREFIXES)
+        if name not in _RESERVED
+        and not name.startswith(_RESERVED_PREFIXES)
+        and (name, value) not in _NOT_OF_SESSIONS
     }
     for name in settings:
         if not _NAME.match(name):

@@ -497,3 +497,46 @@ def test_sql_cannot_make_or_change_what_restore_reads(place: Place) -> None:
     assert kept.read_bytes() == b"precious"
     assert [each.name for each in kept.parent.iterdir()] == ["kept.tar"]
     kept.unlink()
+
+
+# -- what clients may send besides SQL ---
+
+
+def test_the_read_only_user_brings_no_tables_and_kills_nothing(place: Place) -> None:
+    form = '--x\r\nContent-Disposition: form-data; name="e"; filename="e"\r\n\r\n1\r\n--x--\r\n'
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    brought = ask(place, form, READER, "POST", kind, query="select 1", e_structure="a UInt8")
+    assert brought.code == READ_ONLY
+    assert ask(place, "kill query where query_id = 'x'", READER).code == READ_ONLY
+
+
+@pytest.mark.parametrize(
+    ("structure", "code"),
+    [
+        ("a String default file('/etc/passwd')", (DENIED, 36, 76, 107, 291)),
+        ("a UInt8) engine = URL('http://127.0.0.1/', CSV) --", (36,)),
+    ],
+)
+def test_columns_of_external_tables_reach_no_further_than_sql(
+    place: Place, structure: str, code: tuple[int, ...]
+) -> None:
+    form = '--x\r\nContent-Disposition: form-data; name="e"; filename="e"\r\n\r\n\r\n--x--\r\n'
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    answer = ask(place, form, OWNER, "POST", kind, query="select * from e", e_structure=structure)
+    assert SECRET not in answer.text
+    assert "root:" not in answer.text
+    assert answer.code in (0, *code)
+
+
+def test_a_mistake_does_not_let_the_read_only_user_write(place: Place) -> None:
+    """What does not parse is run by a session that may only read, for the engine's own message."""
+    for sql in ("selec 1", "create table default.x (a Int8) engine = Memory frm", "drop tabl x"):
+        assert ask(place, sql, READER).code == 62
+        assert ask(place, "", OWNER, "GET", query=sql).code == 62
+
+
+def test_the_page_is_not_for_other_sites(place: Place) -> None:
+    connection = http.client.HTTPConnection(place.endpoint.host, place.endpoint.port, timeout=30)
+    connection.request("GET", "/play", headers={"Sec-Fetch-Site": "cross-site"})
+    assert connection.getresponse().status == 403
+    connection.close()
