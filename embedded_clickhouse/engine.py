@@ -27,7 +27,6 @@ _CODE = re.compile(r"Code: (\d+)\. DB::")
 _REPEATED = re.compile(r"^(Code: \d+\. DB::Exception: )\1")
 _INFILE = re.compile(r": \(in file/uri /dev/fd/\d+\)")
 _VERSION = re.compile(r"\(version [^()]*(?:\([^()]*\))?\)\s*\Z")
-
 # More than everything small that a statement writes, the files of its parts' marks and its tables' definitions.
 MIN_FREE_BYTES = 256 << 20
 
@@ -241,8 +240,7 @@ class Insert:
         input_format: str,
         marker: str,
     ) -> None:
-        self._engine = engine
-        self._marker = marker
+        self._engine, self._marker = engine, marker
         self._outcome = Outcome()
         self._error: RuntimeError | None = None
         read_end, self._write_end = os.pipe()
