@@ -63,7 +63,7 @@ class Selects:
         output_format = clauses.format or call.options.default_format
         while True:
             async with self._attempt(call, clauses, output_format) as attempt:
-                if await _send(call, attempt, output_format):
+                if await _send(call, attempt, output_format, self._running):
                     return
             if not self._running.was_killed(call):
                 await call.turn.again()
@@ -107,8 +107,11 @@ class Selects:
             spool.close()
 
 
-async def _send(call: Call, attempt: _Attempt, output_format: str) -> bool:
-    """Send the result; False if its lane stopped the query before anything was sent."""
+async def _send(call: Call, attempt: _Attempt, output_format: str, running: Running) -> bool:
+    """Send the result; False if the query was stopped or killed before anything was sent.
+
+    The engine may end a killed query without an error and with no rows, so that has to be asked.
+    """
     spool, query_end, filling = attempt
     is_long = await spool.wait_for(HELD_BACK_BYTES)
     if is_long:
@@ -126,6 +129,8 @@ async def _send(call: Call, attempt: _Attempt, output_format: str) -> bool:
             if call.turn.is_stopped:
                 return False
             raise
+        if call.turn.is_stopped or running.was_killed(call):
+            return False
         call.turn.leave()
     headers = result_headers(output_format)
     headers["X-ClickHouse-Summary"] = summary_header(vars(outcome), outcome.elapsed)
@@ -139,6 +144,8 @@ async def _send(call: Call, attempt: _Attempt, output_format: str) -> bool:
         await call.reply.piece(piece)
     await query_end
     await filling
+    if running.was_killed(call):
+        raise refusal(Code.QUERY_WAS_CANCELLED, "Query was cancelled")
     call.reply.end()
     return True
 
