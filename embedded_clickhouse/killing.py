@@ -7,11 +7,12 @@ so that KILL QUERY WHERE query_id = '…' means what it means on a server.
 import asyncio
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 
 from embedded_clickhouse import sqltext
 from embedded_clickhouse.call import Call
-from embedded_clickhouse.engine import Engine, quoted
+from embedded_clickhouse.engine import Engine, Outcome, quoted
+from embedded_clickhouse.protocol import Code, refusal
 from embedded_clickhouse.sessions import InThread
 
 _KILL_AGAIN_S = 0.05
@@ -19,6 +20,13 @@ _KILL_TIMEOUT_S = 1
 _KILL = re.compile(
     rb"\s*KILL\s+QUERY\s+WHERE\s+query_id\s*=\s*'([^'\\]+)'\s*(SYNC|ASYNC)?\s*", re.IGNORECASE
 )
+_KILL_QUERY = re.compile(rb"KILL\s+QUERY\b", re.IGNORECASE)
+_COLUMNS = "kill_status String, query_id String, user String, query String"
+
+
+def kills_queries(text: bytes) -> bool:
+    """Whether a statement is a KILL QUERY; comments may come before it."""
+    return sqltext.verb(text) == "KILL" and _KILL_QUERY.search(text) is not None
 
 
 class Killer:
@@ -54,6 +62,8 @@ class Running:
         self._killer = killer
         self._calls: dict[str, set[Call]] = {}
         self._killed: set[Call] = set()
+        self._kills = 0  # that the engine has not answered yet
+        self._settled = asyncio.Event()
 
     @contextlib.contextmanager
     def listed(self, call: Call) -> Iterator[None]:
@@ -69,9 +79,34 @@ class Running:
             if not calls:
                 self._calls.pop(call.query_id, None)
 
-    def was_killed(self, call: Call) -> bool:
-        """Whether a client asked for its end."""
-        return call in self._killed
+    async def check(self, call: Call) -> None:
+        """Make sure that no client has killed the call, once every KILL that runs has told whom it meets.
+
+        Raises:
+            ClickHouseError: one has.
+        """
+        while self._kills:
+            await self._settled.wait()
+        if call in self._killed:
+            raise refusal(Code.QUERY_WAS_CANCELLED, "Query was cancelled")
+
+    async def by_engine(self, kill: Awaitable[Outcome]) -> bytes:
+        """Let the engine run a KILL QUERY in the format TabSeparated; a SELECT of its answer.
+
+        Its answer has the texts of the statements that it kills, and in these are their markers.
+        """
+        self._kills += 1
+        self._settled.clear()
+        try:
+            body = (await kill).body
+            calls = (call for calls in self._calls.values() for call in calls)
+            self._killed |= {call for call in calls if call.marker.encode() in body}
+        finally:
+            self._kills -= 1
+            if not self._kills:
+                self._settled.set()
+        rows = quoted(body.decode("utf-8", "surrogateescape"))
+        return f"SELECT * FROM format(TSV, '{_COLUMNS}', {rows})".encode("utf-8", "surrogateescape")
 
     def kill(self, text: bytes, may_kill: bool) -> bytes | None:
         """Kill by the id that a statement names.

@@ -7,6 +7,7 @@ nothing is sent of a query that its lane stopped before it is started again.
 import asyncio
 import contextlib
 import fcntl
+import itertools
 import math
 import os
 from collections.abc import AsyncIterator
@@ -61,18 +62,19 @@ class Selects:
             ClickHouseError, RuntimeError: it fails.
         """
         output_format = clauses.format or call.options.default_format
-        while True:
-            async with self._attempt(call, clauses, output_format) as attempt:
+        for number in itertools.count(1):
+            # Of its own, so that a kill that comes late cannot meet the attempt that follows.
+            marker = f"{call.marker}.{number}."
+            async with self._attempt(call, clauses, output_format, marker) as attempt:
                 if await _send(call, attempt, output_format, self._running):
                     return
-            if not self._running.was_killed(call):
-                await call.turn.again()
-            if self._running.was_killed(call):
-                raise refusal(Code.QUERY_WAS_CANCELLED, "Query was cancelled")
+            await self._running.check(call)
+            await call.turn.again()
+            await self._running.check(call)
 
     @contextlib.asynccontextmanager
     async def _attempt(
-        self, call: Call, clauses: OutputClauses, output_format: str
+        self, call: Call, clauses: OutputClauses, output_format: str, marker: str
     ) -> AsyncIterator[_Attempt]:
         """Start it, and see that nothing of it is left at the end of the block."""
         spool = Spool(is_bound=not call.options.wait_end_of_query)
@@ -86,11 +88,11 @@ class Selects:
                 clauses.tail,
                 call.options.parameters,
                 write_end,
-                call.marker,
+                marker,
             )
         )
         filling = asyncio.ensure_future(_fill(spool, pipe, query))
-        call.turn.stop = lambda: self._killer.kill(call.marker)
+        call.turn.stop = lambda: self._killer.kill(marker)
         try:
             yield _Attempt(spool, query, filling)
         finally:
@@ -98,9 +100,9 @@ class Selects:
             filling.cancel()
             os.close(pipe)  # a query that still writes fails
             if not query.done():
-                self._killer.kill(call.marker)
+                self._killer.kill(marker)
             await asyncio.wait({query, filling})
-            self._killer.forget(call.marker)
+            self._killer.forget(marker)
             for ended in (query, filling):
                 if not ended.cancelled():
                     ended.exception()  # seen, so that nobody is warned of it
@@ -108,9 +110,13 @@ class Selects:
 
 
 async def _send(call: Call, attempt: _Attempt, output_format: str, running: Running) -> bool:
-    """Send the result; False if the query was stopped or killed before anything was sent.
+    """Send the result; False if its lane stopped the query before anything was sent.
 
     The engine may end a killed query without an error and with no rows, so that has to be asked.
+
+    Raises:
+        ClickHouseError: a client killed it.
+        RuntimeError: it failed.
     """
     spool, query_end, filling = attempt
     is_long = await spool.wait_for(HELD_BACK_BYTES)
@@ -129,7 +135,8 @@ async def _send(call: Call, attempt: _Attempt, output_format: str, running: Runn
             if call.turn.is_stopped:
                 return False
             raise
-        if call.turn.is_stopped or running.was_killed(call):
+        await running.check(call)
+        if call.turn.is_stopped:
             return False
         call.turn.leave()
     headers = result_headers(output_format)
@@ -144,8 +151,7 @@ async def _send(call: Call, attempt: _Attempt, output_format: str, running: Runn
         await call.reply.piece(piece)
     await query_end
     await filling
-    if running.was_killed(call):
-        raise refusal(Code.QUERY_WAS_CANCELLED, "Query was cancelled")
+    await running.check(call)
     call.reply.end()
     return True
 

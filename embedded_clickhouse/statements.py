@@ -26,7 +26,7 @@ from embedded_clickhouse.engine import (
 )
 from embedded_clickhouse.external import ExternalTable, drop, load
 from embedded_clickhouse.forbidden import Limits
-from embedded_clickhouse.killing import Killer, Running
+from embedded_clickhouse.killing import Killer, Running, kills_queries
 from embedded_clickhouse.protocol import (
     Code,
     refusal,
@@ -122,14 +122,23 @@ class Statements:
             return
         if call.turn is not None:  # WITH … INSERT, say
             call.turn.leave()
-        output_format = sqltext.output_clauses(text).format or call.options.default_format
-        marked = text
-        if call.statement.insert is None:
-            marked = b"%b\n/* %b */" % (text, call.marker.encode())
-        outcome = await self._in_thread(
-            run, call.connection, marked, output_format, call.options.parameters
-        )
+        clauses = sqltext.output_clauses(text)
+        output_format = clauses.format or call.options.default_format
+        if kills_queries(text):
+            kill = self._run(call, clauses.query + clauses.tail, "TabSeparated")
+            text = await self._running.by_engine(kill)
+        outcome = await self._run(call, text, output_format)
+        if reads:
+            await self._running.check(call)
         _reply_outcome(call, outcome, output_format if reads or outcome.body else None)
+
+    async def _run(self, call: Call, text: bytes, output_format: str) -> Outcome:
+        """Run a statement at one go."""
+        if call.statement.insert is None:
+            text = b"%b\n/* %b */" % (text, call.marker.encode())
+        return await self._in_thread(
+            run, call.connection, text, output_format, call.options.parameters
+        )
 
     async def _reads(self, call: Call, text: bytes) -> bool | None:
         # To parse a short text takes less than to change threads and back.
