@@ -126,6 +126,26 @@ def test_a_query_is_killed_by_its_id(clickhouse: Endpoint) -> None:
     assert ask(clickhouse, kill).text == ""
 
 
+@pytest.mark.parametrize("attempt", range(12))
+def test_a_query_that_a_condition_kills_is_never_answered_as_complete(
+    clickhouse: Endpoint, attempt: int
+) -> None:
+    """The engine may end it without an error, and without its rows."""
+    sql = (
+        f"select number % 10 as k, count() from numbers(50000000) group by k /* victim {attempt} */"
+    )
+    answers: list[Answer] = []
+    asking = threading.Thread(target=lambda: answers.append(ask(clickhouse, sql.encode())))
+    asking.start()
+    condition = f"query like '%victim {attempt} %' and query not like '%kill%'"
+    while asking.is_alive():
+        killed = ask(clickhouse, f"kill query where {condition} format JSONEachRow".encode())
+        assert killed.status == 200
+        assert not killed.text or killed.text.startswith('{"kill_status":"')
+    [answer] = answers
+    assert answer.code == 394 or answer.text.count("\t5000000\n") == 10
+
+
 def test_a_mistake_in_a_get_is_a_syntax_error(clickhouse: Endpoint) -> None:
     answer = ask(clickhouse, method="GET", query="select 1 frm x y")
     assert (answer.status, answer.code) == (400, 62), answer.text
