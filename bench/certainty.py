@@ -21,12 +21,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ingest.contracts import V2
 from ingest.http import HttpClient
 from ingest.progress import Progress
-from ingest.records import ORDER_FILLED
 from ingest.sources.chain import Endpoint, Endpoints, fills_of
 from ingest.sources.chain_reader import SOURCE, RangeReader
 from ingest.sources.polygon import _Chain
 from ingest.sources.polygon_rpc import Node
 from ingest.sources.sqd import Portal
+from ingest.tables import ORDER_FILLED
 from sandbox.chain import Chain
 from sandbox.clock import HORIZON, block_time
 from sandbox.contracts import EXCHANGES, Fill
@@ -97,7 +97,7 @@ class Landed:
 
     def known(self, first: int, last: int) -> pa.Table:
         """Rows of these blocks."""
-        rows = pa.concat_tables([ORDER_FILLED.empty_table(), *self.tables])
+        rows = pa.concat_tables([ORDER_FILLED.schema.empty_table(), *self.tables])
         blocks = rows.column("block_number").to_pylist()
         return rows.filter(pa.array([first <= block <= last for block in blocks], pa.bool_()))
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ingest.contracts import EXCHANGES, V1, V1_HORIZON, V2
-from ingest.records import ORDER_FILLED
+from ingest.tables import ORDER_FILLED
 
 TOKENS, WALLETS = 20_000, 100_000
 MAKER_LEGS = 2.2  # of a match, on average
@@ -88,12 +88,12 @@ def fills(
 
 def _landing_rows(columns: dict, count: int) -> pa.Table:
     arrays = []
-    for column in ORDER_FILLED:
+    for column in ORDER_FILLED.schema:
         values = columns.get(column.name, "" if pa.types.is_string(column.type) else 0)
         if not isinstance(values, pa.Array):
             values = pa.repeat(pa.scalar(values, column.type), count)
         arrays.append(values.cast(column.type))
-    return pa.table(arrays, schema=ORDER_FILLED)
+    return pa.table(arrays, schema=ORDER_FILLED.schema)
 
 
 def _hex(rng: np.random.Generator, count: int, size: int) -> pa.Array:

@@ -33,12 +33,13 @@ from ingest.contracts import V2, V3
 from ingest.errors import IngestError
 from ingest.http import HttpClient, RetryPolicy
 from ingest.progress import Progress
-from ingest.records import ORDER_FILLED, fill_keys
+from ingest.records import fill_keys
 from ingest.sources.chain import Endpoint, Endpoints
 from ingest.sources.polygon import SOURCE, Pace, polygon
 from ingest.sources.polygon_rpc import Node
 from ingest.sources.slices import ChainReader, Slice
 from ingest.sources.sqd import Portal
+from ingest.tables import ORDER_FILLED
 from sandbox.chain import Chain, Log
 from sandbox.clock import HORIZON, block_time
 from sandbox.contracts import EXCHANGES, Fill, OrdersMatched
@@ -144,7 +145,9 @@ class Tables:
         """See `Landing`."""
         progress = Progress()
         for item in drive(make_source(progress), self.state):
-            if item.schema.names == ORDER_FILLED.names:  # not dead letters, nor notes of late fills
+            if (
+                item.schema.names == ORDER_FILLED.schema.names
+            ):  # not dead letters, nor notes of late fills
                 self.add(item)
         return progress
 
@@ -163,7 +166,7 @@ class Tables:
     def known(self, first: int, last: int) -> pa.Table:
         """See `Landing`."""
         rows = [row for row in self.rows.values() if first <= row["block_number"] <= last]
-        return pa.Table.from_pylist(rows, schema=ORDER_FILLED)
+        return pa.Table.from_pylist(rows, schema=ORDER_FILLED.schema)
 
     def keys(self, first: int, last: int) -> set[tuple]:
         """See `Landing`."""

@@ -15,7 +15,8 @@ import dlt
 import pyarrow as pa
 from dlt.common.storages.load_package import commit_load_package_state
 
-from ingest.records import DEAD_LETTER_TABLE, DeadLetter, dead_letters_table, with_load_id
+from ingest.records import DeadLetter, dead_letters_table, with_load_id
+from ingest.tables import DEAD_LETTERS
 
 # Landing tables are made by migrations: a column that dlt does not know yet is an error.
 RESOURCE_OPTIONS: dict[str, Any] = {
@@ -95,7 +96,7 @@ class Landing:
         if self._dead:
             letters, self._dead = self._dead, []
             table = dead_letters_table(letters, source=self._source, load_id=self.load_id)
-            hints = dlt.mark.make_hints(table_name=DEAD_LETTER_TABLE, **RESOURCE_OPTIONS)
+            hints = dlt.mark.make_hints(table_name=DEAD_LETTERS.name, **RESOURCE_OPTIONS)
             yield dlt.mark.with_hints(table, hints, create_table_variant=True)
 
 

@@ -19,77 +19,12 @@ import orjson
 import pyarrow as pa
 
 from ingest.decoding import DECODING
-
-_SECONDS = pa.timestamp("s", tz="UTC")
-_MICROSECONDS = pa.timestamp("us", tz="UTC")
-
-
-def _schema(**columns: pa.DataType) -> pa.Schema:
-    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
-
-
-ORDER_FILLED = _schema(
-    timestamp=_SECONDS,
-    block_number=pa.uint64(),
-    log_index=pa.uint32(),
-    tx_hash=pa.string(),
-    order_hash=pa.string(),
-    contract_version=pa.string(),
-    exchange=pa.string(),
-    maker=pa.string(),
-    taker=pa.string(),
-    maker_asset_id=pa.string(),
-    taker_asset_id=pa.string(),
-    side=pa.string(),
-    token_id=pa.string(),
-    maker_amount=pa.uint64(),
-    taker_amount=pa.uint64(),
-    fee=pa.uint64(),
-    builder=pa.string(),
-    source=pa.string(),
-    is_deleted=pa.uint8(),
-    load_id=pa.uint64(),
-)
-
-
-def _entity(id_column: str) -> pa.Schema:
-    return _schema(
-        **{id_column: pa.string()},
-        content_hash=pa.uint64(),
-        fetched_at=_MICROSECONDS,
-        closed=pa.uint8(),
-        payload=pa.string(),
-        load_id=pa.uint64(),
-    )
-
-
-MARKETS = _entity("market_id")
-EVENTS = _entity("event_id")
-
-DEAD_LETTERS = _schema(
-    source=pa.string(),
-    reason=pa.string(),
-    payload_hash=pa.uint64(),
-    detail=pa.string(),
-    payload=pa.string(),
-    seen_at=_MICROSECONDS,
-    load_id=pa.uint64(),
-)
-
-LATE_FILLS = _schema(
-    block_number=pa.uint64(),
-    load_id=pa.uint64(),
-    fills=pa.uint32(),
-    taken_back=pa.uint32(),
-    endpoint=pa.string(),
-    found_at=_MICROSECONDS,
-)
+from ingest.tables import DEAD_LETTERS, LATE_FILLS, ORDER_FILLED
 
 # Python's int() would take blanks, underscores and other scripts' digits as well.
 _DECIMAL = re.compile(r"-?[0-9]{1,80}").fullmatch
 _QUANTITY = re.compile(r"0x[0-9a-fA-F]{1,64}").fullmatch
 
-DEAD_LETTER_TABLE = "dead_letter_sightings"
 NO_LOAD = 0  # load_id of rows until they are landed: which load that is, only the landing knows
 
 
@@ -209,7 +144,7 @@ def fills_table(columns: dict[str, list | pa.Array], *, source: str) -> pa.Table
     defaults = {"maker_asset_id": "", "taker_asset_id": "", "side": "", "token_id": ""}
     defaults |= {"block_number": 0, "log_index": 0, "builder": ""}
     arrays = []
-    for column in ORDER_FILLED:
+    for column in ORDER_FILLED.schema:
         values = columns.get(column.name)
         if values is None:
             value = (constants | defaults)[column.name]
@@ -220,7 +155,7 @@ def fills_table(columns: dict[str, list | pa.Array], *, source: str) -> pa.Table
             arrays.append(values.cast(pa.int64()).cast(column.type))
         else:
             arrays.append(values)
-    return pa.table(arrays, schema=ORDER_FILLED)
+    return pa.table(arrays, schema=ORDER_FILLED.schema)
 
 
 def as_order_filled(rows: pa.Table) -> pa.Table:
@@ -229,12 +164,12 @@ def as_order_filled(rows: pa.Table) -> pa.Table:
     ClickHouse writes DateTime to Arrow as an unsigned integer of seconds.
     """
     arrays = []
-    for column in ORDER_FILLED:
+    for column in ORDER_FILLED.schema:
         values = rows.column(column.name)
         if pa.types.is_unsigned_integer(values.type) and pa.types.is_timestamp(column.type):
             values = values.cast(pa.int64())
         arrays.append(values.cast(column.type))
-    return pa.table(arrays, schema=ORDER_FILLED)
+    return pa.table(arrays, schema=ORDER_FILLED.schema)
 
 
 def tombstones(rows: pa.Table) -> pa.Table:
@@ -270,10 +205,10 @@ def dead_letters_table(letters: Sequence[DeadLetter], *, source: str, load_id: i
             "payload_hash": pa.array([content_hash(x.payload) for x in letters], pa.uint64()),
             "detail": [letter.detail for letter in letters],
             "payload": payloads,
-            "seen_at": pa.array([now] * len(letters), _MICROSECONDS),
+            "seen_at": pa.array([now] * len(letters), DEAD_LETTERS.schema.field("seen_at").type),
             "load_id": pa.array([load_id] * len(letters), pa.uint64()),
         },
-        schema=DEAD_LETTERS,
+        schema=DEAD_LETTERS.schema,
     )
 
 
@@ -289,4 +224,4 @@ def late_fills_table(
         "endpoint": endpoint,
         "found_at": datetime.now(UTC),
     }
-    return pa.Table.from_pylist([row], schema=LATE_FILLS)
+    return pa.Table.from_pylist([row], schema=LATE_FILLS.schema)

@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from pipeline.ledger import TIME_COLUMNS
+from ingest.tables import ORDER_FILLED
 from pipeline.run import Run
 from pipeline.timerange import TimeRange
 
 TIMES = ("filled_at", "bucket_at")  # the column that says to which time of trading a row belongs
-FILLS = "order_filled"
+FILLS = ORDER_FILLED.name
 EXAMPLES = 3  # differences of a table that are put into words
 ONLY_VERSION = "toUInt8(0)"
 MOST_DIFFERENCES = 1000  # of one comparison that are looked at again
@@ -154,7 +154,7 @@ def _timed_tables(run: Run) -> list[tuple[str, str, str]]:
         " and endsWith(table, '_store') and name in {times:Array(String)}",
         parameters={"models": models, "times": list(TIMES)},
     ).result_rows
-    return [(raw, FILLS, TIME_COLUMNS[FILLS]), *stores]
+    return [(raw, FILLS, ORDER_FILLED.time), *stores]
 
 
 def in_words(

@@ -20,17 +20,11 @@ from typing import TYPE_CHECKING
 
 from clickhouse_connect.driver.client import Client
 
+from ingest.tables import SETTLED, TABLES
+
 if TYPE_CHECKING:
     from pipeline.lock import WriterLock
 
-# Landing table -> the column that says when its rows happened.
-TIME_COLUMNS = {"order_filled": "timestamp", "markets": "fetched_at", "events": "fetched_at"}
-KEYS = {
-    "order_filled": "timestamp, tx_hash, log_index, order_hash, is_deleted",
-    "markets": "market_id, fetched_at, content_hash",
-    "events": "event_id, fetched_at, content_hash",
-}
-CHAIN_TABLE = "order_filled"
 # Blocks that deep below another block of the same load had been confirmed when they were read: `ingest.sources.polygon`
 # rests on the same bound (`reorg_depth`).
 REORG_DEPTH = 256
@@ -139,9 +133,7 @@ class Ledger:
     def open(self, load_id: int, tables: Iterable[str]) -> None:
         """Write down a load before its first row is inserted; opening it again is harmless."""
         loads = [
-            Load(load_id, table, opened_under=self._fence)
-            for table in tables
-            if table in TIME_COLUMNS
+            Load(load_id, table, opened_under=self._fence) for table in tables if table in SETTLED
         ]
         self._write(loads)
         self._opened |= {load.key: load for load in loads}
@@ -303,7 +295,7 @@ class Ledger:
 
     def _measure(self, load: Load) -> Load:
         """The load with the rows that stand in its landing table."""
-        column = TIME_COLUMNS[load.table_name]
+        column = TABLES[load.table_name].time
         count, first, last = self._client.query(
             f"select count(), min({column}), max({column}) from {self._raw}.{load.table_name}"
             f" where load_id = {load.load_id}"
@@ -325,7 +317,7 @@ class Ledger:
     def _content(self, load: Load) -> int:
         """Sum of hashes of the rows of a load that count, whatever is merged or inserted twice."""
         return self._client.query(
-            f"select sum(cityHash64({KEYS[load.table_name]})) from {self._counting(load)}"
+            f"select sum(cityHash64({TABLES[load.table_name].content})) from {self._counting(load)}"
         ).result_rows[0][0]
 
     def _with_blocks(self, load: Load) -> Unchecked:
@@ -333,7 +325,7 @@ class Ledger:
 
         The archive never changes, and neither do blocks so deep below another block of the same load.
         """
-        if load.table_name != CHAIN_TABLE or not load.loaded_rows:
+        if not TABLES[load.table_name].has_blocks or not load.loaded_rows:
             return Unchecked(load, None, EPOCH)
         first, last, newest_at = self._client.query(
             "select minIf(block_number, block_number + {depth:UInt64} > newest), max(block_number), max(timestamp)"
@@ -345,7 +337,7 @@ class Ledger:
 
     def _counting(self, load: Load) -> str:
         """The rows of a load that no later load has replaced."""
-        column = TIME_COLUMNS[load.table_name]
+        column = TABLES[load.table_name].time
         bounds = [
             f"toDateTime64('{at:%Y-%m-%d %H:%M:%S.%f}', 6, 'UTC')"
             for at in (load.from_at, load.to_at)

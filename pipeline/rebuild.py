@@ -12,16 +12,17 @@ import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
+from ingest.tables import ORDER_FILLED, SETTLED
 from pipeline.console import human, step
 from pipeline.errors import NothingLoaded
-from pipeline.ledger import TIME_COLUMNS, Load
+from pipeline.ledger import Load
 from pipeline.lock import WriterLock
 from pipeline.orphans import adopt_orphans
 from pipeline.run import Run
 from pipeline.settle import settle
 from pipeline.timerange import TimeRange, show
 
-FILLS = "order_filled"
+FILLS = ORDER_FILLED.name
 log = logging.getLogger(__name__)
 
 
@@ -67,9 +68,7 @@ def plan(run: Run, start: datetime | None, end: datetime) -> list[Load]:
         raise NothingLoaded(
             f"nothing to rebuild: the first landed row is of {show(first)}, not before --to {show(end)}"
         )
-    whole = [
-        _slice(table, span, _count(run, table, span)) for table in TIME_COLUMNS if table != FILLS
-    ]
+    whole = [_slice(table, span, _count(run, table, span)) for table in SETTLED if table != FILLS]
     return whole + plan_fills(run, span)
 
 
@@ -80,7 +79,7 @@ def plan_fills(run: Run, span: TimeRange) -> list[Load]:
 
 def rows_by_hour(run: Run, span: TimeRange) -> list[tuple[datetime, int]]:
     """Hours of a range that hold raw fills, in order, each with their number."""
-    column = TIME_COLUMNS[FILLS]
+    column = ORDER_FILLED.time
     rows = run.client.query(
         f"select toStartOfHour({column}) as hour, count() from {run.settings.raw_database}.{FILLS}"
         f" where {_within(column)} group by hour order by hour",
@@ -151,8 +150,8 @@ def _landed(run: Run) -> datetime:
     raw = run.settings.raw_database
     if run.client.command(f"exists table {raw}.{FILLS}"):
         firsts = " union all ".join(
-            f"select toDateTime64(min({column}), 6, 'UTC') as first, count() as landed from {raw}.{table}"
-            for table, column in TIME_COLUMNS.items()
+            f"select toDateTime64(min({table.time}), 6, 'UTC') as first, count() as landed from {raw}.{table.name}"
+            for table in SETTLED.values()
         )
         landed, first = run.client.query(
             f"select sum(landed), minIf(first, landed > 0) from ({firsts})"
@@ -164,7 +163,7 @@ def _landed(run: Run) -> datetime:
 
 def _count(run: Run, table: str, span: TimeRange) -> int:
     return run.client.query(
-        f"select count() from {run.settings.raw_database}.{table} where {_within(TIME_COLUMNS[table])}",
+        f"select count() from {run.settings.raw_database}.{table} where {_within(SETTLED[table].time)}",
         parameters=_parameters(span),
     ).result_rows[0][0]
 

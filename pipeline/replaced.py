@@ -12,7 +12,8 @@ import logging
 from datetime import UTC
 from uuid import UUID
 
-from pipeline.ledger import TIME_COLUMNS, Load
+from ingest.tables import SETTLED
+from pipeline.ledger import Load
 from pipeline.run import Run
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def _mark(run: Run, table: str, settled_up_to: list[int | None]) -> list[Load]:
         loads = run.ledger.settled_since(table, min(known))
         run.ledger.back_to_loaded(loads)
         return loads
-    column = TIME_COLUMNS[table]
+    column = SETTLED[table].time
     rows, first, last = run.client.query(
         f"select count(), min({column}), max({column}) from {run.settings.raw_database}.{table}"
     ).result_rows[0]

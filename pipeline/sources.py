@@ -15,6 +15,7 @@ from ingest.sources import gamma, goldsky, polygon, sqd
 from ingest.sources.chain import Endpoint, Endpoints
 from ingest.sources.gamma_entities import Version
 from ingest.sources.polygon_rpc import Node
+from ingest.tables import TABLES
 from pipeline.run import Run
 from pipeline.settings import Settings
 
@@ -22,7 +23,6 @@ CONNECT_TIMEOUT_S = 10.0
 # Of one endpoint, where another one stands behind it.
 ATTEMPTS_BEFORE_THE_NEXT = 3
 RATE_LIMITS = {"gamma": gamma.LIMITS, "goldsky": goldsky.LIMITS}
-ID_COLUMNS = {"markets": "market_id", "events": "event_id"}
 
 
 def make_source(
@@ -152,7 +152,7 @@ class KnownVersions:
     def __call__(self, table: str, ids: Sequence[str]) -> dict[str, Version]:
         """The current version by id, for those of `ids` that are stored in `table`."""
         rows = self._client.query(
-            current_versions_sql(f"{self._raw}.{table}", ID_COLUMNS[table]),
+            current_versions_sql(f"{self._raw}.{table}", TABLES[table].id_column),
             parameters={"ids": list(ids)},
         ).result_rows
         return {key: Version(*version) for key, *version in rows}
@@ -166,7 +166,7 @@ class KnownOpen:
 
     def __call__(self, table: str) -> list[str]:
         """Ids of `table` whose current version is open."""
-        rows = self._client.query(open_ids_sql(f"{self._raw}.{table}", ID_COLUMNS[table]))
+        rows = self._client.query(open_ids_sql(f"{self._raw}.{table}", TABLES[table].id_column))
         return [key for (key,) in rows.result_rows]
 
 

@@ -16,7 +16,8 @@ from ingest.destination import clickhouse_destination
 from ingest.progress import Progress
 from ingest.runner import LoadPackage, open_pipeline, resource_states, run
 from ingest.sources.gamma_entities import Version
-from pipeline.sources import ID_COLUMNS, current_versions_sql, open_ids_sql
+from ingest.tables import TABLES
+from pipeline.sources import current_versions_sql, open_ids_sql
 
 SCHEMA = Path(__file__).parent.parent / "schema"
 LANDING = re.compile(r"000[123]_|\d{4}_(gamma_|late_fills)")
@@ -83,12 +84,12 @@ class Lake:
         return self.rows(f"select count() from {{db}}.{table} {'final' if final else ''}")[0][0]
 
     def known_versions(self, table: str, ids: list[str]) -> dict[str, Version]:
-        query = current_versions_sql(f"{self.database}.{table}", ID_COLUMNS[table])
+        query = current_versions_sql(f"{self.database}.{table}", TABLES[table].id_column)
         rows = self.client.query(query, parameters={"ids": ids}).result_rows
         return {key: Version(*version) for key, *version in rows}
 
     def known_open(self, table: str) -> list[str]:
-        query = open_ids_sql(f"{self.database}.{table}", ID_COLUMNS[table])
+        query = open_ids_sql(f"{self.database}.{table}", TABLES[table].id_column)
         return sorted((row[0] for row in self.client.query(query).result_rows), key=int)
 
     def known_fills(self, first: int, last: int) -> pa.Table:

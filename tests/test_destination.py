@@ -30,8 +30,9 @@ from ingest import runner
 from ingest.errors import LoadError
 from ingest.landing import RESOURCE_OPTIONS, Landing, load_id_as_integer
 from ingest.progress import Progress
-from ingest.records import ORDER_FILLED, fills_table
+from ingest.records import fills_table
 from ingest.runner import resource_states, run
+from ingest.tables import ORDER_FILLED
 
 LAST = 50
 
@@ -93,7 +94,7 @@ def test_largest_values_and_load_id_arrive(lake: Lake) -> None:
         @dlt.resource(name="fills", table_name="order_filled", **RESOURCE_OPTIONS)
         def fills() -> Iterator:
             landing = Landing("counter")
-            row = dict.fromkeys(ORDER_FILLED.names, "x") | dict.fromkeys(
+            row = dict.fromkeys(ORDER_FILLED.schema.names, "x") | dict.fromkeys(
                 ("block_number", "maker_amount", "taker_amount", "fee"), 2**64 - 1
             )
             row |= {"timestamp": 2**32 - 1, "log_index": 2**32 - 1, "is_deleted": 1}

@@ -14,7 +14,8 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from ingest.records import EVENTS, MARKETS, NO_LOAD, BadRecord, canonical_json, content_hash
+from ingest.records import NO_LOAD, BadRecord, canonical_json, content_hash
+from ingest.tables import EVENTS, MARKETS, Table
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -25,20 +26,24 @@ CACHE_AT_MOST_US = 24 * 3600 * 10**6  # no page of a cache is older
 class Entity:
     """A kind of record: its landing table, endpoint and the list of others nested in it."""
 
-    table: str
+    landing: Table
     path: str
     page_limit: int  # more is cut to this without a word
     nested: str
-    schema: pa.Schema
+
+    @property
+    def table(self) -> str:
+        """Name of the landing table, and of the list in an answer."""
+        return self.landing.name
 
     @property
     def id_column(self) -> str:
         """Name of the landing table's id."""
-        return self.schema.names[0]
+        return self.landing.id_column
 
 
-MARKET = Entity("markets", "/markets/keyset", 100, "events", MARKETS)
-EVENT = Entity("events", "/events/keyset", 100, "markets", EVENTS)  # 500 before September 2026
+MARKET = Entity(MARKETS, "/markets/keyset", 100, "events")
+EVENT = Entity(EVENTS, "/events/keyset", 100, "markets")  # 500 before September 2026
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,12 +166,12 @@ def entities_table(entity: Entity, records: Sequence[Any], *, fetched_at: dateti
         [
             [_id(record) for record in records],
             pa.array([content_hash(payload) for payload in payloads], pa.uint64()),
-            pa.array([fetched_at] * count, entity.schema.field("fetched_at").type),
+            pa.array([fetched_at] * count, entity.landing.schema.field("fetched_at").type),
             pa.array([int(record.get("closed") is True) for record in records], pa.uint8()),
             [payload.decode() for payload in payloads],
             pa.array([NO_LOAD] * count, pa.uint64()),
         ],
-        schema=entity.schema,
+        schema=entity.landing.schema,
     )
 
 

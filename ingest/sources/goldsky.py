@@ -46,6 +46,7 @@ from ingest.records import (
     whole_number,
 )
 from ingest.sources.rpc_errors import Refusal, classify
+from ingest.tables import ORDER_FILLED
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ def goldsky(
     """
     client = client or HttpClient(SOURCE, limits=LIMITS)
 
-    @dlt.resource(name="order_filled_v1", table_name="order_filled", **RESOURCE_OPTIONS)
+    @dlt.resource(name="order_filled_v1", table_name=ORDER_FILLED.name, **RESOURCE_OPTIONS)
     def order_filled_v1() -> Iterator[Any]:
         archive = Archive(client, url, page_size)
         landing = Landing(SOURCE)

@@ -50,11 +50,11 @@ from ingest.sources.chain import (
 )
 from ingest.sources.chain_reader import SOURCE, RangeReader
 from ingest.sources.polygon_logs import decode_logs
+from ingest.tables import LATE_FILLS, ORDER_FILLED
 
 logger = logging.getLogger(__name__)
 
 RESOURCE = "order_filled_chain"
-LATE_FILLS_TABLE = "late_fills"
 PUBLIC_RPC_URLS = ("https://polygon.drpc.org", "https://1rpc.io/matic")
 # What they take: small batches, small ranges.
 PUBLIC_RPC_BATCH, PUBLIC_RPC_RANGE = 3, 16
@@ -123,7 +123,7 @@ def polygon(
     """
     pace = pace or Pace()
 
-    @dlt.resource(name=RESOURCE, table_name="order_filled", **RESOURCE_OPTIONS)
+    @dlt.resource(name=RESOURCE, table_name=ORDER_FILLED.name, **RESOURCE_OPTIONS)
     def order_filled_chain() -> Iterator[Any]:
         landing = Landing(SOURCE)
         state = dlt.current.resource_state().setdefault("head", {})
@@ -359,7 +359,7 @@ class _Chain:
             SOURCE, block, fills, gone,
         )  # fmt: skip
         note = late_fills_table(block, fills, gone, name_of(endpoint), self._landing.load_id)
-        hints = dlt.mark.make_hints(table_name=LATE_FILLS_TABLE, **RESOURCE_OPTIONS)
+        hints = dlt.mark.make_hints(table_name=LATE_FILLS.name, **RESOURCE_OPTIONS)
         yield dlt.mark.with_hints(note, hints, create_table_variant=True)
 
     # -- contracts that are not known ---

@@ -26,6 +26,7 @@ from ingest.records import DeadLetter
 from ingest.sources import goldsky, polygon
 from ingest.sources.chain import Block, Endpoints
 from ingest.sources.chain_reader import RangeReader
+from ingest.tables import ORDER_FILLED
 
 PIPELINE = "polymarket_backfill"
 
@@ -201,7 +202,7 @@ def slices(take: Callable[[], Page | None], *, most_rows: int, ended: list[Page]
         ended: last pages that were taken are appended; their slices are landed once the package is loaded.
     """
 
-    @dlt.resource(name="order_filled_slices", table_name="order_filled", **RESOURCE_OPTIONS)
+    @dlt.resource(name="order_filled_slices", table_name=ORDER_FILLED.name, **RESOURCE_OPTIONS)
     def order_filled_slices() -> Iterator[Any]:
         landings: dict[str, Landing] = {}
         rows = 0
