@@ -240,7 +240,9 @@ class _Chain:
             ),
             None,
         )
-        first = max(cursor - depth, 0) if common is None else common + 1
+        # With no common block the fork may have begun before the oldest one that is remembered.
+        oldest = min((number for number, _ in state.get("milestones", [])), default=cursor - 1)
+        first = max(oldest + 1 - depth, 0) if common is None else common + 1
         logger.warning(
             "%s: blocks %d to %d were replaced; they are read again", SOURCE, first, cursor - 1
         )
