@@ -19,6 +19,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from pipeline import console
 from pipeline.clickhouse import first_line
 from pipeline.errors import PipelineError, SourcesStale, TablesDiffer
+from pipeline.options import refuse_dbt_folders, refuse_ignored
 from pipeline.settings import Settings, load_settings
 from pipeline.signals import Stopped, stop_on_signals
 
@@ -157,7 +158,11 @@ def rebuild(
 )
 @click.option("--again", is_flag=True, help="Read slices again that are done.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be read.")
-@click.option("--cancel", is_flag=True, help="Take back what is requested and not done.")
+@click.option(
+    "--cancel",
+    is_flag=True,
+    help="Take back what is requested and not done; of all options only --source goes with it.",
+)
 @click.pass_context
 def backfill(
     context: click.Context,
@@ -180,6 +185,8 @@ def backfill(
     from pipeline.report import print_plan
     from pipeline.run import open_run
 
+    if cancel:
+        refuse_ignored(context, "--cancel", {"source"})
     given = {"backfill_workers": workers, "backfill_slice_s": slice_s}
     with verb(context) as settings:
         given = {name: value for name, value in given.items() if value is not None}
@@ -448,6 +455,7 @@ def dbt(context: click.Context, arguments: tuple[str, ...]) -> None:
     from pipeline.models import dbt_command, writes
     from pipeline.run import open_run
 
+    refuse_dbt_folders(arguments)
     with verb(context) as settings, open_run(settings) as run:
         if not writes(arguments):
             sys.exit(dbt_command(run.server, settings, list(arguments)))

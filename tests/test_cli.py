@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 from worlds import HISTORY, small_world
 
 from embedded_clickhouse import Endpoint
@@ -107,6 +109,29 @@ def test_help_names_every_verb(tmp_path: Path) -> None:
     for name, verb in cli.commands.items():
         assert verb.hidden or name in answer.stdout
         assert verb.help, f"{name} has no help text"
+
+
+VALUES = {"from_text": "2026-05-01", "to_text": "2026-06-01", "workers": "2", "slice_s": "60"}
+
+
+@pytest.mark.parametrize(
+    "option",
+    [each for each in cli.commands["backfill"].params if each.name not in ("cancel", "source")],
+    ids=lambda option: option.opts[0],
+)
+def test_a_cancellation_refuses_what_it_would_ignore(option: click.Option) -> None:
+    """Every other option of the verb, those that are added later included."""
+    value = [] if option.is_flag else [VALUES[option.name]]
+    answer = CliRunner().invoke(cli, ["backfill", "--cancel", option.opts[0], *value])
+    assert answer.exit_code == 2
+    assert f"--cancel does not go with {option.opts[0]}" in answer.stderr
+
+
+@pytest.mark.parametrize("option", [["--project-dir", "."], ["--profiles-dir=."]])
+def test_dbt_refuses_another_project(option: list[str]) -> None:
+    answer = CliRunner().invoke(cli, ["dbt", "test", *option])
+    assert answer.exit_code == 2
+    assert "this verb sets it" in answer.stderr
 
 
 def test_sql_prints_what_clickhouse_returns(environment: dict[str, str], tmp_path: Path) -> None:
