@@ -39,7 +39,7 @@ def verb(context: click.Context) -> Iterator[Settings]:
     sys.unraisablehook = _note_ignored
     try:
         settings = load_settings(demo=context.obj)
-        console.setup_logging(as_json=settings.log_json)
+        console.setup_logging(as_json=settings.log_json, file=settings.log_file)
         yield settings
     except PipelineError as error:
         console.err.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What a run shows: progress bars on a terminal, plain log lines elsewhere, JSON log lines by setting.
+"""What a run shows: progress bars on a terminal, and log lines, plain or JSON, on screen and in a file by setting.
 
 Results of a command (tables, query output) go to standard output; everything about how the run goes, to standard error.
 """
@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
 
 from rich.console import Console, JustifyMethod
-from rich.logging import RichHandler
 from rich.progress import (
     BarColumn,
     Progress,
@@ -27,9 +29,22 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.errors import SettingsError
+
 out = Console()
 err = Console(stderr=True)
 QUIET_LIBRARIES = ("dlt", "clickhouse_connect", "urllib3", "httpx", "uvicorn", "dbt", "asyncio")
+LOG_FILE_BYTES = 20_000_000
+LOG_FILES_KEPT = 5
+
+
+class _LineFormatter(logging.Formatter):
+    """A plain line: time (UTC), level, message."""
+
+    converter = time.gmtime
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%SZ")
 
 
 class JsonFormatter(logging.Formatter):
@@ -47,20 +62,42 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line)
 
 
-def setup_logging(*, as_json: bool = False) -> None:
-    """Send log lines to standard error in the form that suits it."""
-    handler: logging.Handler
-    if as_json:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(JsonFormatter())
-    elif err.is_terminal:
-        handler = RichHandler(console=err, show_path=False, omit_repeated_times=False)
-    else:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(
-            logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S")
-        )
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+class _AboveProgress(logging.Handler):
+    """Prints the lines through the console, which keeps a progress bar below them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        style = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "red"}.get(record.levelname)
+        line = self.format(record)
+        err.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def setup_logging(*, as_json: bool = False, file: Path | None = None) -> None:
+    """Send log lines to standard error, and to a file too if one is named.
+
+    Args:
+        as_json: one JSON object a line, in both places.
+        file: grows to LOG_FILE_BYTES, then becomes `<file>.1`; LOG_FILES_KEPT old ones are kept.
+
+    Raises:
+        SettingsError: the file cannot be written.
+    """
+    logging.raiseExceptions = False  # a full disk or a closed terminal must not print tracebacks
+    handlers: list[logging.Handler] = [
+        _AboveProgress() if err.is_terminal and not as_json else logging.StreamHandler(sys.stderr)
+    ]
+    if file is not None:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            handlers.append(
+                RotatingFileHandler(
+                    file, maxBytes=LOG_FILE_BYTES, backupCount=LOG_FILES_KEPT, encoding="utf-8"
+                )
+            )
+        except OSError as error:
+            raise SettingsError(f"LOG_FILE: {file} cannot be written: {error.strerror}") from error
+    for handler in handlers:
+        handler.setFormatter(JsonFormatter() if as_json else _LineFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=handlers, force=True)
     for name in QUIET_LIBRARIES:
         logging.getLogger(name).setLevel(logging.ERROR)
 

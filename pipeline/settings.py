@@ -271,6 +271,10 @@ class Settings(BaseSettings):
     )
     settle_max_rows: int = Field(1_000_000, ge=1, description="Most rows that are settled at once")
     log_json: bool = Field(False, description="Log lines as JSON")
+    log_file: Path | None = Field(
+        None,
+        description="File for the log lines too, rotated at 20 MB, five old ones kept; empty: none",
+    )
 
     @property
     def embedded(self) -> bool:

@@ -1,0 +1,90 @@
+"""What a run prints: log lines on a terminal and in a file, tables on narrow screens and in pipes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.settings import PROJECT_DIR
+
+LINE = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ INFO    hello\n"
+SAY_HELLO = (
+    "import logging, sys; from pathlib import Path; from pipeline import console;"
+    "console.LOG_FILE_BYTES = 200;"
+    "console.setup_logging(as_json='json' in sys.argv, file=Path(sys.argv[1]) if sys.argv[1] else None);"
+    "[logging.getLogger('pipeline.cycle').info('hello') for _ in range(int(sys.argv[2]))]"
+)
+
+
+def say_hello(
+    file: str = "", times: int = 1, *flags: str, stderr: int = subprocess.PIPE
+) -> subprocess.CompletedProcess:
+    """A process that logs; its clock is in a zone that is not UTC."""
+    return subprocess.run(
+        [sys.executable, "-c", SAY_HELLO, file, str(times), *flags],
+        env=os.environ
+        | {"TZ": "America/New_York", "PYTHONPATH": str(PROJECT_DIR), "TERM": "xterm"},
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        timeout=60,
+    )
+
+
+def on_a_terminal() -> str:
+    """What `say_hello` shows on a terminal, without colours."""
+    ours, theirs = pty.openpty()
+    try:
+        say_hello(stderr=theirs)
+        os.close(theirs)
+        shown = os.read(ours, 10_000).decode()
+    finally:
+        os.close(ours)
+    return re.sub(r"\x1b\[[0-9;]*m", "", shown).replace("\r\n", "\n")
+
+
+def test_a_line_is_the_same_on_a_terminal_in_a_pipe_and_in_a_file(tmp_path: Path) -> None:
+    """Once, with level and message once, its time in UTC, and a zone."""
+    file = tmp_path / "logs" / "elt.log"
+    assert re.fullmatch(LINE, on_a_terminal())
+    assert re.fullmatch(LINE, say_hello(str(file)).stderr)
+    assert re.fullmatch(LINE, file.read_text())
+
+
+def test_the_hour_of_a_line_is_that_of_utc() -> None:
+    before = subprocess.check_output(["date", "-u", "+%Y-%m-%d %H"], text=True).strip()
+    shown = say_hello().stderr
+    after = subprocess.check_output(["date", "-u", "+%Y-%m-%d %H"], text=True).strip()
+    assert shown.startswith((before, after))
+
+
+def test_a_log_file_takes_json_and_is_rotated(tmp_path: Path) -> None:
+    file = tmp_path / "elt.log"
+    say_hello(str(file), 40, "json")
+    assert {each.name for each in tmp_path.iterdir()} == {
+        "elt.log", *(f"elt.log.{number}" for number in range(1, 6))
+    }  # fmt: skip
+    for each in tmp_path.iterdir():
+        assert json.loads(each.read_text().splitlines()[0])["message"] == "hello"
+
+
+@pytest.mark.parametrize("name", ["", "taken/elt.log"], ids=["a folder", "below a file"])
+def test_a_log_file_that_cannot_be_written_is_one_line(name: str, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    answer = subprocess.run(
+        [sys.executable, str(PROJECT_DIR / "run_pipeline.py"), "doctor"],
+        env=os.environ | {"LOG_FILE": str(tmp_path / name)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert answer.stderr.startswith("LOG_FILE: ")
+    assert answer.stderr.count("\n") == 1
