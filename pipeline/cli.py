@@ -219,6 +219,7 @@ def verify(
     Everything:  verify
     A month:     verify --from 2026-05-01 --to 2026-06-01
     """
+    from pipeline.crosscheck import TABLE as DATA_API
     from pipeline.crosscheck import crosscheck
     from pipeline.models import full_refresh_selects
     from pipeline.report import print_verdicts
@@ -238,8 +239,11 @@ def verify(
         else:
             print_verdicts(verdicts)
         if different := [each.table for each in verdicts if not each.equal]:
+            # What Polymarket has and we do not was never read, or not whole.
+            again = "backfill --again" if different == [DATA_API] else "rebuild"
             raise TablesDiffer(
-                f"{', '.join(different)}: not what they should be; `rebuild --from --to` derives a range again"
+                f"{', '.join(different)}: not what they should be;"
+                f" `{again} --from --to` {'reads' if again != 'rebuild' else 'derives'} a range again"
             )
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -22,9 +22,12 @@ from typing import Any
 from ingest.errors import IngestError, RepeatedCursor, WrongShape
 from ingest.http import HttpClient, RateLimit, RetryPolicy
 from pipeline.comparison import EXAMPLES, Verdict
+from pipeline.coverage import Span, loaded_spans, not_loaded, subtract
 from pipeline.errors import LoadFailed
 from pipeline.run import Run
+from pipeline.slicing import at
 from pipeline.sources import CONNECT_TIMEOUT_S
+from pipeline.timerange import show
 from pipeline.verify import whole_days
 
 SOURCE = "data_api"
@@ -38,6 +41,8 @@ WINDOW = timedelta(days=3 * 365)  # that the API serves of a condition
 # Either side may be this much behind at the newest end.
 UNSURE = timedelta(minutes=10)
 USD_TOLERANCE = 1e-4  # relative, and a cent
+GAPS_SHOWN = 5
+MOMENT = "%Y-%m-%dT%H:%M:%S"
 log = logging.getLogger(__name__)
 
 
@@ -75,9 +80,8 @@ class Totals:
 def crosscheck(run: Run, start: datetime | None, end: datetime | None) -> list[Verdict]:
     """Compare the totals of some conditions with the Data API; nothing where POLYMARKET_DATA_URL is not set.
 
-    Compared is what lies in the range (whole days), after the first trade that is loaded, ten minutes before the newest,
-    and in the last three years; nothing where that leaves no trade. A range in which not everything was loaded differs,
-    as it should.
+    Compared is what is loaded of the range (whole days; without a start from the first trade on), in the last three
+    years, ten minutes before the newest trade. What is not loaded is named in the log, and not compared.
 
     Raises:
         LoadFailed: the Data API does not answer as documented.
@@ -85,7 +89,8 @@ def crosscheck(run: Run, start: datetime | None, end: datetime | None) -> list[V
     url = run.settings.polymarket_data_url
     if not url:
         return []
-    first, last, totals = _our_totals(run, start, end)
+    covered = _covered(run, start, end)
+    totals = _our_totals(run, covered)
     if not totals:
         log.warning(
             "verify: nothing is compared with the Data API: it serves three years of trades of at least 0.01"
@@ -101,7 +106,7 @@ def crosscheck(run: Run, start: datetime | None, end: datetime | None) -> list[V
     verdict = Verdict(TABLE)
     for condition_id, mine in totals.items():
         try:
-            theirs = add_up(_trades(client, f"{url}/v2/trades", condition_id), first, last)
+            theirs = add_up(_trades(client, f"{url}/v2/trades", condition_id), covered)
         except IngestError as error:
             raise LoadFailed(f"{error}; unset POLYMARKET_DATA_URL to verify without it") from error
         verdict.rows += mine.trades
@@ -113,24 +118,42 @@ def crosscheck(run: Run, start: datetime | None, end: datetime | None) -> list[V
     return [verdict]
 
 
-def _our_totals(
-    run: Run, start: datetime | None, end: datetime | None
-) -> tuple[int, int, dict[str, Totals]]:
-    """First and last second (unix) of what is compared, and totals by condition."""
-    models = run.settings.clickhouse_database
-    trades = f"{models}.trades"
+def _covered(run: Run, start: datetime | None, end: datetime | None) -> list[Span]:
+    """The seconds that are compared; the log names those of the range that are not loaded."""
     span = whole_days(start, end)
     low, high = run.client.query(
-        f"select toUnixTimestamp(min(filled_at)), toUnixTimestamp(max(filled_at)) from {trades}"
+        "select toUnixTimestamp(min(filled_at)), toUnixTimestamp(max(filled_at))"
+        f" from {run.settings.clickhouse_database}.trades"
     ).result_rows[0]
     # A day less than the API serves, because its clock is another.
     in_window = max(int(time.time()), high) - int((WINDOW - timedelta(days=1)).total_seconds())
-    first = max(low, in_window, int(span.start.timestamp()))
+    first = low if start is None else int(span.start.timestamp())
     last = min(high - int(UNSURE.total_seconds()), int(span.end.timestamp()) - 1)
-    totals = run.client.query(
+    whole = (max(first, in_window), last + 1)
+    gaps = not_loaded(whole, loaded_spans(run), run.settings)
+    if gaps:
+        shown = [f"{show(at(begin))} to {show(at(after))}" for begin, after in gaps[:GAPS_SHOWN]]
+        more = f" and {len(gaps) - GAPS_SHOWN} more" if len(gaps) > GAPS_SHOWN else ""
+        log.warning(
+            "verify: not loaded, so not compared with the Data API: %s%s;"
+            " `backfill --from %s --to %s` reads it",
+            ", ".join(shown), more,
+            at(gaps[0][0]).strftime(MOMENT), at(gaps[-1][1]).strftime(MOMENT),
+        )  # fmt: skip
+    return subtract(whole, gaps)
+
+
+def _our_totals(run: Run, covered: list[Span]) -> dict[str, Totals]:
+    """Totals of what is compared, by condition."""
+    models = run.settings.clickhouse_database
+    rows = run.client.query(
         f"""
         with
-            filled_at between {first} and {last} and shares >= {MIN_SHARES} as is_compared,
+            arrayExists(
+                span -> toUnixTimestamp(filled_at) >= span.1 and toUnixTimestamp(filled_at) < span.2,
+                {{covered:Array(Tuple(Int64, Int64))}}
+            ) as is_covered,
+            is_covered and shares >= {MIN_SHARES} as is_compared,
             is_compared and fee_asset = 'shares' as pays_shares
         select
             condition_id,
@@ -139,22 +162,24 @@ def _our_totals(
             toFloat64(sumIf(usd, is_compared)),
             toFloat64(sumIf(fee, pays_shares)),
             toFloat64(sumIf(fee_usd, pays_shares))
-        from {trades}
+        from {models}.trades
         where condition_id in (select condition_id from {models}.markets where condition_id != '')
         group by condition_id
         having compared > 0 and count() <= {MOST_TRADES}
         order by compared desc, condition_id
         limit {CONDITIONS}
-        """
+        """,
+        parameters={"covered": covered},
     ).result_rows
-    return first, last, {condition_id: Totals(*row) for condition_id, *row in totals}
+    return {condition_id: Totals(*row) for condition_id, *row in rows}
 
 
-def add_up(trades: Iterator[dict[str, Any]], first: int, last: int) -> Totals:
-    """Totals of the trades between two seconds (unix, both inclusive) that are large enough to be compared."""
+def add_up(trades: Iterator[dict[str, Any]], covered: Sequence[Span]) -> Totals:
+    """Totals of the trades in these spans that are large enough to be compared."""
     count, shares, usd = 0, 0.0, 0.0
     for trade in trades:
-        if first <= trade["timestamp"] <= last and trade["size"] >= MIN_SHARES:
+        inside = any(first <= trade["timestamp"] < after for first, after in covered)
+        if inside and trade["size"] >= MIN_SHARES:
             count += 1
             shares += trade["size"]
             usd += trade["size"] * trade["price"]

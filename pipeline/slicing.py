@@ -100,9 +100,9 @@ def left_of(slices: Iterable[Slice], done: Iterable[Slice]) -> list[Slice]:
     """What is left of slices once others are done: those with a generation that these have not brought, of just such."""
     wanted, read = list(slices), list(done)
     missing: dict[Slice, list[str]] = {part: [] for part in wanted}
-    for version in dict.fromkeys(version for part in wanted for version in _generations(part)):
-        having = [part for part in wanted if version in _generations(part)]
-        held = covered(having, [part for part in read if version in _generations(part)])
+    for version in dict.fromkeys(version for part in wanted for version in generations(part)):
+        having = [part for part in wanted if version in generations(part)]
+        held = covered(having, [part for part in read if version in generations(part)])
         for part in having:
             if part not in held:
                 missing[part].append(version)
@@ -113,7 +113,7 @@ def left_of(slices: Iterable[Slice], done: Iterable[Slice]) -> list[Slice]:
     ]
 
 
-def _generations(part: Slice) -> list[str]:
+def generations(part: Slice) -> list[str]:
     """Generations that a slice brings. One that names none is of the archive, or of an earlier version, which read V2."""
     return part.versions.split(",") if part.versions else [V1 if part.source == "goldsky" else V2]
 

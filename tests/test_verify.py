@@ -261,6 +261,27 @@ def test_totals_are_those_of_the_data_api(asking: Run) -> None:
     assert "trades, " in verdict.examples[0] and "; the Data API has " in verdict.examples[0]
 
 
+def test_what_is_not_loaded_is_not_compared_with_the_data_api(
+    run: Run, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two days apart are loaded of a longer history: what lies between is no difference."""
+    land_gamma(run, world)
+    fills = sorted(all_fills(world), key=lambda fill: fill.timestamp)
+    fifth = len(fills) // 5
+    ends = [fills[number * fifth].timestamp for number in (1, 2, 3, 4)]
+    for first, after in (ends[:2], ends[2:]):
+        land(run, [fill for fill in fills if first <= fill.timestamp < after])
+    settle_all(run)
+    with SandboxServer(world) as upstream:
+        url = {"polymarket_data_url": upstream.urls.data_url}
+        run.settings = run.settings.model_copy(update=url)
+        [verdict] = crosscheck(run, None, None)
+    assert verdict.equal, verdict.examples
+    assert 0 < verdict.rows < len(fills)
+    [warning] = [each for each in caplog.messages if "not loaded" in each]
+    assert "`backfill --from 2026-" in warning
+
+
 def test_without_its_url_the_data_api_is_not_asked(settled: Run) -> None:
     assert crosscheck(settled, None, None) == []
 
@@ -292,12 +313,12 @@ def test_what_the_data_api_never_serves_is_not_compared(run: Run) -> None:
 
 def test_trades_outside_the_range_do_not_count() -> None:
     trades = [{"timestamp": at, "size": 2, "price": 0.25} for at in (9, 10, 20, 21)]
-    assert add_up(iter(trades), 10, 20) == Totals(2, 4, 1.0)
+    assert add_up(iter(trades), [(10, 21)]) == Totals(2, 4, 1.0)
 
 
 def test_trades_under_the_least_size_of_the_data_api_do_not_count() -> None:
     trades = [{"timestamp": 1, "size": size, "price": 0.5} for size in (0.009999, 0.01, 1)]
-    assert add_up(iter(trades), 0, 9) == Totals(2, 1.01, 0.505)
+    assert add_up(iter(trades), [(0, 10)]) == Totals(2, 1.01, 0.505)
 
 
 @pytest.mark.parametrize(
