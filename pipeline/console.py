@@ -31,7 +31,8 @@ from rich.text import Text
 
 from pipeline.errors import SettingsError
 
-out = Console()
+# Results are never wrapped or cut: a pipe gets whole lines, and a narrow terminal folds them itself.
+out = Console(width=10_000)
 err = Console(stderr=True)
 QUIET_LIBRARIES = ("dlt", "clickhouse_connect", "urllib3", "httpx", "uvicorn", "dbt", "asyncio")
 LOG_FILE_BYTES = 20_000_000

@@ -50,7 +50,7 @@ class Status:
         settled_loads: loads that they do.
         last_load_at: when the newest load was written down, ISO, UTC.
         unknown_tokens: tokens with trades whose market has not landed; combos aside, which have none.
-        backfills: per source the span of its slices, how many of them are done and requested, and the last problem.
+        backfills: per source and contiguous span of slices, how many of them are done and requested, and a problem.
         dead_letters: distinct records that could not be parsed and were not replayed, per source and reason.
         late_fills: what the second reading of the chain found and the first had missed (fills), or had and should not
             have (taken_back), in so many blocks; when it last did, ISO, UTC, or None.
@@ -151,14 +151,20 @@ def _late_fills(run: Run) -> dict[str, Any]:
 
 
 def _backfills(run: Run) -> list[dict[str, Any]]:
-    """Backfills by source; none where the database was made before there were any."""
+    """Backfills by source and contiguous span; none where the database was made before there were any."""
     raw = run.settings.raw_database
     if not _exists(run, raw, "backfill_slices"):
         return []
+    window = (
+        "over (partition by source order by from_at, to_at rows between unbounded preceding and"
+    )
     rows = run.client.query(
-        "select source, min(from_at), max(to_at), countIf(state = 'done'), countIf(state = 'requested'),"
-        " anyIf(problem, state = 'requested' and problem != '')"
-        f" from {raw}.backfill_slices final where state != 'cancelled' group by source order by source"
+        "select source, min(from_at) as first, max(to_at), countIf(state = 'done'),"
+        " countIf(state = 'requested'), anyIf(problem, state = 'requested' and problem != '')"
+        f" from (select *, sum(follows_gap) {window} current row) as span"
+        f" from (select *, from_at > max(to_at) {window} 1 preceding) as follows_gap"
+        f" from {raw}.backfill_slices final where state != 'cancelled'))"
+        " group by source, span order by source, first"
     ).result_rows
     names = ("source", "from_at", "to_at", "done", "requested", "problem")
     return [

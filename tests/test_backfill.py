@@ -24,6 +24,7 @@ from worlds import all_fills, assert_equals_truth, land_gamma, prepared, sandbox
 from embedded_clickhouse import Endpoint
 from ingest.sources.slices import Page
 from pipeline.backfill import Request, backfill, cancel, parse_request, plan
+from pipeline.coverage import loaded_spans, not_loaded
 from pipeline.cycle import run_cycle
 from pipeline.errors import LoadFailed, NothingLoaded, SettingsError
 from pipeline.patience import Patience
@@ -247,6 +248,35 @@ def test_a_source_that_is_down_leaves_its_slices_and_holds_up_no_other(
         backfill(run, everything())
         assert_equals_truth(run, polymarket.world)
         assert [each["problem"] for each in read_status(run).backfills] == ["", ""]
+
+
+def test_gaps_between_backfills_are_shown_and_count_as_not_loaded(filling: Run) -> None:
+    hours = [int((START + timedelta(hours=number)).timestamp()) for number in range(5)]
+    for first in (0, 1, 3):  # the first two are one span
+        bounds = [START + timedelta(hours=first + each) for each in (0, 1)]
+        backfill(filling, Request(*bounds))
+    spans = [(hours[0], hours[2]), (hours[3], hours[4])]
+    shown = [
+        (each["source"], each["from_at"], each["to_at"]) for each in read_status(filling).backfills
+    ]
+    assert shown == [
+        (source, *(datetime.fromtimestamp(each, UTC).isoformat() for each in span))
+        for source in ("goldsky", "polygon")
+        for span in spans
+    ]
+    gaps = not_loaded((hours[0], hours[4]), loaded_spans(filling), filling.settings)
+    assert gaps == [(hours[2], hours[3])]
+
+
+def test_what_cycles_have_read_counts_as_loaded(reading_from, polymarket: SandboxServer) -> None:
+    with reading_from(polymarket, **SMALL) as run:
+        with run.lock.held("run") as lock:
+            run_cycle(run, lock, Patience(1)).raise_failures()
+        seconds = [fill.timestamp for fill in all_fills(polymarket.world)]
+        loaded = loaded_spans(run)
+    assert {version: len(spans) for version, spans in loaded.items()} == {"v1": 1, "v2": 1, "v3": 1}
+    assert loaded["v2"][0][1] == max(seconds) + 1
+    assert loaded["v1"][0][0] == min(seconds)
 
 
 def test_a_chain_that_is_not_confirmed_so_far_is_read_up_to_there(

@@ -88,3 +88,42 @@ def test_a_log_file_that_cannot_be_written_is_one_line(name: str, tmp_path: Path
     assert (answer.returncode, answer.stdout) == (2, "")
     assert answer.stderr.startswith("LOG_FILE: ")
     assert answer.stderr.count("\n") == 1
+
+
+PRINT_STATUS = """
+import sys
+from pipeline.freshness import Freshness
+from pipeline.report import print_status
+from pipeline.status import Status, TableStatus
+moment = "2026-11-26T17:00:00+00:00"
+span = dict(source="goldsky", from_at=moment, to_at=moment, done=12_345, requested=67_890, problem="no answer " * 9)
+print_status(Status(
+    clickhouse="ClickHouse at " + "long-host-name." * 9 + "example.com:8443", version="26.9.6.6",
+    database="polymarket", ready=True, writer="`loop` (pid 1 on host), since " + moment,
+    sources=[Freshness("polygon", "in the future", moment, 1.0, 900.0)],
+    tables=[TableStatus("a_long_name_of_a_table", 10**15, moment, 1.0)], unsettled_loads=10**9,
+    unchecked={"order_filled": 10**9}, settled_loads=10**9, last_load_at=moment, unknown_tokens=10**9,
+    backfills=[span, span], dead_letters=[dict(source="polygon", reason="r" * 90, records=10**9)],
+    late_fills=dict(fills=10**9, taken_back=10**9, blocks=10**9, last_at=moment),
+))
+"""
+
+
+@pytest.mark.parametrize("columns", ["20", "80", "500"])
+def test_no_width_wraps_or_cuts_an_answer(columns: str) -> None:
+    """Every kind of line that `status` has, each with its longest value."""
+
+    def printed(width: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", PRINT_STATUS],
+            env=os.environ | {"COLUMNS": width, "PYTHONPATH": str(PROJECT_DIR)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout
+
+    shown = printed(columns)
+    assert shown == printed("5000")
+    assert "…" not in shown
+    assert "1,000,000,000,000,000" in shown
