@@ -19,7 +19,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from pipeline import console
 from pipeline.clickhouse import first_line
 from pipeline.errors import PipelineError, SourcesStale, TablesDiffer
-from pipeline.options import refuse_dbt_folders, refuse_ignored
+from pipeline.options import refuse_ignored
 from pipeline.settings import Settings, load_settings
 from pipeline.signals import Stopped, stop_on_signals
 
@@ -456,10 +456,12 @@ def dbt(context: click.Context, arguments: tuple[str, ...]) -> None:
 
     Commands that change tables (run, build, seed, ...) hold the writer lock meanwhile.
     """
-    from pipeline.models import dbt_command, writes
+    from pipeline.models import asks_only, dbt_command, writes
     from pipeline.run import open_run
 
-    refuse_dbt_folders(arguments)
+    if asks_only(arguments):
+        with verb(context) as settings:
+            sys.exit(dbt_command(None, settings, list(arguments)))
     with verb(context) as settings, open_run(settings) as run:
         if not writes(arguments):
             sys.exit(dbt_command(run.server, settings, list(arguments)))

@@ -19,6 +19,12 @@ class SettingsError(PipelineError):
     exit_code = 2
 
 
+class UsageError(PipelineError):
+    """A command line makes no sense."""
+
+    exit_code = 2
+
+
 class ClickHouseUnavailable(PipelineError):
     """ClickHouse does not answer, or refuses the connection."""
 

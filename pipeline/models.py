@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from clickhouse_connect.driver.client import Client
 
 from pipeline.clickhouse import Server
-from pipeline.errors import ModelsError
+from pipeline.errors import ModelsError, UsageError
 from pipeline.settings import PROJECT_DIR, Settings
 from pipeline.settle import Statement
 from pipeline.signals import Stopped
@@ -134,19 +134,31 @@ def writes(arguments: Sequence[str]) -> bool:
     return command in WRITING
 
 
-def dbt_command(target: Server, settings: Settings, arguments: list[str], fence: int = 0) -> int:
+def asks_only(arguments: Sequence[str]) -> bool:
+    """Whether a dbt command line asks for help or the version, which takes no ClickHouse."""
+    return not {"--help", "-h", "--version", "-V", "-v"}.isdisjoint(arguments)
+
+
+def dbt_command(
+    target: Server | None, settings: Settings, arguments: list[str], fence: int = 0
+) -> int:
     """Run one dbt command of the user's against the ClickHouse in use, its output as dbt prints it; return its exit code.
 
     Args:
+        target: None where `asks_only`.
         fence: number of the writer lock that this run holds; 0: it holds none.
+
+    Raises:
+        UsageError: dbt knows no such command or option.
     """
+    from dbt.cli.exceptions import DbtUsageException
     from dbt.cli.main import dbtRunner
 
     with _environment(target, settings, fence):
-        outcome = dbtRunner().invoke(
-            [*arguments, "--project-dir", str(DBT_DIR), "--profiles-dir", str(PROJECT_DIR)]
-        )
+        outcome = dbtRunner().invoke(arguments)
     _pass_on_signal(outcome)
+    if isinstance(outcome.exception, DbtUsageException):  # dbt prints every other exception
+        raise UsageError(f"dbt: {outcome.exception} Try `dbt --help`, or --help after a command.")
     if outcome.success:
         return 0
     return 2 if outcome.exception is not None else 1
@@ -309,10 +321,13 @@ def _one_line(text: str) -> str:
 
 
 @contextmanager
-def _environment(target: Server, settings: Settings, fence: int = 0) -> Iterator[None]:
-    """Give dbt the server and names of this run by the variables that `profiles.yml` reads, and its fence if it has one."""
+def _environment(target: Server | None, settings: Settings, fence: int = 0) -> Iterator[None]:
+    """Give dbt the server and names of this run by the variables that `profiles.yml` reads, its folders, and its fence if
+    it has one."""
     wanted = {
-        **target.environment(),
+        **(target.environment() if target else {}),
+        "DBT_PROJECT_DIR": str(DBT_DIR),
+        "DBT_PROFILES_DIR": str(PROJECT_DIR),
         "CLICKHOUSE_DATABASE": settings.clickhouse_database,
         "CLICKHOUSE_CLUSTER": settings.clickhouse_cluster,
         FENCE_VARIABLE: str(fence or ""),

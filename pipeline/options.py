@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 import click
 from click.core import ParameterSource
-
-# dbt options that say where the project is; `run_pipeline.py dbt` sets them itself.
-SET_FOR_DBT = ("--project-dir", "--profiles-dir")
 
 
 def refuse_ignored(context: click.Context, mode: str, honoured: Collection[str]) -> None:
@@ -31,17 +28,3 @@ def refuse_ignored(context: click.Context, mode: str, honoured: Collection[str])
     ]
     if ignored:
         raise click.UsageError(f"{mode} does not go with {', '.join(ignored)}")
-
-
-def refuse_dbt_folders(arguments: Sequence[str]) -> None:
-    """Refuse dbt options that name another project: the verb's own would win without a word.
-
-    Raises:
-        click.UsageError: one was given.
-    """
-    given = [word.split("=")[0] for word in arguments]
-    ignored = [option for option in SET_FOR_DBT if option in given]
-    if ignored:
-        raise click.UsageError(
-            f"{' and '.join(ignored)}: this verb sets it; run plain `dbt` for another project"
-        )

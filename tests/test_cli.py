@@ -127,11 +127,30 @@ def test_a_cancellation_refuses_what_it_would_ignore(option: click.Option) -> No
     assert f"--cancel does not go with {option.opts[0]}" in answer.stderr
 
 
-@pytest.mark.parametrize("option", [["--project-dir", "."], ["--profiles-dir=."]])
-def test_dbt_refuses_another_project(option: list[str]) -> None:
-    answer = CliRunner().invoke(cli, ["dbt", "test", *option])
-    assert answer.exit_code == 2
-    assert "this verb sets it" in answer.stderr
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["--help"], 0, "Commands:"),
+        (["--version"], 0, "installed: "),
+        (["test", "--help"], 0, "--select"),
+        (["tset"], 2, "No such command 'tset'"),
+        (["test", "--bogus"], 2, "No such option '--bogus'"),
+        (["parse", "--project-dir", "nowhere"], 2, "nowhere"),
+    ],
+)
+def test_dbt_says_what_dbt_says(
+    environment: dict[str, str], tmp_path: Path, arguments: list[str], code: int, told: str
+) -> None:
+    blocked = dict.fromkeys(("HTTPS_PROXY", "https_proxy"), NOWHERE)  # --version asks for the latest
+    answer = call(environment | blocked, tmp_path, "dbt", *arguments)
+    assert answer.returncode == code, answer
+    assert told in answer.stdout + answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_help_of_dbt_needs_no_clickhouse(environment: dict[str, str], tmp_path: Path) -> None:
+    answer = call(environment | {"CLICKHOUSE_PORT": "9"}, tmp_path, "dbt", "--help")
+    assert (answer.returncode, answer.stderr) == (0, "")
 
 
 def test_sql_prints_what_clickhouse_returns(environment: dict[str, str], tmp_path: Path) -> None:
