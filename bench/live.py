@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from bench.figures import Goal, Part, percentile
 from bench.place import Place
-from pipeline.settings import PROJECT_DIR, Settings
+from pipeline.settings import ENV_FILE_VARIABLE, PROJECT_DIR, Settings
 from sandbox.clock import BLOCK_SECONDS
 from sandbox.server import SandboxServer
 
@@ -82,8 +82,8 @@ def _loop(place: Place, cadence: Cadence) -> Iterator[None]:
     with (place.folder / "loop.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, PROJECT_DIR / "run_pipeline.py", "loop"],
-            cwd=place.folder,  # where no .env is
-            env=os.environ | environment,
+            cwd=place.folder,
+            env=os.environ | environment | {ENV_FILE_VARIABLE: ""},
             stdout=log,
             stderr=log,
         )

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from chaos.nursery import Nursery
 from embedded_clickhouse.passwords import OWNER, password_of
-from pipeline.settings import PROJECT_DIR, Settings
+from pipeline.settings import ENV_FILE_VARIABLE, PROJECT_DIR, Settings
 
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 120.0
@@ -49,7 +49,8 @@ def environment(more: dict[str, str]) -> dict[str, str]:
     """This process's environment without any setting of the pipeline but those given."""
     unset = {name.upper() for name in Settings.model_fields}
     inherited = {name: value for name, value in os.environ.items() if name not in unset}
-    return inherited | {"PYTHONPATH": str(PROJECT_DIR)} | more
+    own = {"PYTHONPATH": str(PROJECT_DIR), ENV_FILE_VARIABLE: ""}
+    return inherited | own | more
 
 
 class Database:

@@ -17,7 +17,7 @@ import click
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from pipeline import console
-from pipeline.clickhouse import first_line
+from pipeline.clickhouse import first_line, why_not_started
 from pipeline.errors import PipelineError, SourcesStale, TablesDiffer
 from pipeline.options import refuse_ignored
 from pipeline.settings import Settings, load_settings
@@ -381,7 +381,8 @@ def clickhouse(context: click.Context, host: str) -> None:
                 ),
             )
         except EmbeddedError as error:
-            raise ClickHouseUnavailable(str(error)) from error
+            port = settings.clickhouse_local_port
+            raise ClickHouseUnavailable(why_not_started(error, port)) from error
 
 
 def _faults(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> list:

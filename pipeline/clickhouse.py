@@ -6,6 +6,7 @@ configured or the embedded one was started for this run.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from embedded_clickhouse import EmbeddedError, running
 from ingest.query_settings import PINNED
 from ingest.whole_answers import pool_manager
 from pipeline.errors import ClickHouseUnavailable
+from pipeline.ports import owner_of
 from pipeline.settings import Settings
 
 
@@ -75,10 +77,19 @@ def server(settings: Settings) -> Iterator[Server]:
                 )
             )
         except EmbeddedError as error:
-            raise ClickHouseUnavailable(str(error)) from error
+            raise ClickHouseUnavailable(
+                why_not_started(error, settings.clickhouse_local_port)
+            ) from error
         yield Server(
             endpoint.host, endpoint.port, endpoint.user, endpoint.password, False, embedded=True
         )
+
+
+def why_not_started(error: EmbeddedError, port: int) -> str:
+    """What keeps the embedded ClickHouse from starting; names the process that has its port."""
+    if f"Port {port} is taken" in str(error):  # as its own process says, which may be another one
+        return f"port {port} is taken by {owner_of(port)}: set CLICKHOUSE_LOCAL_PORT to a free one"
+    return str(error)
 
 
 def connect(target: Server, timeout_s: int = 600) -> Client:

@@ -6,6 +6,7 @@ time, so that what it prints can be compared with the simulation's own truth.
 
 from __future__ import annotations
 
+import errno
 import shutil
 import sys
 import threading
@@ -20,6 +21,7 @@ from pipeline.cycle import CycleReport, run_cycle
 from pipeline.errors import PipelineError
 from pipeline.lock import PREFIX, WriterLock
 from pipeline.patience import Patience
+from pipeline.ports import owner_of
 from pipeline.run import Run, open_run
 from pipeline.settings import DEMO_DIR, Settings
 from sandbox.matches import TRIAL_SECONDS
@@ -76,7 +78,8 @@ def run_demo(settings: Settings, *, seed: int, matches: int) -> None:
             "the demo's tables differ from the simulation's truth: this is a defect, please report it"
         )
     out.print(
-        f"\nDone in {time.monotonic() - started:.0f} s. The data are in {DEMO_DIR}/; look around:\n"
+        f"\nDone in {time.monotonic() - started:.0f} s. The data are in {DEMO_DIR}/; look around:\n",
+        highlight=False,
     )
     _print_next_commands()
 
@@ -108,9 +111,10 @@ def serve_sandbox(
     try:
         serve(world, port, stop=threading.Event(), block_time=block_time, faults=faults)
     except OSError as error:
-        raise PipelineError(
-            f"the sandbox cannot listen: {error.strerror}; choose another --port"
-        ) from error
+        why = error.strerror
+        if error.errno == errno.EADDRINUSE:
+            why = f"port {port} is taken by {owner_of(port)}"
+        raise PipelineError(f"the sandbox cannot listen: {why}; choose another --port") from error
 
 
 def _clear(run: Run) -> None:

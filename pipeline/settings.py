@@ -1,4 +1,6 @@
-"""Settings of a run: environment variables, or a `.env` file in the folder from which it is started.
+"""Settings of a run: environment variables, or the `.env` file of the project's folder.
+
+A relative path means the project's folder too, so that a run from any folder works on the same data.
 
 One class names every setting with its default, unit and meaning; the README's table is checked against it. Field names
 are the environment variables in lower case.
@@ -6,6 +8,7 @@ are the environment variables in lower case.
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from embedded_clickhouse import Access
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
+# A process's own settings file; empty: none.
+ENV_FILE_VARIABLE = "POLYMARKET_ENV_FILE"
 IDENTIFIER = r"^[a-z_][a-z0-9_]{0,59}$"
 ORIGIN = r"https?://[^\s/,]+"
 # ClickHouse's own; `default` of the embedded one has an engine on which the models cannot be built.
@@ -45,7 +50,7 @@ SQD_PUBLIC_URL = "https://portal.sqd.dev"
 ARCHIVE_END = datetime(2026, 4, 28, 11, 0, 40, tzinfo=UTC)
 
 # What the demo loads stays apart from real data, whatever is set; its embedded server takes the port after the other's.
-DEMO_DIR = Path("data/demo")
+DEMO_DIR = PROJECT_DIR / "data/demo"
 DEMO_SETTINGS = {
     "clickhouse_host": "",
     "clickhouse_password": "",
@@ -94,8 +99,17 @@ def _listed(values: str) -> list[str]:
     return [value.strip() for value in values.split(",") if value.strip()]
 
 
+def _anchored(path: Path) -> Path:
+    """The path that is meant: `~` is the user's home, and a relative one is of the project's folder."""
+    try:
+        return PROJECT_DIR / path.expanduser()
+    except RuntimeError:
+        raise ValueError("Input should be a path, and ~ has no meaning here") from None
+
+
 UtcTime = Annotated[datetime, BeforeValidator(parse_utc)]
 DatabaseName = Annotated[str, AfterValidator(_not_reserved)]
+AnchoredPath = Annotated[Path, AfterValidator(_anchored)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 HttpUrls = Annotated[
     str, AfterValidator(lambda urls: ",".join(_http_url(url) for url in _listed(urls)))
@@ -106,7 +120,7 @@ OptionalHttpUrl = Annotated[str, AfterValidator(lambda url: _http_url(url) if ur
 class Settings(BaseSettings):
     """Every setting of the pipeline. Durations are seconds unless the name says otherwise."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", allow_inf_nan=False)
+    model_config = SettingsConfigDict(extra="ignore", allow_inf_nan=False, validate_default=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -137,7 +151,7 @@ class Settings(BaseSettings):
         pattern=r"^([A-Za-z0-9_.-]*|\{[a-z_]+\})$",
         description="Cluster for ON CLUSTER DDL and Replicated engines",
     )
-    clickhouse_local_path: Path = Field(
+    clickhouse_local_path: AnchoredPath = Field(
         Path("data/clickhouse"), description="Folder of the embedded one"
     )
     clickhouse_local_port: int = Field(
@@ -146,7 +160,7 @@ class Settings(BaseSettings):
     clickhouse_local_memory_gb: float = Field(
         4.0, gt=0, description="Memory cap of the embedded one, GB"
     )
-    clickhouse_local_files: Path = Field(
+    clickhouse_local_files: AnchoredPath = Field(
         Path("data/files"),
         description="The one folder of which SQL of the embedded one may use files",
     )
@@ -263,7 +277,7 @@ class Settings(BaseSettings):
     )
 
     # Upkeep
-    dlt_pipelines_dir: Path = Field(
+    dlt_pipelines_dir: AnchoredPath = Field(
         Path("data/dlt"), description="dlt working folder; keep it on a volume"
     )
     lock_ttl_s: float = Field(
@@ -271,7 +285,7 @@ class Settings(BaseSettings):
     )
     settle_max_rows: int = Field(1_000_000, ge=1, description="Most rows that are settled at once")
     log_json: bool = Field(False, description="Log lines as JSON")
-    log_file: Path | None = Field(
+    log_file: AnchoredPath | None = Field(
         None,
         description="File for the log lines too, rotated at 20 MB, five old ones kept; empty: none",
     )
@@ -319,6 +333,12 @@ class Settings(BaseSettings):
         )
 
 
+def env_file() -> Path | None:
+    """The settings file of this process: `.env` of the project's folder, unless POLYMARKET_ENV_FILE names another."""
+    named = os.environ.get(ENV_FILE_VARIABLE, ".env")
+    return PROJECT_DIR / named if named else None
+
+
 def load_settings(*, demo: bool = False, **overrides: object) -> Settings:
     """Read the settings from the environment and `.env`; with `demo`, those of the demo's own data.
 
@@ -326,7 +346,8 @@ def load_settings(*, demo: bool = False, **overrides: object) -> Settings:
         SettingsError: one line naming the first variable that makes no sense.
     """
     try:
-        settings = Settings(**(DEMO_SETTINGS if demo else {}) | overrides)
+        given = {"_env_file": env_file()} | (DEMO_SETTINGS if demo else {}) | overrides
+        settings = Settings(**given)
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
@@ -335,7 +356,9 @@ def load_settings(*, demo: bool = False, **overrides: object) -> Settings:
         shown = "" if secret else f", not {first['input']!r}"
         raise SettingsError(f"{name.upper()}: {message}{shown}; see .env.example") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f".env cannot be read: {error}; it should be UTF-8 text") from error
+        raise SettingsError(
+            f"{env_file()} cannot be read: {error}; it should be UTF-8 text"
+        ) from error
     if settings.goldsky_start is not None and "v1" in settings.polygon_versions:
         raise SettingsError(
             "POLYGON_VERSIONS: v1 comes from the archive when GOLDSKY_START is set, and reading it from the"

@@ -1,5 +1,6 @@
 """Fixtures that every test may use: one ClickHouse per test session, a database prefix per test."""
 
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -13,9 +14,11 @@ from worlds import make_settings, prepared, sandbox_settings
 
 from embedded_clickhouse import Endpoint, running
 from pipeline.run import Run, open_run
-from pipeline.settings import Settings
+from pipeline.settings import ENV_FILE_VARIABLE, Settings
 from sandbox.server import SandboxServer
 
+# No test, and no process that one starts, reads the .env of this checkout.
+os.environ[ENV_FILE_VARIABLE] = ""
 # Tests share the machine with an engine, so how long an example takes says nothing; failures print how to repeat them.
 hypothesis_settings.register_profile("shared", deadline=None, print_blob=True)
 hypothesis_settings.load_profile("shared")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -141,7 +142,9 @@ def test_a_cancellation_refuses_what_it_would_ignore(option: click.Option) -> No
 def test_dbt_says_what_dbt_says(
     environment: dict[str, str], tmp_path: Path, arguments: list[str], code: int, told: str
 ) -> None:
-    blocked = dict.fromkeys(("HTTPS_PROXY", "https_proxy"), NOWHERE)  # --version asks for the latest
+    blocked = dict.fromkeys(
+        ("HTTPS_PROXY", "https_proxy"), NOWHERE
+    )  # --version asks for the latest
     answer = call(environment | blocked, tmp_path, "dbt", *arguments)
     assert answer.returncode == code, answer
     assert told in answer.stdout + answer.stderr
@@ -242,7 +245,14 @@ def test_demo_data_are_for_reading(tmp_path: Path) -> None:
 
 
 def test_clickhouse_stays_up_until_stopped(environment: dict[str, str], tmp_path: Path) -> None:
-    env = environment | {"CLICKHOUSE_HOST": "", "CLICKHOUSE_LOCAL_PORT": "0"}
+    env = (
+        environment
+        | {"CLICKHOUSE_HOST": "", "CLICKHOUSE_LOCAL_PORT": "0"}
+        | {
+            "CLICKHOUSE_LOCAL_PATH": str(tmp_path / "clickhouse"),
+            "CLICKHOUSE_LOCAL_FILES": str(tmp_path / "files"),
+        }
+    )
     with started(env, tmp_path, "clickhouse", until="until Ctrl-C") as server:
         url = server.first_lines.split("at ")[1].split(" ")[0]
         assert urllib.request.urlopen(f"{url}ping", timeout=5).read() == b"Ok.\n"
@@ -274,3 +284,25 @@ def test_the_sandbox_says_how_to_use_it(environment: dict[str, str], tmp_path: P
         assert heads[1] > heads[0]  # it is alive
         server.send_signal(signal.SIGTERM)
         assert server.wait(timeout=20) == 143
+
+
+@pytest.mark.parametrize("arguments", [["sql", "select 1"], ["clickhouse"], ["sandbox", "--port"]])
+def test_the_owner_of_a_port_that_is_taken_is_named(
+    environment: dict[str, str], tmp_path: Path, arguments: list[str]
+) -> None:
+    """By its process, name and folder, and what to set is said once."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        env = environment | {
+            "CLICKHOUSE_HOST": "",
+            "CLICKHOUSE_LOCAL_PORT": port,
+            "CLICKHOUSE_LOCAL_PATH": str(tmp_path / "clickhouse"),
+            "CLICKHOUSE_LOCAL_FILES": str(tmp_path / "files"),
+        }
+        is_sandbox = arguments[-1] == "--port"
+        answer = call(env, tmp_path, *arguments, *([port] if is_sandbox else []))
+    assert answer.returncode == 1
+    assert f"port {port} is taken by process {os.getpid()} (" in answer.stderr
+    assert f"in {Path.cwd()})" in answer.stderr
+    assert answer.stderr.count("port") - answer.stderr.count("--port") == 1
+    assert answer.stderr.count("\n") == 1

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from worlds import copied_checkout
 
 from pipeline.demo import sparkline
-from pipeline.settings import PROJECT_DIR
 
 CHECKED = (
     "order_fills", "trades", "trade_legs", "wallet_fills",
@@ -25,9 +25,8 @@ CHECKED = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the project's commands work, but whose data are its own."""
-    folder = tmp_path_factory.mktemp("checkout")
-    (folder / "run_pipeline.py").symlink_to(PROJECT_DIR / "run_pipeline.py")
+    """A checkout whose data are its own."""
+    folder = copied_checkout(tmp_path_factory.mktemp("checkout"))
     (folder / ".venv").symlink_to(sys.prefix)
     return folder
 

@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from worlds import copied_checkout
 
 from pipeline.run import open_run
-from pipeline.settings import PROJECT_DIR, Settings
+from pipeline.settings import Settings
 from sandbox.reconcile import reconcile
 from sandbox.server import SandboxServer
 from sandbox.truth import Truth
@@ -34,13 +35,14 @@ def test_the_last_hour_is_loaded_and_equals_the_truth(world: World, tmp_path: Pa
     kept = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "OPENBLAS_CORETYPE")
     env = {name: os.environ[name] for name in kept if name in os.environ}
     env["CLICKHOUSE_LOCAL_PORT"] = "0"  # the usual one may be in use by whoever runs the tests
+    checkout = copied_checkout(tmp_path / "checkout")
     with SandboxServer(world) as upstream:
         env |= {
             "SQD_PORTAL_URL": upstream.urls.sqd_url,
             "POLYMARKET_GAMMA_URL": upstream.urls.gamma_url,
         }
         run = subprocess.run(
-            [sys.executable, str(PROJECT_DIR / "run_pipeline.py")],
+            [sys.executable, str(checkout / "run_pipeline.py")],
             env=env,
             cwd=tmp_path,
             capture_output=True,
@@ -53,7 +55,7 @@ def test_the_last_hour_is_loaded_and_equals_the_truth(world: World, tmp_path: Pa
     assert not any(path.startswith("/polygon") for path in asked)
     settings = Settings(
         _env_file=None,
-        clickhouse_local_path=tmp_path / "data/clickhouse",
+        clickhouse_local_path=checkout / "data/clickhouse",
         clickhouse_local_port=0,
     )
     with open_run(settings) as opened:

@@ -12,7 +12,15 @@ from click.testing import CliRunner
 
 from pipeline.cli import cli
 from pipeline.errors import SettingsError
-from pipeline.settings import ARCHIVE_END, PROJECT_DIR, Settings, load_settings, parse_utc
+from pipeline.settings import (
+    ARCHIVE_END,
+    ENV_FILE_VARIABLE,
+    PROJECT_DIR,
+    Settings,
+    env_file,
+    load_settings,
+    parse_utc,
+)
 
 SECRET = "hunter2secret"
 BAD_VALUES = [
@@ -58,6 +66,7 @@ BAD_VALUES = [
 @pytest.fixture(autouse=True)
 def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No variable and no .env file but those of the test."""
+    monkeypatch.setenv(ENV_FILE_VARIABLE, str(tmp_path / ".env"))
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.chdir(tmp_path)
@@ -139,8 +148,37 @@ def test_a_dotenv_file_is_read_and_the_environment_wins(monkeypatch: pytest.Monk
 
 def test_a_dotenv_file_that_is_no_text_is_one_line() -> None:
     Path(".env").write_bytes(b"CLICKHOUSE_HOST=\xff\xfe")
-    with pytest.raises(SettingsError, match=r"^\.env cannot be read: .* UTF-8 text$"):
+    with pytest.raises(SettingsError, match=r"\.env cannot be read: .* UTF-8 text$"):
         load_settings()
+
+
+def test_the_settings_file_is_that_of_the_project(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Not of the folder from which a run is started, where another would be read."""
+    (tmp_path / ".env").write_text("CLICKHOUSE_HOST=elsewhere.example.com\n")
+    monkeypatch.delenv(ENV_FILE_VARIABLE)
+    assert env_file() == PROJECT_DIR / ".env"
+    monkeypatch.setenv(ENV_FILE_VARIABLE, "")
+    assert env_file() is None
+    assert load_settings().embedded
+
+
+def test_every_relative_path_is_of_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever folder a run is started from: defaults, given ones, and the demo's."""
+    paths = [name for name, field in Settings.model_fields.items() if "Path" in str(field)]
+    assert len(paths) >= 4
+    for settings in (load_settings(), load_settings(demo=True)):
+        for name in paths:
+            value = getattr(settings, name)
+            assert value is None or value.is_relative_to(PROJECT_DIR), name
+    for name in paths:
+        monkeypatch.setenv(name.upper(), "elsewhere/x")
+        assert getattr(load_settings(), name) == PROJECT_DIR / "elsewhere/x"
+        monkeypatch.setenv(name.upper(), "~/x")
+        assert getattr(load_settings(), name) == Path.home() / "x"
+        monkeypatch.setenv(name.upper(), "/var/x")
+        assert getattr(load_settings(), name) == Path("/var/x")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ dbt takes seconds to build the models, so one template is built per session and 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from embedded_clickhouse import Endpoint
 from pipeline import models
 from pipeline.ledger import now_us
 from pipeline.run import Run, open_run
-from pipeline.settings import ARCHIVE_END, Settings
+from pipeline.settings import ARCHIVE_END, PROJECT_DIR, Settings
 from pipeline.settle import settle
 from sandbox.contracts import Fill
 from sandbox.reconcile import reconcile
@@ -48,6 +49,19 @@ COLUMNS = [
     "load_id",
 ]
 HISTORY = timedelta(days=0.3)  # of fills of each generation, with room
+
+
+CODE = ("pipeline", "ingest", "embedded_clickhouse", "sandbox", "schema", "dbt_project")
+
+
+def copied_checkout(folder: Path) -> Path:
+    """A checkout of its own in a new folder, as relative data paths mean the project's folder."""
+    ignored = shutil.ignore_patterns("__pycache__", "target", "logs")
+    for name in CODE:
+        shutil.copytree(PROJECT_DIR / name, folder / name, ignore=ignored)
+    for name in ("run_pipeline.py", "profiles.yml"):
+        shutil.copy(PROJECT_DIR / name, folder)
+    return folder
 
 
 def make_settings(endpoint: Endpoint, prefix: str, folder: Path, **overrides: Any) -> Settings:
