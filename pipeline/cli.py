@@ -5,8 +5,10 @@ Exit codes: 0 done, 1 failed, 2 usage or settings, 3 another run holds the write
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,18 +20,31 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from pipeline import console
 from pipeline.clickhouse import first_line, why_not_started
-from pipeline.errors import PipelineError, SourcesStale, TablesDiffer
-from pipeline.options import refuse_ignored
+from pipeline.errors import PipelineError, SourcesStale, TablesDiffer, UsageError
+from pipeline.options import FiniteRange, refuse_ignored
 from pipeline.settings import Settings, load_settings
 from pipeline.signals import Stopped, stop_on_signals
 
 log = logging.getLogger(__name__)
+# What the user's disk or folders may answer. A closed pipe is left to click, which ends in silence.
+CANNOT_WRITE = {
+    *(errno.EACCES, errno.EBADF, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EIO),
+    *(errno.EISDIR, errno.ENOENT, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS),
+}
 DEMO_VERBS = ("sql", "status", "clickhouse", "dbt", "rebuild", "verify", "backup", "restore")
 
 
 def _note_ignored(ignored: sys.UnraisableHookArgs) -> None:
     """Log what fails while an object is thrown away: Python prints a traceback of it, after the error that is told."""
     log.debug("ignored while %s was thrown away: %s", ignored.object, ignored.exc_value)
+
+
+def _why_not_written(error: OSError) -> str:
+    """One line about a file or an output that cannot be written; what Python still holds for the output is dropped."""
+    if error.filename is not None:
+        return f"{error.filename} cannot be written: {error.strerror}; make room, or set another folder"
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return f"the output cannot be written: {error.strerror}"
 
 
 @contextmanager
@@ -44,6 +59,11 @@ def verb(context: click.Context) -> Iterator[Settings]:
     except PipelineError as error:
         console.err.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
+        console.err.print(_why_not_written(error), markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
     except ClickHouseError as error:
         console.err.print(f"ClickHouse failed: {first_line(error)}", markup=False, soft_wrap=True)
         sys.exit(1)
@@ -313,13 +333,11 @@ def sql(context: click.Context, query: str | None) -> None:
     if not text.strip():
         raise click.UsageError("there is no query: give one, or pipe one in")
     with verb(context) as settings, open_run(settings) as run:
+        if sys.stdout is None:
+            raise UsageError("standard output is closed, so there is nowhere to print the answer")
         database = settings.clickhouse_database
-        run_query(
-            run.server,
-            database if run.has_database(database) else "default",
-            text,
-            sys.stdout.buffer,
-        )
+        known = database if run.has_database(database) else "default"
+        run_query(run.server, known, text, sys.stdout.buffer)
 
 
 @cli.command()
@@ -408,12 +426,34 @@ class _ListsFaults(click.Command):
 
 
 @cli.command(cls=_ListsFaults)
-@click.option("--port", default=18200, show_default=True, help="Loopback port.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=18200, show_default=True, help="Loopback port."
+)
 @click.option("--seed", default=1, show_default=True, help="Seed of the world.")
-@click.option("--markets", default=200, show_default=True, help="Number of markets.")
-@click.option("--matches", default=20_000, show_default=True, help="Matches before it starts.")
-@click.option("--block-time", default=2.0, show_default=True, help="Seconds between blocks.")
-@click.option("--matches-per-block", default=5.0, show_default=True, help="New matches per block.")
+@click.option(
+    "--markets", type=click.IntRange(1), default=200, show_default=True, help="Number of markets."
+)
+@click.option(
+    "--matches",
+    type=click.IntRange(1),
+    default=20_000,
+    show_default=True,
+    help="Matches before it starts.",
+)
+@click.option(
+    "--block-time",
+    type=FiniteRange(0, min_open=True),
+    default=2.0,
+    show_default=True,
+    help="Seconds between blocks.",
+)
+@click.option(
+    "--matches-per-block",
+    type=FiniteRange(0),
+    default=5.0,
+    show_default=True,
+    help="New matches per block.",
+)
 @click.option(
     "--fault", "faults", metavar="NAME[:PROBABILITY]", multiple=True, callback=_faults,
     help="Let this go wrong, at each request or with a probability; see below. Repeatable.",
@@ -439,7 +479,11 @@ def sandbox(
 @cli.command()
 @click.option("--seed", default=7, show_default=True, help="Seed of the simulated Polymarket.")
 @click.option(
-    "--matches", default=20_000, show_default=True, help="Matches before the first cycle."
+    "--matches",
+    type=click.IntRange(1),
+    default=20_000,
+    show_default=True,
+    help="Matches before the first cycle.",
 )
 def demo(seed: int, matches: int) -> None:
     """Load a simulated Polymarket, derive everything, and hold it against the truth."""

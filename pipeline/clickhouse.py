@@ -6,7 +6,6 @@ configured or the embedded one was started for this run.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass

@@ -1,11 +1,26 @@
-"""Checks of command lines that click does not make: every option that a user gives has an effect, or is refused."""
+"""Checks of command lines that click does not make: options have an effect or are refused, numbers are finite."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
+from typing import Any
 
 import click
 from click.core import ParameterSource
+
+
+class FiniteRange(click.FloatRange):
+    """A range of numbers without `nan` and `inf`, which click compares as if they were in it."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, context: click.Context | None
+    ) -> float:
+        """The number, or click's usage error."""
+        number = super().convert(value, param, context)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, context)
+        return number
 
 
 def refuse_ignored(context: click.Context, mode: str, honoured: Collection[str]) -> None:

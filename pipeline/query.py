@@ -17,7 +17,7 @@ def run_query(target: Server, database: str, text: str, sink: BinaryIO) -> None:
     """Run one query and stream what ClickHouse returns, tab-separated with names unless it names a FORMAT.
 
     Raises:
-        QueryFailed: ClickHouse refused it; the message is ClickHouse's own.
+        QueryFailed: ClickHouse refused it; the message is the first line of ClickHouse's own.
         ClickHouseUnavailable: nothing answers.
     """
     scheme = "https" if target.secure else "http"
@@ -32,7 +32,8 @@ def run_query(target: Server, database: str, text: str, sink: BinaryIO) -> None:
         )
         with response:
             if response.status_code != requests.codes.ok:
-                raise QueryFailed(response.text.strip())
+                # The first line says what and where; others list every token that may follow.
+                raise QueryFailed(response.text.strip().partition("\n")[0])
             for chunk in response.iter_content(CHUNK):
                 sink.write(chunk)
             sink.flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -306,3 +307,73 @@ def test_the_owner_of_a_port_that_is_taken_is_named(
     assert f"in {Path.cwd()})" in answer.stderr
     assert answer.stderr.count("port") - answer.stderr.count("--port") == 1
     assert answer.stderr.count("\n") == 1
+
+
+def test_a_syntax_error_is_one_line(environment: dict[str, str], tmp_path: Path) -> None:
+    answer = call(environment, tmp_path, "sql", "selec 1")
+    assert answer.returncode == 1
+    assert answer.stderr.startswith("Code: 62. DB::Exception: Syntax error: failed at position 1")
+    assert answer.stderr.count("\n") == 1
+    assert len(answer.stderr) < 200
+
+
+@pytest.mark.parametrize(
+    "arguments", [["sql", "select 1"], ["status"], ["status", "--json"], ["doctor"]]
+)
+@pytest.mark.parametrize("output", [">/dev/full", ">&-", "| true"])
+def test_an_output_that_takes_nothing_is_no_traceback(
+    environment: dict[str, str], tmp_path: Path, arguments: list[str], output: str
+) -> None:
+    """A full disk, a closed output and a closed pipe."""
+    line = f"{shlex.join(command(*arguments))} {output}"
+    answer = subprocess.run(
+        line, shell=True, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True, timeout=60
+    )  # fmt: skip
+    assert "Traceback" not in answer.stderr and "Exception ignored" not in answer.stderr
+    assert answer.stderr.count("\n") <= 1
+    if output == ">/dev/full":
+        told = "the output cannot be written: No space left on device\n"
+        assert (answer.returncode, answer.stderr) == (1, told)
+    elif output == ">&-" and arguments[0] == "sql":
+        assert answer.returncode == 2 and "standard output is closed" in answer.stderr
+
+
+@pytest.mark.parametrize("folder", ["/dev/full", "/proc/dlt", "taken/dlt"])
+def test_a_dlt_folder_that_cannot_be_written_is_one_line(
+    environment: dict[str, str], tmp_path: Path, folder: str
+) -> None:
+    """Whatever the operating system says of it."""
+    (tmp_path / "taken").write_text("")
+    answer = call(environment | {"DLT_PIPELINES_DIR": str(tmp_path / folder)}, tmp_path)
+    assert answer.returncode == 1
+    assert "Traceback" not in answer.stderr
+    last = answer.stderr.splitlines()[-1]
+    assert str(tmp_path / folder) in last and "cannot be written: " in last
+
+
+NUMBERS = [
+    (name, option.opts[0], value)
+    for name in ("sandbox", "demo", "backfill")
+    for option in cli.commands[name].params
+    if isinstance(option.type, click.IntRange | click.FloatRange)
+    for value in ("-1", "nan", "none")
+]
+
+
+@pytest.mark.parametrize(("name", "option", "value"), NUMBERS)
+def test_numbers_that_make_no_sense_are_refused(name: str, option: str, value: str) -> None:
+    answer = CliRunner().invoke(cli, [name, option, value])
+    assert answer.exit_code == 2
+    assert f"Invalid value for '{option}'" in answer.stderr
+
+
+def test_every_option_that_is_a_number_has_a_range() -> None:
+    """But for seeds, of which any will do."""
+    plain = {
+        f"{name} {option.opts[0]}"
+        for name, each in cli.commands.items()
+        for option in each.params
+        if option.type in (click.INT, click.FLOAT)
+    }
+    assert plain == {"sandbox --seed", "demo --seed"}
+    assert CliRunner().invoke(cli, ["sandbox", "--port", "99999"]).exit_code == 2
