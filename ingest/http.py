@@ -455,12 +455,12 @@ def _connection_error(error: requests.ConnectionError, where: dict[str, str]) ->
     if isinstance(inner, ReadTimeoutError):
         return Timeout("no answer in time: it stopped in mid-answer; try again", **where)
     if isinstance(inner, ProtocolError):
-        return Unreachable(f"the connection broke ({_root_cause(error)}); try again", **where)
+        return Unreachable(f"the connection broke ({root_cause(error)}); try again", **where)
     reason = "cannot connect; check the address and your network"
-    return Unreachable(f"{reason} ({_root_cause(error)})", **where)
+    return Unreachable(f"{reason} ({root_cause(error)})", **where)
 
 
-def _root_cause(error: requests.ConnectionError) -> str:
+def root_cause(error: requests.ConnectionError) -> str:
     """The operating system's own words, out of urllib3's nest of exceptions."""
     cause: BaseException = error
     while inner := getattr(cause, "reason", None) or cause.__cause__ or cause.__context__:

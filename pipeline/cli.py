@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -19,10 +20,11 @@ import click
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from pipeline import console
+from pipeline.advice import advice
 from pipeline.clickhouse import first_line, why_not_started
 from pipeline.errors import PipelineError, SourcesStale, TablesDiffer, UsageError
 from pipeline.options import FiniteRange, refuse_ignored
-from pipeline.settings import Settings, load_settings
+from pipeline.settings import PROJECT_DIR, Settings, load_settings
 from pipeline.signals import Stopped, stop_on_signals
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,8 @@ def verb(context: click.Context) -> Iterator[Settings]:
     try:
         settings = load_settings(demo=context.obj)
         console.setup_logging(as_json=settings.log_json, file=settings.log_file)
+        for warning in advice(settings):
+            log.warning("%s", warning)
         yield settings
     except PipelineError as error:
         console.err.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
@@ -74,12 +78,27 @@ def verb(context: click.Context) -> Iterator[Settings]:
         sys.exit(stop.exit_code)
 
 
+def _print_version(context: click.Context, option: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        project = tomllib.loads((PROJECT_DIR / "pyproject.toml").read_text())["project"]
+        click.echo(f"{project['name']} {project['version']}")
+        context.exit()
+
+
 @click.group(
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 @click.option(
     "--demo", "use_demo", is_flag=True, help="Use what `demo` loaded instead of the real data."
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the version and exit.",
 )
 @click.pass_context
 def cli(context: click.Context, use_demo: bool) -> None:
@@ -96,10 +115,10 @@ def cli(context: click.Context, use_demo: bool) -> None:
         context.invoke(once)
 
 
-@cli.command(hidden=True)
+@cli.command()
 @click.pass_context
 def once(context: click.Context) -> None:
-    """Run one cycle: load what is new, settle it."""
+    """Run one cycle: load what is new, settle it. The same as no command."""
     from pipeline.loop import run_once
 
     with verb(context) as settings:

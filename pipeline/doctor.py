@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import requests
 
@@ -24,7 +25,7 @@ from ingest.errors import (
     one_line,
     redact,
 )
-from ingest.http import RetryPolicy
+from ingest.http import RetryPolicy, root_cause
 from ingest.sources.chain import Endpoint, Endpoints, fills_of, name_of
 from ingest.sources.chain_reader import SOURCE, RangeReader
 from pipeline.errors import PipelineError
@@ -139,16 +140,13 @@ def _books(run: Run) -> Finding:
 def _upstream(
     name: str, url: str, setting: str, ask: Callable[[str], tuple[requests.Response, str]]
 ) -> Finding:
-    started = time.monotonic()
+    started, host = time.monotonic(), _host_of(url)
     try:
         response, answer = ask(url)
     except (requests.RequestException, ValueError, KeyError, TypeError) as error:
-        reason = redact(
-            one_line(str(error) or type(error).__name__), url
-        )  # requests quotes the address
         return Finding(
             name,
-            f"{setting} does not answer as it should: {reason[:160]}",
+            f"{host}: {setting} does not answer as it should: {_reason(error, url)}",
             True,
             f"check {setting} and the network",
         )
@@ -157,12 +155,27 @@ def _upstream(
     if abs(ahead) > MAX_CLOCK_DIFFERENCE_S:
         return Finding(
             name,
-            f"{answer}; this machine's clock is {abs(ahead):,.0f} s"
+            f"{host}: {answer}; this machine's clock is {abs(ahead):,.0f} s"
             f" {'ahead of' if ahead > 0 else 'behind'} its clock",
             True,
             "set this machine's clock, by NTP for example",
         )
-    return Finding(name, f"{answer} ({took_s * 1000:.0f} ms)")
+    return Finding(name, f"{host}: {answer} ({took_s * 1000:.0f} ms)")
+
+
+def _host_of(url: str) -> str:
+    """Host of an address, and its port where it names one; no user, no key."""
+    parts = urlsplit(url)
+    return f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
+
+
+def _reason(error: Exception, url: str) -> str:
+    """Why an upstream did not answer, in one short line without the secrets of its address."""
+    if isinstance(error, requests.Timeout):
+        return f"no answer within {TIMEOUT_S} s"
+    if isinstance(error, requests.ConnectionError):
+        return f"cannot connect ({redact(root_cause(error), url)})"
+    return redact(one_line(str(error) or type(error).__name__), url)[:160]
 
 
 def _clock_ahead_of(response: requests.Response, took_s: float) -> float:

@@ -40,7 +40,7 @@ RESERVED_DATABASES = ("default", "system", "information_schema")
 # Empty turns these off; of every other setting, empty is the default.
 MAY_BE_EMPTY = {"sqd_portal_url"}
 # Their values may hold a password or a key, so no message repeats them.
-SECRETS = ("password", "url")
+SECRETS = ("password", "url", "clickhouse_host")
 GOLDSKY_PUBLIC_URL = (
     "https://api.goldsky.com/api/public/project_cl6mb8i9h0003e201j6li0diw"
     "/subgraphs/orderbook-subgraph/0.0.1/gn"
@@ -85,6 +85,15 @@ def _not_reserved(name: str) -> str:
     return name
 
 
+def _host_name(host: str) -> str:
+    if not re.fullmatch(r"[\w.-]*|\[?[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]?", host):
+        raise ValueError(
+            "Input should be a host name alone, like abc.clickhouse.cloud: the port goes into"
+            " CLICKHOUSE_PORT, https is CLICKHOUSE_SECURE=true"
+        )
+    return host
+
+
 def _http_url(url: str) -> str:
     try:
         urlsplit(url).port  # noqa: B018, it is what finds a bad host or port
@@ -108,6 +117,7 @@ def _anchored(path: Path) -> Path:
 
 
 UtcTime = Annotated[datetime, BeforeValidator(parse_utc)]
+HostName = Annotated[str, AfterValidator(_host_name)]
 DatabaseName = Annotated[str, AfterValidator(_not_reserved)]
 AnchoredPath = Annotated[Path, AfterValidator(_anchored)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
@@ -131,7 +141,9 @@ class Settings(BaseSettings):
         }
 
     # ClickHouse
-    clickhouse_host: str = Field("", description="Server to use; empty: the embedded ClickHouse")
+    clickhouse_host: HostName = Field(
+        "", description="Server to use; empty: the embedded ClickHouse"
+    )
     clickhouse_port: int = Field(
         8123, ge=1, le=65535, description="HTTP port of that server (8443 with TLS)"
     )

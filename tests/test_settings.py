@@ -63,6 +63,32 @@ BAD_VALUES = [
 ]
 
 
+NO_HOSTS = [
+    "https://ch.example.com", "http://ch.example.com:8123/", "ch.example.com:8443", "ch.example.com/",
+    f"https://user:{SECRET}@ch.example.com", f"user:{SECRET}@ch.example.com", "two words",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("host", NO_HOSTS)
+def test_a_host_that_is_an_address_is_refused_with_what_to_write(
+    monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.setenv("CLICKHOUSE_HOST", host)
+    with pytest.raises(
+        SettingsError, match="CLICKHOUSE_PORT, https is CLICKHOUSE_SECURE=true"
+    ) as e:
+        load_settings()
+    assert SECRET not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "10.0.0.1", "my_ch-1.example.com", "::1", "[fe80::1]"]
+)
+def test_a_host_is_taken(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    monkeypatch.setenv("CLICKHOUSE_HOST", host)
+    assert load_settings().clickhouse_host == host
+
+
 @pytest.fixture(autouse=True)
 def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No variable and no .env file but those of the test."""
