@@ -125,16 +125,25 @@ def connect(target: Server, timeout_s: int = 600) -> Client:
 
 
 def _reason(error: BaseException) -> str:
-    """What the operating system said, wherever in the chain of causes it stands."""
+    """What the operating system said, wherever in the chain of causes it stands; else the error's first line."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
         cause = cause.__cause__ or cause.__context__
-    return first_line(error)
+    return _first_line(str(error) or type(error).__name__)
 
 
 def first_line(error: BaseException) -> str:
-    """The message of an error, cut to its first line and without ClickHouse's version tail."""
+    """The message of an error, cut to its first line and without ClickHouse's version tail.
+
+    Of a connection that failed it says what the operating system said, not what urllib3 tried.
+    """
     text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].split(" (for url")[0]
+    if "ConnectionPool(" in text and (reason := _reason(error)) not in text[:60]:
+        return f"it does not answer ({reason})"
+    return _first_line(text)
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0].split(" (for url")[0]

@@ -12,7 +12,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from clickhouse_connect.driver.client import Client
 
 from pipeline.clickhouse import Server
+from pipeline.console import Step, step
 from pipeline.errors import ModelsError, UsageError
 from pipeline.settings import PROJECT_DIR, Settings
 from pipeline.settle import Statement
@@ -51,6 +53,7 @@ READING = frozenset(
         "test",
     }
 )
+LOG_EVERY_S = 10.0
 log = logging.getLogger(__name__)
 
 
@@ -72,7 +75,8 @@ def ensure_models(
     log.info("models: building (dbt run)")
     with _environment(target, settings, fence):
         _derive_again(client, settings)
-        built = run_dbt(["run"])
+        with step("models: building") as shown:
+            built = run_dbt(["run"], _Building(shown).on_event)
         statements = _compile_statements(client)
     relations = sorted(
         entry.node.alias
@@ -95,15 +99,35 @@ def ensure_models(
     return statements
 
 
-def run_dbt(arguments: list[str]) -> Any:
+class _Building:
+    """Says how far dbt is: on a terminal at every model, elsewhere as a line now and then."""
+
+    def __init__(self, shown: Step) -> None:
+        self._shown = shown
+        self._said_at = time.monotonic()
+
+    def on_event(self, event: Any) -> None:
+        if event.info.name != "LogModelResult":
+            return
+        detail = f"{event.data.index} of {event.data.total}"
+        self._shown.update(detail)
+        if not self._shown.visible and time.monotonic() - self._said_at > LOG_EVERY_S:
+            log.info("models: %s built", detail)
+            self._said_at = time.monotonic()
+
+
+def run_dbt(arguments: list[str], on_event: Callable[[Any], None] | None = None) -> Any:
     """Run one dbt command in this process and return dbt's result.
+
+    Args:
+        on_event: called with each of dbt's events.
 
     Raises:
         ModelsError: it failed; the message names the first node that did and why.
     """
     from dbt.cli.main import dbtRunner  # seconds to import, so only where it is needed
 
-    outcome = dbtRunner().invoke(
+    outcome = dbtRunner(callbacks=[on_event] if on_event else []).invoke(
         [
             *arguments,
             "--project-dir",

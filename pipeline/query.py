@@ -11,6 +11,7 @@ from pipeline.errors import ClickHouseUnavailable, QueryFailed
 
 DEFAULT_FORMAT = "TabSeparatedWithNames"
 CHUNK = 1 << 20  # bytes
+TIMEOUTS_S = (10, 600)  # to connect, and between two reads
 
 
 def run_query(target: Server, database: str, text: str, sink: BinaryIO) -> None:
@@ -28,7 +29,7 @@ def run_query(target: Server, database: str, text: str, sink: BinaryIO) -> None:
             headers={"X-ClickHouse-User": target.user, "X-ClickHouse-Key": target.password},
             data=text.encode(),
             stream=True,
-            timeout=(10, 600),
+            timeout=TIMEOUTS_S,
         )
         with response:
             if response.status_code != requests.codes.ok:
@@ -37,5 +38,7 @@ def run_query(target: Server, database: str, text: str, sink: BinaryIO) -> None:
             for chunk in response.iter_content(CHUNK):
                 sink.write(chunk)
             sink.flush()
+    except requests.Timeout as error:
+        raise ClickHouseUnavailable(f"{target} sent nothing for {TIMEOUTS_S[1]} s") from error
     except requests.ConnectionError as error:
         raise ClickHouseUnavailable(f"{target} does not answer; is it up?") from error

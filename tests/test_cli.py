@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -109,7 +110,7 @@ def test_help_names_every_verb(tmp_path: Path) -> None:
     answer = call(dict(os.environ), tmp_path, "--help")
     assert answer.returncode == 0
     for name, verb in cli.commands.items():
-        assert verb.hidden or name in answer.stdout
+        assert not verb.hidden and name in answer.stdout
         assert verb.help, f"{name} has no help text"
 
 
@@ -155,6 +156,21 @@ def test_dbt_says_what_dbt_says(
 def test_help_of_dbt_needs_no_clickhouse(environment: dict[str, str], tmp_path: Path) -> None:
     answer = call(environment | {"CLICKHOUSE_PORT": "9"}, tmp_path, "dbt", "--help")
     assert (answer.returncode, answer.stderr) == (0, "")
+
+
+def test_the_version_is_that_of_the_project() -> None:
+    answer = CliRunner().invoke(cli, ["--version"])
+    version = tomllib.loads((PROJECT_DIR / "pyproject.toml").read_text())["project"]["version"]
+    assert (answer.exit_code, answer.stdout) == (0, f"polymarket-elt {version}\n")
+
+
+def test_a_shell_completes_verbs() -> None:
+    """By the variable that the README names."""
+    variable = "_RUN_PIPELINE_PY_COMPLETE"
+    assert variable in (PROJECT_DIR / "README.md").read_text()
+    asked = {variable: "bash_complete", "COMP_WORDS": "run_pipeline.py ba", "COMP_CWORD": "1"}
+    answer = subprocess.run(command(), env=os.environ | asked, capture_output=True, text=True)
+    assert answer.stdout.split() == ["plain,backfill", "plain,backup"]
 
 
 def test_sql_prints_what_clickhouse_returns(environment: dict[str, str], tmp_path: Path) -> None:
@@ -218,6 +234,9 @@ def test_dead_upstreams_are_one_line_and_exit_code_1(
     answer = call(environment, tmp_path, "doctor")
     assert answer.returncode == 1
     assert "check POLYGON_RPC_URL and the network" in answer.stdout
+    assert answer.stdout.count("127.0.0.1:9: ") == 2  # Gamma and Goldsky; a node is named anyway
+    assert answer.stdout.count("Connection refused") == 3
+    assert "ConnectionPool" not in answer.stdout + answer.stderr
 
 
 def test_clickhouse_that_does_not_answer_is_one_line(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from embedded_clickhouse import Endpoint
 from ingest import contracts
 from pipeline import models
 from pipeline.models import dbt_command, ensure_models, project_hash
-from pipeline.run import Run
+from pipeline.run import Run, open_run
 from pipeline.settings import Settings
 
 PROMISED_COLUMNS = {
@@ -121,7 +122,7 @@ def test_stores_of_this_version_are_not_derived_again(
     """Another version whose columns are the same is built by a plain run."""
     run_dbt = models.run_dbt
 
-    def only_parse(arguments: list[str]) -> Any:
+    def only_parse(arguments: list[str], *_: Any) -> Any:
         assert arguments == ["parse"], arguments
         return run_dbt(arguments)
 
@@ -252,3 +253,16 @@ def test_the_version_follows_files_and_names(
     assert project_hash(settings) == first
     (tmp_path / "model.sql").write_text("select 2")
     assert project_hash(settings) != first
+
+
+def test_building_says_how_far_it_is(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("pipeline.models.LOG_EVERY_S", -1.0)
+    caplog.set_level("INFO")
+    with open_run(settings) as run:
+        run.prepare()
+    said = [re.fullmatch(r"models: (\d+) of (\d+) built", line) for line in caplog.messages]
+    counts = [tuple(map(int, each.groups())) for each in said if each]
+    assert len(counts) > 20
+    assert counts[-1][0] == counts[-1][1]
