@@ -14,7 +14,10 @@ from pipeline.settings import ENV_FILE_VARIABLE, PROJECT_DIR, Settings, env_file
 # How much of a name must agree with a setting's; POLYGON_RPCURL agrees by 0.97, CLICKHOUSE_USERNAME by 0.88.
 NEAR = 0.85
 # Names near those of settings that mean something else: to docker compose, to the project's own processes.
-OTHERS = {"CLICKHOUSE_MEMORY_LIMIT", "DASHBOARD_PASSWORD", "CRON_SCHEDULE", ENV_FILE_VARIABLE}
+OTHERS = {
+    *("CLICKHOUSE_MEMORY_LIMIT", "CLICKHOUSE_PUBLISHED_PORT", "PIPELINE_MEMORY_LIMIT"),
+    *("DASHBOARD_PASSWORD", "CRON_SCHEDULE", ENV_FILE_VARIABLE),
+}
 
 
 def advice(settings: Settings) -> Iterator[str]:

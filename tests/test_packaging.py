@@ -24,7 +24,10 @@ from pipeline.cli import cli
 from pipeline.settings import Settings
 
 PROJECT = Path(__file__).resolve().parent.parent
-COMPOSE_ONLY = {"CLICKHOUSE_MEMORY_LIMIT", "CRON_SCHEDULE", "DASHBOARD_PASSWORD"}
+COMPOSE_ONLY = {
+    *("CLICKHOUSE_MEMORY_LIMIT", "CLICKHOUSE_PUBLISHED_PORT", "PIPELINE_MEMORY_LIMIT"),
+    *("CRON_SCHEDULE", "DASHBOARD_PASSWORD"),
+}
 FIELDS = {name.upper() for name in Settings.model_fields}
 VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::(?P<kind>[-?])(?P<word>[^}]*))?\}")
 EXAMPLE_LINE = re.compile(r"^# (?P<line>(?P<name>[A-Z][A-Z0-9_]+)=.*)$", re.MULTILINE)
@@ -124,6 +127,23 @@ def test_the_pipeline_finds_clickhouse_and_keeps_its_state(
     named_volume_of(service, "/app/dbt_project/target")
 
 
+def test_another_clickhouse_can_be_used_and_its_port_is_not_the_published_one() -> None:
+    cloud = {
+        "CLICKHOUSE_HOST": "x.clickhouse.cloud",
+        "CLICKHOUSE_PORT": "8443",
+        "CLICKHOUSE_SECURE": "true",
+    }
+    text = interpolate(
+        read("docker-compose.yml"), CLICKHOUSE_PASSWORD="a", DASHBOARD_PASSWORD="b", **cloud
+    )
+    services = yaml.safe_load(text)["services"]
+    for name in PIPELINES:
+        given = services[name]["environment"]
+        assert {each: str(given[each]).lower() for each in cloud} == cloud
+        assert services[name]["mem_limit"] == "2g"
+    assert services["clickhouse"]["ports"] == ["127.0.0.1:8123:8123"]
+
+
 def test_one_variant_runs_unless_the_other_is_asked_for() -> None:
     assert "profiles" not in SERVICES["pipeline"]
     assert SERVICES["pipeline"]["command"] == ["loop"]
@@ -178,7 +198,8 @@ def test_compose_asks_for_known_variables_with_the_defaults_of_the_settings(
     asked = list(VARIABLE.finditer(read("docker-compose.yml")))
     assert {match["name"] for match in asked} <= FIELDS | COMPOSE_ONLY
     for match in asked:
-        if match["name"] in FIELDS and match["kind"] == "-":
+        is_here = match["name"] == "CLICKHOUSE_HOST"  # the service, not the embedded one
+        if match["name"] in FIELDS and match["kind"] == "-" and not is_here:
             assert_default(match["name"], match["word"])
 
 
@@ -205,6 +226,8 @@ def test_env_example_shows_every_setting_with_its_default(
     assert blank == {name for name in FIELDS if is_blank(Settings.model_fields[name.lower()])}
     assert shown["CRON_SCHEDULE"] in SERVICES["pipeline-cron"]["command"]
     assert shown["CLICKHOUSE_MEMORY_LIMIT"] == SERVICES["clickhouse"]["mem_limit"]
+    assert shown["PIPELINE_MEMORY_LIMIT"] == SERVICES["pipeline"]["mem_limit"]
+    assert f":{shown['CLICKHOUSE_PUBLISHED_PORT']}:" in SERVICES["clickhouse"]["ports"][0]
 
 
 def is_blank(field: Any) -> bool:
