@@ -263,8 +263,10 @@ def test_pages_before_a_failure_are_kept(lake: Lake) -> None:
                 server.url, progress=progress, start=1, horizon=129, page_size=10, client=client()
             )
 
-        with pytest.raises(NotJson):
+        with pytest.raises(NotJson) as caught:
             lake.load("goldsky", source)
+        assert "(fills after 1970-01-01 00:0" in str(caught.value)
+        assert "None" not in str(caught.value)
         assert lake.count("order_filled") == 20
         lake.load("goldsky", source)
     assert lake.count("order_filled") == len(fills)

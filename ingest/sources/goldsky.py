@@ -16,6 +16,7 @@ import logging
 import operator
 import time
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import dlt
@@ -147,6 +148,12 @@ def archive_pages(
             return
 
 
+def _fills_after(timestamp: int, last_id: str | None) -> str:
+    """A request for people: `fills after 2026-01-01 15:59:59Z`, and the id of the last one if there is one."""
+    moment = datetime.fromtimestamp(timestamp, UTC)
+    return f"fills after {moment:%Y-%m-%d %H:%M:%SZ}{f', {last_id}' if last_id else ''}"
+
+
 class Archive:
     """The endpoint: one page at a time, of a size it can answer in time."""
 
@@ -160,7 +167,7 @@ class Archive:
         while True:
             variables = {"where": where, "first": self._size.value}
             try:
-                data = self._ask(_PAGE_QUERY, variables, f"fills after {timestamp} {last_id}")
+                data = self._ask(_PAGE_QUERY, variables, _fills_after(timestamp, last_id))
             except Timeout:
                 if not self._size.shrink(self._size.value):
                     raise
@@ -198,7 +205,7 @@ class Archive:
 
     def _checked(self, data: dict[str, Any], after: tuple[int, str | None]) -> list[dict]:
         """Rows of an answer, once they are known to follow the cursor."""
-        where = self._where(f"fills after {after[0]} {after[1]}")
+        where = self._where(_fills_after(*after))
         meta = data.get("_meta")
         if isinstance(meta, dict) and meta.get("hasIndexingErrors"):
             message = "the archive says that its index has errors; use another endpoint"
