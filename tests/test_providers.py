@@ -51,8 +51,9 @@ def test_no_fill_is_lost_in_silence_over_http(farm: Farm) -> None:
 
 
 # Drawn once, and failed before something was mended: forks in one of a gateway's nodes, with other transactions in the
-# same places; a head that goes back; a slice whose end lags; a node on a fork for longer than `reorg_depth`.
-FAILED_ONCE = (20063, 20171, 20324, 30157, 30481, 71168)
+# same places; a head that goes back; a slice whose end lags; a node on a fork for longer than `reorg_depth`;
+# a second reading by a forked node, which replaced what was right.
+FAILED_ONCE = (20063, 20171, 20324, 30157, 30481, 71168, 71869)
 
 
 @pytest.mark.parametrize("seed", FAILED_ONCE)

@@ -146,6 +146,9 @@ class Endpoint(Protocol):
     def block(self, number: int) -> Block:
         """A block by its number."""
 
+    def ancestor(self, number: int, of: Block) -> Block:
+        """Block `number` of the chain that ends in block `of`: the headers between them name each other."""
+
     def logs(self, first: int, last: int, wanted: LogFilter, follows: str | None = None) -> Found:
         """Logs of blocks `first` to `last`; `follows` is the hash that block `first - 1` must have."""
 

@@ -198,18 +198,21 @@ class RangeReader:
 
     # -- asking ---
 
-    def read_block(self, endpoint: Endpoint, number: int, at_least: int) -> Range:
+    def read_block(self, endpoint: Endpoint, block: Block, at_least: int) -> Range:
         """Fills of one block from one endpoint; fewer than `at_least` only with evidence for it.
+
+        Args:
+            block: the one that is on the chain; an endpoint may show another one with this number.
 
         Raises:
             MissingFills, Unconfirmed: see `read`.
-            ChainReorganised: the endpoint that is preferred has another block there.
+            ChainReorganised: the endpoint has another block there.
         """
+        number = block.number
         found, _ = self.ask(endpoint, number, number, self._wanted)
         counts = self._counts(endpoint, found, number)
-        preferred = self.endpoints.preferred
-        if preferred is not endpoint and preferred.block(number).hash != found.end.hash:
-            message = f"block {number} is another one at {name_of(preferred)}"
+        if found.end.hash != block.hash:
+            message = f"block {number} is another one at {name_of(endpoint)}"
             raise ChainReorganised(message, **_where(endpoint))
         fills = counts.get(number, 0)
         if fills < at_least and self._evidence(endpoint, [number], {number: fills}) is None:

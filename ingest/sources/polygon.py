@@ -341,9 +341,15 @@ class _Chain:
         self._state["second_next"] = last + 1
 
     def _repair(self, endpoint: Endpoint, block: int, known: pa.Table) -> Iterator[Any]:
-        """Land what the first reading missed of a block, and take back what is not in it."""
+        """Land what the first reading missed of a block, and take back what is not in it.
+
+        One of a gateway's nodes may be on a fork. So the block has to be the one from which a block descends that was
+        read, and whose hash is remembered.
+        """
         before = fill_keys(known)
-        tables, dead, _ = self._reader.read_block(endpoint, block, len(before))
+        known_block = self._remembered(block)
+        on_chain = self._endpoints.preferred.ancestor(block, known_block)
+        tables, dead, _ = self._reader.read_block(endpoint, on_chain, len(before))
         after = {key for table in tables for key in fill_keys(table)}
         gone = [at for at, key in enumerate(before) if key not in after]
         if gone and dead:
@@ -354,6 +360,13 @@ class _Chain:
         if gone or late:
             yield from self._landing.add(tables, dead)
             yield from self._note_late(endpoint, block, late, len(gone))
+
+    def _remembered(self, number: int) -> Block:
+        """The first block at or behind this one whose hash is remembered; its time is not."""
+        state = self._state
+        last = [state["next_block"] - 1, state["last_hash"]]
+        found = next(each for each in (*state.get("milestones", []), last) if each[0] >= number)
+        return Block(found[0], 0, found[1])
 
     def _note_late(self, endpoint: Endpoint, block: int, fills: int, gone: int) -> Iterator[Any]:
         logger.warning(

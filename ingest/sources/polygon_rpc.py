@@ -112,6 +112,24 @@ class Node:
         """
         return self._block(number)
 
+    def ancestor(self, number: int, of: Block) -> Block:
+        """See `Endpoint`.
+
+        Raises:
+            ChainReorganised: the headers do not lead there; they may be of nodes in different states.
+        """
+        request, found, expected = f"headers of blocks {number} to {of.number}", of, of.hash
+        for last in range(of.number, number - 1, -HEADERS_AT_ONCE):
+            numbers = range(last, max(last - HEADERS_AT_ONCE, number - 1), -1)
+            results = self._call([_block_call(each) for each in numbers], request)
+            for each, result in zip(numbers, results, strict=True):
+                found = self._as_block(result, request, each)
+                if found.hash != expected:
+                    message = f"block {each} is not the one that block {of.number} descends from"
+                    raise ChainReorganised(f"{message}; try again", **self._where(request))
+                expected = str(result.get("parentHash")).lower()
+        return found
+
     def logs(self, first: int, last: int, wanted: LogFilter, follows: str | None = None) -> Found:
         """See `Endpoint`.
 

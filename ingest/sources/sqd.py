@@ -116,6 +116,29 @@ class Portal:
                 return block
         raise self._behind(number, request)
 
+    def ancestor(self, number: int, of: Block) -> Block:
+        """See `Endpoint`.
+
+        Raises:
+            ChainReorganised: the headers do not lead there.
+            NodeBehind: the Portal does not have them all.
+        """
+        request, first, before = f"headers of blocks {number} to {of.number}", number, None
+        found: Block | None = None
+        while first <= of.number:
+            lines = self._stream(request, first, of.number, [], ())
+            if not lines:
+                raise self._behind(first, request)
+            for line in lines:
+                block = self._as_block(line, request)
+                parent = str(line["header"].get("parentHash")).lower()
+                if block.number != first or before not in (None, parent):
+                    raise self._reorganised(request)
+                found, before, first = found or block, block.hash, first + 1
+        if before != of.hash or found is None:
+            raise self._reorganised(request)
+        return found
+
     def logs(self, first: int, last: int, wanted: LogFilter, follows: str | None = None) -> Found:
         """See `Endpoint`.
 
