@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedded_clickhouse.sqltext import Token
+from embedded_clickhouse.lexer import Token
 
 _FILE_NAME = re.compile(rb"[A-Za-z0-9_-][A-Za-z0-9_.-]*\.tar'")
 _OBJECTS = frozenset({b"TABLE", b"DATABASE", b"DICTIONARY", b"VIEW", b"TEMPORARY", b"ALL"})

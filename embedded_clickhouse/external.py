@@ -13,8 +13,8 @@ from chdb.state.sqlitelike import Connection
 
 from embedded_clickhouse.engine import Engine, Insert, identifier, run
 from embedded_clickhouse.forbidden import Limits
+from embedded_clickhouse.lexer import tokens
 from embedded_clickhouse.protocol import Code, refusal
-from embedded_clickhouse.sqltext import tokens
 
 _NAME = re.compile(r"[A-Za-z_]\w*\Z", re.ASCII)
 PARAMETERS = ("_format", "_types", "_structure")

@@ -10,16 +10,14 @@ kernel's rules.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-from embedded_clickhouse import sqltext
 from embedded_clickhouse.backups import Folders
+from embedded_clickhouse.lexer import Token, tokens
 from embedded_clickhouse.protocol import ClickHouseError, Code, refusal
-from embedded_clickhouse.sqltext import Token
 
 _DATABASE_ENGINES = frozenset({"ATOMIC", "LAZY", "MEMORY", "ORDINARY", "REPLICATED"})
 # Tables of them would connect when they are read; the grants look at them only then, or not at all.
@@ -34,7 +32,6 @@ _DICTIONARY_SOURCES = frozenset({"CLICKHOUSE", "NULL"})
 _OF_ANOTHER_SERVER = frozenset({"HOST", "PORT", "SECURE"})
 _DEFINES = frozenset({"CREATE", "ATTACH", "REPLACE"})
 _NOWHERE = Folders(Path("/nowhere"), Path("/nowhere"))
-_ESCAPE = re.compile(rb"\\(?:x([0-9A-Fa-f]{2})|(.))", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -64,17 +61,18 @@ class Limits:
         Raises:
             ClickHouseError: it is refused; the message says why.
         """
-        found = list(sqltext.tokens(text))
+        found = list(tokens(text))
         _check_client_files(found)
         if not (self.backups or _NOWHERE).allow(found):
             raise _refused("BACKUP and RESTORE are not available but for the verbs of these names")
-        words = {_word(token) for token in found}
-        if _DEFINES & words:
-            if not self.has_network:
-                _check_engine(found, is_database=_is_of_a_database(found))
-            if "DICTIONARY" in words:
-                _check_dictionary(found, self.has_network)
-        if not self.has_files and any(_name(token) == b"file" for token in found):
+        for statement in _side_by_side(found):
+            words = {_word(token) for token in statement}
+            if _DEFINES & words:
+                if not self.has_network:
+                    _check_engines(statement, is_database=_is_of_a_database(statement))
+                if "DICTIONARY" in words:
+                    _check_dictionary(statement, self.has_network)
+        if not self.has_files and any(token.name == b"file" for token in found):
             raise _refused("The name `file` is kept for a function that is not available")
 
 
@@ -94,11 +92,22 @@ def _check_client_files(found: Sequence[Token]) -> None:
             )
 
 
-def _check_engine(found: Sequence[Token], is_database: bool) -> None:
+def _side_by_side(found: Sequence[Token]) -> list[list[Token]]:
+    """The statements that PARALLEL WITH joins."""
+    statements: list[list[Token]] = [[]]
+    for token in found:
+        statements[-1].append(token)
+        if [_word(each) for each in statements[-1][-2:]] == ["PARALLEL", "WITH"]:
+            statements.append([])
+    return statements
+
+
+def _check_engines(found: Sequence[Token], is_database: bool) -> None:
+    """Look at what follows each word ENGINE: a column may have that name, and come first."""
     for at, token in enumerate(found):
-        if _word(token) != "ENGINE":
+        if token.name.upper() != b"ENGINE":
             continue
-        rest = [_name(each) for each in found[at + 1 : at + 3] if each.text != b"="]
+        rest = [each.name for each in found[at + 1 : at + 3] if each.text != b"="]
         name = rest[0].decode("utf-8", "replace") if rest else ""
         if name and (
             name.upper() not in _DATABASE_ENGINES
@@ -106,16 +115,15 @@ def _check_engine(found: Sequence[Token], is_database: bool) -> None:
             else name.upper() in _NETWORK_ENGINES
         ):
             raise _refused(f"Engine {name} is not available")
-        return
 
 
 def _check_dictionary(found: Sequence[Token], has_network: bool) -> None:
     for at, token in enumerate(found):
-        if _name(token).upper() != b"SOURCE" or at + 2 >= len(found) or found[at + 1].text != b"(":
+        if token.name.upper() != b"SOURCE" or at + 2 >= len(found) or found[at + 1].text != b"(":
             continue
-        kind = _name(found[at + 2]).decode("utf-8", "replace").upper()
+        kind = found[at + 2].name.decode("utf-8", "replace").upper()
         inside = {
-            _name(each).upper().decode("utf-8", "replace")
+            each.name.upper().decode("utf-8", "replace")
             for each in found[at + 3 :]
             if each.depth > token.depth
         }
@@ -134,17 +142,6 @@ def _check_dictionary(found: Sequence[Token], has_network: bool) -> None:
 
 def _word(token: Token) -> str:
     return token.text.upper().decode("utf-8", "replace") if token.kind == "word" else ""
-
-
-def _name(token: Token) -> bytes:
-    """The identifier that a token is, without quotes and escapes; empty if it is none."""
-    if token.kind == "word":
-        return token.text
-    if token.kind != "quoted":
-        return b""
-    quote = token.text[:1]
-    inner = token.text[1:-1].replace(quote * 2, quote)
-    return _ESCAPE.sub(lambda match: bytes([int(match[1], 16)]) if match[1] else match[2], inner)
 
 
 def _refused(message: str) -> ClickHouseError:

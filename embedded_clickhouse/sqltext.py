@@ -1,41 +1,22 @@
-"""Just enough of the ClickHouse lexer to route a statement: its verb, its FORMAT, its data.
+"""Just enough of ClickHouse's grammar to route a statement: its verb, its FORMAT, its data.
 
-Works on bytes, because an INSERT carries data of any encoding behind its text. It promises to know
-strings, quoted identifiers, comments and heredocs, so that a FORMAT inside one of them is never
-taken for a clause. Whether the statement is valid SQL is left to the engine.
+Works on bytes, because an INSERT carries data of any encoding behind its text. It goes by the
+tokens of `lexer`, so that a FORMAT inside a string or a comment is never taken for a clause.
+Whether the statement is valid SQL is left to the engine, and `canon` asks the engine again whatever
+this module says of a text that is not plain.
 """
 
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-_TOKEN = re.compile(
-    rb"""
-      (?P<space>   \s+ | --[^\n]* | \#[\ !][^\n]* | /\*.*?(?:\*/|\Z) )
-    | (?P<string>  '(?:[^'\\]|\\.|'')*(?:'|\Z) )
-    | (?P<quoted>  `(?:[^`\\]|\\.|``)*(?:`|\Z) | "(?:[^"\\]|\\.|"")*(?:"|\Z) )
-    | (?P<heredoc> \$(?P<tag>\w*)\$.*?\$(?P=tag)\$ )
-    | (?P<word>    [A-Za-z_$\x80-\xff][\w$\x80-\xff]* )
-    | (?P<number>  \d[\w.]* )
-    | (?P<mark>    . )
-    """,
-    re.VERBOSE | re.DOTALL,
-)
+from embedded_clickhouse.lexer import Token, tokens
+
+_FORMAT_NAME = re.compile(rb"[A-Za-z_][A-Za-z0-9_]*")
 _AFTER_FORMAT = re.compile(rb"[ \t\f]*\r?\n?")
 _STREAMED = {b"SELECT", b"WITH", b"FROM"}
-
-
-class Token(NamedTuple):
-    """A lexical element other than space and comments; `depth` counts the brackets around it."""
-
-    kind: str  # word, quoted, string, heredoc, number or mark
-    text: bytes
-    start: int
-    end: int
-    depth: int
-
-    def is_word(self, word: bytes) -> bool:
-        return self.kind == "word" and self.text.upper() == word.upper()
+# What can hide a word or make one: comments, other quotes than '…', escapes, heredocs, characters beyond ASCII.
+_NOT_PLAIN = re.compile(rb"""[^\t\n\r\x20-\x7e]|[$#`"\\]|--|//|/\*|\*/""")
 
 
 class OutputClauses(NamedTuple):
@@ -54,20 +35,9 @@ class InsertHead(NamedTuple):
     data_start: int
 
 
-def tokens(sql: bytes) -> Iterator[Token]:
-    """Yield the tokens of `sql`. An unfinished string or comment runs to the end of the text."""
-    depth = 0
-    for match in _TOKEN.finditer(sql):
-        kind, text = match.lastgroup, match.group()
-        if kind == "tag":
-            kind = "heredoc"
-        if kind == "space":
-            continue
-        if text in (b")", b"]", b"}"):
-            depth = max(0, depth - 1)
-        yield Token(kind, text, match.start(), match.end(), depth)
-        if text in (b"(", b"[", b"{"):
-            depth += 1
+def is_plain(sql: bytes) -> bool:
+    """Whether a text has nothing in it that two lexers could read differently."""
+    return _NOT_PLAIN.search(sql) is None
 
 
 def has_tokens(sql: bytes) -> bool:
@@ -120,13 +90,13 @@ def output_clauses(sql: bytes) -> OutputClauses:
     top = [token for token in tokens(sql) if token.depth == 0]
     for index in range(len(top) - 2, -1, -1):
         token, name = top[index], top[index + 1]
-        if not token.is_word(b"FORMAT") or name.kind != "word":
+        if not token.is_word(b"FORMAT") or not _FORMAT_NAME.fullmatch(name.name):
             continue
         if index and top[index - 1].text == b".":
             continue
         after = top[index + 2] if index + 2 < len(top) else None
         if after is None or after.is_word(b"SETTINGS"):
-            return OutputClauses(sql[: token.start], _name(name), sql[name.end :])
+            return OutputClauses(sql[: token.start], name.name.decode(), sql[name.end :])
     return OutputClauses(sql, None, b"")
 
 
@@ -146,16 +116,15 @@ def insert_head(sql: bytes) -> InsertHead | None:
             return InsertHead(sql[first.start : token.start], "Values", token.end)
         if any(token.is_word(word) for word in (b"SELECT", b"WITH", b"WATCH", b"EXPLAIN")):
             return None
-        if previous is not None and previous.is_word(b"FORMAT") and token.kind == "word":
+        if (
+            previous is not None
+            and previous.is_word(b"FORMAT")
+            and _FORMAT_NAME.fullmatch(token.name)
+        ):
             data = _AFTER_FORMAT.match(sql, token.end).end()
-            return InsertHead(sql[first.start : previous.start], _name(token), data)
+            return InsertHead(sql[first.start : previous.start], token.name.decode(), data)
         previous = token
     return None
-
-
-def _name(token: Token) -> str:
-    """The token as text; bytes that are none make a name that the engine does not know."""
-    return token.text.decode("utf-8", "replace")
 
 
 def settings_clause(head: bytes) -> tuple[bytes, bytes]:

@@ -1,10 +1,14 @@
 """The lexer that routes statements: what stands in strings and comments is never a clause."""
 
+from collections.abc import Iterator
+
 import pytest
-from hypothesis import given
+from chdb.state.sqlitelike import Connection
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from embedded_clickhouse import sqltext
+from embedded_clickhouse.lexer import tokens
 
 _TRAPS = st.sampled_from(
     [
@@ -22,7 +26,7 @@ _TRAPS = st.sampled_from(
 _STRINGS = _TRAPS.map(lambda trap: "'" + trap.replace("'", "''") + r" it''s \' '")
 _NAMES = _TRAPS.map(lambda trap: f"`{trap}`") | _TRAPS.map(lambda trap: f'"{trap}"')
 _COMMENTS = _TRAPS.map(lambda trap: f"-- {trap}\n") | _TRAPS.map(
-    lambda trap: "/* " + trap.replace("*/", "") + " */"
+    lambda trap: "/* " + trap.replace("/*", "/* in it */") + " */"
 )
 _HEREDOCS = _TRAPS.map(lambda trap: f"$a${trap}$a$")
 _BRACKETED = _STRINGS.map(lambda string: f"(select {string} format JSON)")
@@ -75,7 +79,7 @@ def test_data_starts_behind_the_format_of_an_insert(comment, name, data):
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_tokens_in_order(sql):
-    ends = [(token.start, token.end) for token in sqltext.tokens(sql)]
+    ends = [(token.start, token.end) for token in tokens(sql)]
 
     assert all(start < end for start, end in ends)
     assert ends == sorted(ends)
@@ -116,3 +120,135 @@ def test_which_statement_brings_data(sql, expected):
 )
 def test_a_column_may_be_called_format(sql, expected):
     assert sqltext.output_clauses(sql.encode()).format == expected
+
+
+# What two lexers could read differently, in no order.
+_ODD = st.sampled_from(
+    [
+        "SELECT",
+        "1",
+        "x",
+        "'",
+        "‘",
+        "’",
+        "“",
+        "”",
+        "`",
+        '"',
+        "/*",
+        "*/",
+        "--",
+        "\n",
+        "#",
+        "# ",
+        "#!",
+        "//",
+        "$",
+        "$a$",
+        "$$",
+        "a$b",
+        ";",
+        "; SELECT 2",
+        "−",
+        "\xa0",
+        "\u3000",
+        "\ufeff",
+        "\u2028",
+        "1e",
+        "1e-",
+        "-",
+        "0x1",
+        "x'",
+        "b'01'",
+        ".",
+        "1_0",
+        "_",
+        "\\",
+        "AS f FORMAT CSV",
+        "1 format JSON",
+        "(",
+        ")",
+        "1.",
+        "é",
+        "0b2",
+        "e5",
+        ",",
+        "+",
+        "'a'",
+        "/*x*/",
+        "AS y",
+        "\x00",
+        "::",
+        "->",
+        "''",
+    ]
+)
+_ODD_TEXTS = st.tuples(
+    st.sampled_from(["SELECT 1 ", "SELECT ", "SELECT 'a' ", "SELECT 1 AS "]),
+    st.lists(st.tuples(_ODD, st.sampled_from(["", " "])).map("".join), max_size=8).map("".join),
+).map("".join)
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
+    """A bare engine that may only read; the front's own settings of a parser."""
+    path = tmp_path_factory.mktemp("lexer") / "engine"
+    connection = Connection(f"{path}?implicit_select=0&max_query_size=0&readonly=1")
+    yield connection
+    connection.close()
+
+
+@given(text=_ODD_TEXTS)
+@settings(max_examples=2000)
+@example("SELECT 1 /* /* */ ; */ FORMAT CSV")
+@example("SELECT ‘x;y’ FORMAT JSON")
+@example("/*/**/'*/ SELECT 1; SELECT 2")
+@example("SELECT 1\u00a0FORMAT\u00a0CSV")
+@example("SELECT 1e--x\n+ 1 FORMAT CSV")
+def test_the_engine_reads_a_text_as_this_lexer_does(engine: Connection, text: str) -> None:
+    """Where the engine can parse it: the number of statements, the first keyword and the format."""
+    sql = text.encode()
+    found = engine._conn.classify_query(sql)
+    if found["query_class"].name == "UNKNOWN":
+        return
+    assert not [token for token in tokens(sql) if token.kind == "error"]
+    try:
+        statement = sqltext.without_terminator(sql)
+    except ValueError:
+        assert found["statement_count"] > 1
+        return
+    assert found["statement_count"] == 1
+    canonical = engine.query(
+        f"SELECT formatQuerySingleLine(unhex('{sql.hex()}'))", "RawBLOB"
+    ).bytes()
+    assert sqltext.verb(canonical) == sqltext.verb(sql)
+    ours = sqltext.output_clauses(statement).format
+    assert sqltext.output_clauses(canonical).format == ours or b" AS " in canonical
+
+
+@pytest.mark.parametrize(
+    ("sql", "kinds"),
+    [
+        ("SELECT number /* /* inner */ FORMAT CSV */", "word word"),
+        ("a\u00a0b\u3000c", "word word word"),
+        ("‘it's’ “a;b” −1", "string quoted mark number"),
+        ("1e--x", "number mark word"),
+        ("t.1e--x", "word mark word"),
+        ("1x 0x1F 1_000.5e-3 + .5 1.x", "word number number mark number error"),
+        ("$a$ ' $a$ $b$ $$ ; $$", "heredoc word heredoc"),
+        ("'open", "error"),
+        ("/* /* */", "error"),
+        ("x'0g'", "error"),
+        ("a // b\n# c\n#!d\n#e", "word error word"),
+    ],
+)
+def test_kinds_of_tokens(sql: str, kinds: str) -> None:
+    assert " ".join(token.kind for token in tokens(sql.encode())) == kinds
+
+
+def test_many_dollars_are_no_more_work_than_their_text() -> None:
+    """A search for the end of each of them took 22 s."""
+    words = [f"$a{number}$" for number in range(9000)]
+    assert [token.text.decode() for token in tokens(" ".join(words).encode())] == words
+    closed = [f"$a{number}$ $a{number}$" for number in range(9000)]
+    assert [token.text.decode() for token in tokens(" ".join(closed).encode())] == closed

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from scripted_server import Answer, ScriptedServer
 
 from embedded_clickhouse import Endpoint, sqltext
+from embedded_clickhouse.lexer import tokens
 from ingest.contracts import EXCHANGES, ORDER_FILLED_TOPICS, V1, V2
 from ingest.errors import IngestError, mask_url, one_line
 from ingest.http import HttpClient, RetryPolicy, parse_retry_after
@@ -404,7 +405,7 @@ def test_any_request_gets_an_answer_of_clickhouse(
 
 @given(SQL)
 def test_any_text_is_taken_apart(text: bytes) -> None:
-    spans = [(token.start, token.end) for token in sqltext.tokens(text)]
+    spans = [(token.start, token.end) for token in tokens(text)]
     assert all(start < end for start, end in spans) and spans == sorted(spans)
     sqltext.verb(text)
     query, output_format, tail = sqltext.output_clauses(text)
