@@ -8,20 +8,17 @@ text.
 
 import contextlib
 import json
-import os
 import re
 import shutil
-import threading
-import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from chdb.state.sqlitelike import Connection
 
 from embedded_clickhouse.access import READER_ROLE, READER_SETTINGS
 from embedded_clickhouse.protocol import ClickHouseError, Code, refusal
-from embedded_clickhouse.sqltext import settings_clause
 
 _CODE = re.compile(r"Code: (\d+)\. DB::")
 _REPEATED = re.compile(r"^(Code: \d+\. DB::Exception: )\1")
@@ -106,6 +103,10 @@ class Engine:
             apply_settings(connection, READER_SETTINGS | {"readonly": "1"})
         return connection
 
+    def connect_to_parse(self) -> Connection:
+        """A session that may only read, and reads texts of any size."""
+        return Connection(f"{self._path}?{_SERVER_BEHAVIOUR}&max_query_size=0&readonly=1")
+
     def kill(self, markers: Collection[str] = ()) -> bool:
         """Ask the running statements whose text has one of the markers to stop, by default all; True if there was one."""
         chosen = f"multiSearchAny(query, {list(markers)})" if markers else "1"
@@ -188,113 +189,26 @@ def settings_now(connection: Connection, names: list[str]) -> dict[str, str]:
     return dict(json.loads(line) for line in rows.body.splitlines())
 
 
-def is_read_only(connection: Connection, sql: bytes) -> bool | None:
-    """Whether a statement only reads; None if it does not parse. The statement is not run."""
+class Classified(NamedTuple):
+    """What the engine itself says of a text: READ_ONLY, MUTATING, MUTATING_GLOBAL, CONTROL or UNKNOWN; how many they are."""
+
+    kind: str
+    statements: int
+
+
+def classified(connection: Connection, sql: bytes) -> Classified:
+    """Have the engine parse a text, about 0.05 ms; UNKNOWN if it cannot. Nothing is run."""
     # chDB offers this only below its Python class.
-    name = connection._conn.classify_query(sql)["query_class"].name
-    return None if name == "UNKNOWN" else name == "READ_ONLY"
+    found = connection._conn.classify_query(sql)
+    return Classified(found["query_class"].name, found["statement_count"])
 
 
-def write_result(
-    connection: Connection,
-    query: bytes,
-    output_format: str,
-    tail: bytes,
-    parameters: Mapping[str, str],
-    pipe: int,
-    marker: str,
-) -> Outcome:
-    """Execute a SELECT and write its result to the write end of a pipe, then close that end.
+def check_single(connection: Connection, sql: bytes, *kinds: str) -> None:
+    """Make sure that the engine takes a text that was put together here for one statement of these kinds.
 
-    The engine formats and writes block by block and waits while the pipe is full, so memory stays
-    bounded in any format. (chDB's own streaming makes every block a document of its own.) It fails
-    with a broken pipe once the read end is closed.
+    Raises:
+        ClickHouseError: it does not (62).
     """
-    try:
-        outfile = f"INTO OUTFILE '/dev/fd/{pipe}' TRUNCATE FORMAT {output_format} ".encode()
-        sql = b"%b\n%b%b\n/* %b */" % (query, outfile, tail, marker.encode())
-        return run(connection, sql, parameters=parameters)
-    finally:
-        os.close(pipe)
-
-
-class Insert:
-    """An INSERT that is fed piece by piece, in bounded memory for row-based formats.
-
-    The engine reads the data from a pipe, as a file. chDB's own streaming insert is not used: it swallows what goes
-    wrong while rows are written (a full disk, a constraint, a view that throws, the memory limit), and reports the rows
-    as written.
-
-    Args:
-        engine: kills the statement if it is abandoned.
-        connection: the session; nothing else may run in it until the insert has ended.
-        statement: its text up to FORMAT or VALUES.
-        marker: a word by which it is killed.
-    """
-
-    def __init__(
-        self,
-        engine: Engine,
-        connection: Connection,
-        statement: bytes,
-        input_format: str,
-        marker: str,
-    ) -> None:
-        self._engine, self._marker = engine, marker
-        self._outcome = Outcome()
-        self._error: RuntimeError | None = None
-        read_end, self._write_end = os.pipe()
-        head, settings = settings_clause(statement)
-        source = f" FROM INFILE '/dev/fd/{read_end}' ".encode()
-        marked = f" FORMAT {input_format} /* {self._marker} */".encode()
-        sql = head + source + settings + marked
-        self._thread = threading.Thread(target=self._run, args=(connection, sql, read_end))
-        self._thread.start()
-
-    def _run(self, connection: Connection, sql: bytes, read_end: int) -> None:
-        try:
-            self._outcome = run(connection, sql)
-        except RuntimeError as error:
-            self._error = error
-        finally:
-            os.close(read_end)  # whoever still writes gets a broken pipe
-
-    def append(self, data: bytes) -> None:
-        """Hand on a piece of the data; waits until the engine has room for it.
-
-        Raises:
-            RuntimeError: the insert has failed.
-        """
-        rest = memoryview(data)
-        try:
-            while rest:
-                rest = rest[os.write(self._write_end, rest) :]
-        except BrokenPipeError:  # the engine has ended: failed, or read as much as it wanted
-            self._thread.join()
-            if self._error is not None:
-                raise self._error from None
-
-    def finish(self) -> Outcome:
-        """Commit; the result counts rows of cascading views too, as ClickHouse's summary does.
-
-        Raises:
-            RuntimeError: the insert has failed.
-        """
-        self._close()
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-        return self._outcome
-
-    def cancel(self) -> None:
-        """Abandon what is not committed yet. Blocks already written stay, as in ClickHouse."""
-        # The end of the pipe would be taken for the end of the data, so the kill has to come first.
-        while self._thread.is_alive() and not self._engine.kill([self._marker]):
-            time.sleep(0.005)
-        self._close()
-        self._thread.join()
-
-    def _close(self) -> None:
-        if self._write_end >= 0:
-            os.close(self._write_end)
-            self._write_end = -1
+    kind, statements = classified(connection, sql)
+    if kind not in kinds or statements != 1:
+        raise refusal(Code.SYNTAX_ERROR, "Syntax error: the statement has no unambiguous end")

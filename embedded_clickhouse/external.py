@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 from chdb.state.sqlitelike import Connection
 
-from embedded_clickhouse.engine import Engine, Insert, identifier, run
+from embedded_clickhouse.canon import examine
+from embedded_clickhouse.engine import Engine, check_single, identifier, run
 from embedded_clickhouse.forbidden import Limits
 from embedded_clickhouse.lexer import tokens
 from embedded_clickhouse.protocol import Code, refusal
+from embedded_clickhouse.transfers import Insert
 
 _NAME = re.compile(r"[A-Za-z_]\w*\Z", re.ASCII)
 PARAMETERS = ("_format", "_types", "_structure")
@@ -60,7 +62,9 @@ def load(engine: Engine, connection: Connection, limits: Limits, table: External
     Raises:
         ClickHouseError, RuntimeError: its columns are refused, or its data do not fit them.
     """
-    limits.check(table.definition)
+    for text in {table.definition, examine(engine, connection, table.definition).canonical}:
+        limits.check(text)
+    check_single(connection, table.definition, "CONTROL")
     run(connection, table.definition)
     head = f"INSERT INTO {identifier(table.name)}".encode()
     insert = Insert(engine, connection, head, table.format, uuid.uuid4().hex)

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Iterator
 from embedded_clickhouse import sqltext
 from embedded_clickhouse.call import Call
 from embedded_clickhouse.engine import Engine, Outcome, quoted
+from embedded_clickhouse.lexer import tokens
 from embedded_clickhouse.protocol import Code, refusal
 from embedded_clickhouse.sessions import InThread
 
@@ -20,13 +21,14 @@ _KILL_TIMEOUT_S = 1
 _KILL = re.compile(
     rb"\s*KILL\s+QUERY\s+WHERE\s+query_id\s*=\s*'([^'\\]+)'\s*(SYNC|ASYNC)?\s*", re.IGNORECASE
 )
-_KILL_QUERY = re.compile(rb"KILL\s+QUERY\b", re.IGNORECASE)
 _COLUMNS = "kill_status String, query_id String, user String, query String"
 
 
 def kills_queries(text: bytes) -> bool:
-    """Whether a statement is a KILL QUERY; comments may come before it."""
-    return sqltext.verb(text) == "KILL" and _KILL_QUERY.search(text) is not None
+    """Whether a statement is a KILL QUERY that kills; with TEST it only says whom it would."""
+    query = sqltext.output_clauses(text).query
+    words = [token.text.upper() if token.kind == "word" else b"" for token in tokens(query)]
+    return words[:2] == [b"KILL", b"QUERY"] and words[-1] != b"TEST"
 
 
 class Killer:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from embedded_clickhouse.call import Call
 from embedded_clickhouse.compression import RESPONSE_ENCODINGS
-from embedded_clickhouse.engine import Outcome, write_result
+from embedded_clickhouse.engine import Outcome
 from embedded_clickhouse.killing import Killer, Running
 from embedded_clickhouse.protocol import (
     Code,
@@ -28,11 +28,14 @@ from embedded_clickhouse.results import BLOCKS, HELD_BACK_BYTES
 from embedded_clickhouse.sessions import InThread
 from embedded_clickhouse.spool import Spool
 from embedded_clickhouse.sqltext import OutputClauses
+from embedded_clickhouse.transfers import write_result
 
 _PIPE_BYTES = 1024 * 1024
 _PIECE_BYTES = 256 * 1024
 _NOTHING = b"nothing"
 _LOOK_S, _LOOK_AT_LEAST_S = 0.001, 0.02
+# In these, a row may be no bytes at all: an empty string, or columns of type Nothing.
+_WITHOUT_FRAMES = frozenset({"rawblob", "rowbinary", "null"})
 
 
 class _Attempt(NamedTuple):
@@ -138,6 +141,8 @@ async def _send(call: Call, attempt: _Attempt, output_format: str, running: Runn
         await running.check(call)
         if call.turn.is_stopped:
             return False
+        if outcome.result_rows and not spool.size and output_format.lower() not in _WITHOUT_FRAMES:
+            raise refusal(Code.LOGICAL_ERROR, "The result of the query was lost")
         call.turn.leave()
     headers = result_headers(output_format)
     headers["X-ClickHouse-Summary"] = summary_header(vars(outcome), outcome.elapsed)

@@ -16,14 +16,8 @@ from embedded_clickhouse import sqltext
 from embedded_clickhouse.blocks import BlockCompressor
 from embedded_clickhouse.bodies import ReadStatement
 from embedded_clickhouse.call import Call
-from embedded_clickhouse.engine import (
-    Engine,
-    Insert,
-    Outcome,
-    apply_settings,
-    is_read_only,
-    run,
-)
+from embedded_clickhouse.canon import READ_ONLY, Examined, examine
+from embedded_clickhouse.engine import Engine, Outcome, apply_settings, run
 from embedded_clickhouse.external import ExternalTable, drop, load
 from embedded_clickhouse.forbidden import Limits
 from embedded_clickhouse.killing import Killer, Running, kills_queries
@@ -35,6 +29,8 @@ from embedded_clickhouse.protocol import (
 )
 from embedded_clickhouse.selects import Selects
 from embedded_clickhouse.sessions import InThread
+from embedded_clickhouse.sqltext import OutputClauses
+from embedded_clickhouse.transfers import Insert
 
 _SHORT_BYTES = 4096
 _SESSION_ONLY = ("SET", "USE")
@@ -86,51 +82,63 @@ class Statements:
         Raises:
             ClickHouseError, RuntimeError: the statement is refused or fails.
         """
-        text = call.statement.text
         insert = call.statement.insert
-        limits = self._limits.of_reader() if call.options.is_reader else self._limits
-        limits.check(text if insert is None or call.statement.is_whole else insert.statement)
         with self._running.listed(call):
             if insert is not None and not _is_inline_values(call.statement):
                 await self._insert(call, body)
             else:
-                await self._statement(call, _single(text), receive)
+                await self._statement(call, receive)
 
-    async def _statement(self, call: Call, text: bytes, receive: Receive) -> None:
+    async def _statement(self, call: Call, receive: Receive) -> None:
         """Run a statement that brings no data."""
-        if not sqltext.has_tokens(text):
-            raise refusal(Code.SYNTAX_ERROR, "Empty query")
-        _refuse_unsupported(text)
-        may_kill = call.may_write and not call.options.is_reader
-        if (answer := self._running.kill(text, may_kill)) is not None:
-            text = answer
-        reads = await self._reads(call, text)
-        if reads is None and not (call.may_write and not call.options.is_reader):
-            await self._in_thread(_raise_syntax_error, self._engine, text)
-        if call.options.is_reader and (
-            sqltext.verb(text) == "SET" or not (reads or sqltext.verb(text) == "USE")
-        ):
+        found = await self._examined(call, call.statement.text, is_head=False)
+        if call.options.is_reader and not found.is_of_reader:
             raise refusal(Code.READONLY, "This user may only read")
-        if not (call.may_write or reads or sqltext.verb(text) in _SESSION_ONLY):
+        if not (call.may_write or found.reads or found.verb in _SESSION_ONLY):
             raise _read_only_refusal()
-        if not reads and sqltext.verb(text) not in (*_SESSION_ONLY, *_MAKE_ROOM):
+        may_kill = call.may_write and not call.options.is_reader
+        if (answer := self._running.kill(found.canonical, may_kill)) is not None:
+            found = Examined(answer, answer, READ_ONLY)
+        if not found.reads and found.verb not in (*_SESSION_ONLY, *_MAKE_ROOM):
             self._engine.check_room()
-        if call.turn is not None and reads:
-            await _unless_disconnected(
-                self._selects.run(call, sqltext.output_clauses(text)), receive
-            )
+        clauses = await self._clauses(found)
+        if call.turn is not None and found.reads:
+            await _unless_disconnected(self._selects.run(call, clauses), receive)
             return
         if call.turn is not None:  # WITH … INSERT, say
             call.turn.leave()
-        clauses = sqltext.output_clauses(text)
-        output_format = clauses.format or call.options.default_format
-        if kills_queries(text):
+        await self._at_one_go(call, found, clauses)
+
+    async def _at_one_go(self, call: Call, found: Examined, clauses: OutputClauses) -> None:
+        text, output_format = found.text, clauses.format or call.options.default_format
+        if kills_queries(found.canonical):
             kill = self._run(call, clauses.query + clauses.tail, "TabSeparated")
             text = await self._running.by_engine(kill)
         outcome = await self._run(call, text, output_format)
-        if reads:
+        if found.reads:
             await self._running.check(call)
-        _reply_outcome(call, outcome, output_format if reads or outcome.body else None)
+        _reply_outcome(call, outcome, output_format if found.reads or outcome.body else None)
+
+    async def _examined(self, call: Call, text: bytes, *, is_head: bool) -> Examined:
+        """What the engine and the limits say of a text, in a thread unless that takes less than to change threads.
+
+        Args:
+            is_head: it is an INSERT without its data, and made into a statement for this.
+        """
+        arguments = (self._engine, self._limits, call, text, is_head)
+        if len(text) < _SHORT_BYTES and sqltext.is_plain(text) and not call.options.is_reader:
+            return _examine(*arguments)
+        return await self._in_thread(_examine, *arguments)
+
+    async def _clauses(self, found: Examined) -> OutputClauses:
+        """Where the FORMAT of a statement is.
+
+        Raises:
+            ClickHouseError: the engine finds another one (62).
+        """
+        if len(found.text) < _SHORT_BYTES:
+            return _clauses(found)
+        return await self._in_thread(_clauses, found)
 
     async def _run(self, call: Call, text: bytes, output_format: str) -> Outcome:
         """Run a statement at one go."""
@@ -140,12 +148,6 @@ class Statements:
             run, call.connection, text, output_format, call.options.parameters
         )
 
-    async def _reads(self, call: Call, text: bytes) -> bool | None:
-        # To parse a short text takes less than to change threads and back.
-        if len(text) < _SHORT_BYTES:
-            return is_read_only(call.connection, text)
-        return await self._in_thread(is_read_only, call.connection, text)
-
     async def _insert(self, call: Call, body: AsyncIterator[bytes]) -> None:
         if call.options.is_reader:
             raise refusal(Code.READONLY, "This user may only read")
@@ -153,6 +155,8 @@ class Statements:
             raise _read_only_refusal()
         self._engine.check_room()
         head = call.statement.insert
+        text = b"%b\nFORMAT %b" % (head.statement, head.format.encode())
+        await self._examined(call, text, is_head=True)
         parameters = {f"param_{name}": value for name, value in call.options.parameters.items()}
         await self._in_thread(apply_settings, call.connection, parameters)
         insert = await self._in_thread(
@@ -208,10 +212,32 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-def _raise_syntax_error(engine: Engine, text: bytes) -> None:
-    """Let the engine say what is wrong with a text that it cannot parse; it may only read."""
-    with contextlib.closing(engine.connect(is_reader=True)) as connection:
-        run(connection, text)
+def _examine(engine: Engine, limits: Limits, call: Call, text: bytes, is_head: bool) -> Examined:
+    """Check a text by its own tokens and by those of what the engine makes of it; it blocks.
+
+    Raises:
+        ClickHouseError, RuntimeError: either is refused, or the text is not one statement.
+    """
+    if not sqltext.has_tokens(text):
+        raise refusal(Code.SYNTAX_ERROR, "Empty query")
+    limits = limits.of_reader() if call.options.is_reader else limits
+    limits.check(text)
+    text = _single(text)
+    found = examine(engine, call.connection, text, is_reader=call.options.is_reader)
+    if is_head and (found.verb != "INSERT" or found.reads):
+        raise refusal(Code.SYNTAX_ERROR, "Syntax error: data came with what is no INSERT")
+    for each in {text, found.canonical}:
+        _refuse_unsupported(each)
+    if found.canonical != text:
+        limits.check(found.canonical)
+    return found
+
+
+def _clauses(found: Examined) -> OutputClauses:
+    clauses = sqltext.output_clauses(found.text)
+    if found.reads and sqltext.output_clauses(found.canonical).format != clauses.format:
+        raise refusal(Code.SYNTAX_ERROR, "Syntax error: the FORMAT of the query is ambiguous")
+    return clauses
 
 
 def _is_inline_values(statement: ReadStatement) -> bool:

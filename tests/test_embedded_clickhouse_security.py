@@ -16,6 +16,7 @@ from urllib.parse import urlencode
 import pytest
 
 from embedded_clickhouse import Access, EmbeddedError, Endpoint, landlock, running
+from embedded_clickhouse.killing import kills_queries
 from embedded_clickhouse.passwords import OWNER, READER, password_file, password_of
 from pipeline.settings import PROJECT_DIR
 
@@ -540,3 +541,132 @@ def test_the_page_is_not_for_other_sites(place: Place) -> None:
     connection.request("GET", "/play", headers={"Sec-Fetch-Site": "cross-site"})
     assert connection.getresponse().status == 403
     connection.close()
+
+
+# -- texts that two lexers could read differently ---
+
+_AS_USE = "/* /* */ USE ' */ "  # what follows is a string to a lexer whose comments do not nest
+_IN_STRING = "/*/**/'*/ "  # the same, of what follows a quote
+_NBSP = "\u00a0"
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize(
+    "sql",
+    [
+        _AS_USE + "SELECT 'x' INTO OUTFILE '{folder}/engine/metadata/default.sql' TRUNCATE",
+        _AS_USE + "SHOW TABLES INTO OUTFILE 'f.txt'",
+        "SHOW TABLES INTO OUTFILE 'f.txt'",
+        f"SHOW TABLES INTO{_NBSP}OUTFILE 'f.txt'",
+        "EXPLAIN SELECT ‘'’ INTO OUTFILE 'f.txt' --'",
+        "EXPLAIN SELECT $'$ ' $'$ INTO OUTFILE 'f.txt' --'",
+        _AS_USE + "SET ROLE owner -- '",
+        f"SET{_NBSP}ROLE owner",
+        "SET ROLE owner",
+        "SET readonly = 0",
+        "EXECUTE AS default SELECT 1",
+        _AS_USE + "KILL QUERY WHERE 1 -- '",
+        "kill/**/query where 1",
+        _AS_USE + "CREATE TEMPORARY TABLE tt (a Int8) -- '",
+        _AS_USE + "SYSTEM FLUSH LOGS -- '",
+        "SELECT 1 PARALLEL WITH SYSTEM FLUSH LOGS",
+        _IN_STRING + "SELECT 1; SELECT 2",
+        "CHECK TABLE system.one",
+    ],
+)
+def test_the_reader_cannot_hide_what_it_may_not(place: Place, sql: str, method: str) -> None:
+    definition = place.folder / "engine/metadata/default.sql"
+    before = definition.read_text()
+    sql = sql.format(folder=place.folder)
+    session = {"session_id": "hiding"}
+    body, query = (sql, {}) if method == "POST" else ("", {"query": sql})
+    answer = ask(place, body, READER, method, **session, **query)
+    assert answer.code in (62, READ_ONLY, 358), answer.text
+    roles = ask(place, "select currentRoles(), getSetting('readonly')", READER, **session)
+    assert roles.text == "['reader']\t1\n"
+    assert definition.read_text() == before
+    assert not (place.files / "f.txt").exists()
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        f"SHOW TABLES INTO{_NBSP}OUTFILE 'x.txt'",
+        "EXPLAIN SELECT ‘'’ INTO OUTFILE 'x.txt' --'",
+        _IN_STRING + "BACKUP TABLE system.one TO Disk('default', 'x.tar')",
+        _IN_STRING + "BACKUP TABLE system.one TO File('{folder}/files/o.tar')",
+        _IN_STRING + "RESTORE TABLE system.one AS default.r FROM File('{folder}/tmp/backup/o.tar')",
+        _IN_STRING + "CREATE DATABASE made ENGINE=Filesystem('{folder}')",
+        f"CREATE{_NBSP}DATABASE made ENGINE=Filesystem('/tmp')",
+        "CREATE TABLE a (x Int8) ENGINE=Memory PARALLEL WITH CREATE DATABASE made ENGINE=Filesystem('/')",
+        _IN_STRING + "CREATE TABLE made (a String) ENGINE=URL('http://127.0.0.1:1/','CSV')",
+        "CREATE TABLE made (engine String) ENGINE=URL('http://127.0.0.1:1/','CSV')",
+        "CREATE TABLE made (a String) ENGINE=“URL”('http://127.0.0.1:1/','CSV')",
+        _IN_STRING + "CREATE DICTIONARY made (k UInt64) PRIMARY KEY k"
+        " SOURCE(EXECUTABLE(COMMAND 'id' FORMAT TSV)) LAYOUT(FLAT()) LIFETIME(0)",
+        _IN_STRING + "SELECT 1; SELECT 2",
+        "SELECT 1; SELECT 2 /* /* */ ' */ -- '",
+    ],
+)
+def test_the_owner_cannot_hide_what_nobody_may(place: Place, sql: str) -> None:
+    answer = ask(place, sql.format(folder=place.folder))
+    assert answer.code in (48, 62, 358, DENIED), answer.text
+    assert not (place.files / "x.txt").exists()
+    assert not (place.files / "o.tar").exists()
+    made = "select count() from system.tables where name = 'made' or database = 'made'"
+    assert ask(place, made).text == "0\n"
+
+
+def test_a_column_may_be_called_engine(place: Place) -> None:
+    assert ask(place, "create table e (engine String, database Int8) engine = Memory").status == 200
+    assert ask(place, "drop table e").status == 200
+
+
+def test_an_owner_that_may_only_read_cannot_hide_that_it_writes(place: Place) -> None:
+    ask(place, "create or replace table gw engine = MergeTree order by a as select 1 as a")
+    for statement in ("TRUNCATE TABLE gw", "DROP TABLE gw", "INSERT INTO gw SELECT 2"):
+        sql = f"{_AS_USE}{statement} -- '"
+        assert ask(place, "", OWNER, "GET", query=sql).code == READ_ONLY
+        assert ask(place, sql, readonly="1").code == READ_ONLY
+    assert ask(place, "select * from gw").text == "1\n"
+
+
+@pytest.mark.parametrize(
+    ("sql", "text"),
+    [
+        ("SELECT number FROM numbers(2) /* /* x */ FORMAT CSV SETTINGS max_threads=1 */", "0\n1\n"),
+        (
+            "SELECT number FROM numbers(2) /* o: /* t */ SELECT 1 FORMAT JSON SETTINGS a=1 */",
+            "0\n1\n",
+        ),
+        ("SELECT number FROM numbers(2) /* /* x */ FORMAT JSON -- */", "0\n1\n"),
+        ("SELECT ‘x FORMAT CSV’", "x FORMAT CSV\n"),
+        ("SELECT ‘x;y’", "x;y\n"),
+        ("SELECT ‘it's’ FORMAT TSVRaw", "it's\n"),
+        ("SELECT 'a' FORMAT `CSV`", '"a"\n'),
+        (f"SELECT{_NBSP}'a'{_NBSP}FORMAT{_NBSP}CSV", '"a"\n'),
+        ("SELECT 'a' // FORMAT CSV", "a\n"),
+        ("SELECT 'a' #! FORMAT CSV", "a\n"),
+        ("SELECT 3−1", "2\n"),
+        ("/*/**/*/ SELECT 5", "5\n"),
+        ("SELECT '' FORMAT RawBLOB", ""),
+        ("SELECT 1 FORMAT Null", ""),
+        ("SELECT $a$ x; FORMAT CSV $a$", " x; FORMAT CSV \n"),
+    ],
+)
+@pytest.mark.parametrize("user", [OWNER, READER])
+def test_a_select_with_odd_characters_is_answered_whole(
+    place: Place, sql: str, text: str, user: str
+) -> None:
+    """Never by 200 and nothing."""
+    answer = ask(place, sql, user)
+    assert (answer.code, answer.text) == (0, text)
+
+
+def test_a_kill_in_disguise_is_one_and_a_test_is_none() -> None:
+    assert kills_queries(b"kill/**/query where 1")
+    assert kills_queries(
+        b"/* /* */ x */ KILL -- x\nQUERY WHERE query LIKE '%TEST%' SYNC FORMAT Null"
+    )
+    assert not kills_queries(b"KILL QUERY WHERE 1 TEST")
+    assert not kills_queries(b"KILL MUTATION WHERE 1")
