@@ -171,7 +171,7 @@ class Front:
         async with (
             self._users.admitted(is_reader),
             self._turn(statement.text) as turn,
-            self._sessions.connection(options, sqltext.verb(statement.text)) as connection,
+            self._sessions.connection(options, statement.text) as connection,
         ):
             call = Call(
                 statement,

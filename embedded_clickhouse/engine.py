@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from chdb.state.sqlitelike import Connection
 
-from embedded_clickhouse.access import READER_ROLE, READER_SETTINGS
+from embedded_clickhouse.access import OWNER_ROLE, READER_ROLE, READER_SETTINGS
 from embedded_clickhouse.protocol import ClickHouseError, Code, refusal
 
 _CODE = re.compile(r"Code: (\d+)\. DB::")
@@ -26,6 +26,8 @@ _INFILE = re.compile(r": \(in file/uri /dev/fd/\d+\)")
 _VERSION = re.compile(r"\(version [^()]*(?:\([^()]*\))?\)\s*\Z")
 # More than everything small that a statement writes, the files of its parts' marks and its tables' definitions.
 MIN_FREE_BYTES = 256 << 20
+
+_SEPARATORS = frozenset("&%?#")  # of chDB's connection strings, which know no escapes
 
 # What a server has and clickhouse-local, from which chDB descends, has not.
 _SERVER_BEHAVIOUR = "implicit_select=0"
@@ -56,7 +58,8 @@ class Engine:
         min_free: bytes that have to be free on the disk for anything to be written.
 
     Raises:
-        RuntimeError: the folder is in use by another process or cannot be read.
+        RuntimeError: the folder is in use by another process or cannot be read, its path is none for chDB, or the engine
+            has not taken its configuration.
     """
 
     def __init__(
@@ -73,10 +76,37 @@ class Engine:
         limit = "max_server_memory_usage_to_ram_ratio=0.5"
         if max_memory is not None:
             limit = f"max_server_memory_usage={max_memory}"
+        if odd := _SEPARATORS & {*str(path), *str(configuration)}:
+            raise RuntimeError(
+                f"a path with {' and '.join(sorted(odd))} in it is none for chDB: use another folder"
+            )
         self._anchor = Connection(f"{self._path}?config-file={configuration}&{limit}")
+        self._check_roles()
         self.version, self.timezone = (
             self._anchor.query("select version(), timezone()", "TSV").bytes().decode().split()
         )
+
+        with contextlib.closing(self.connect()) as fresh:
+            rows = run(
+                fresh, "SELECT name, value FROM system.settings WHERE changed", "JSONCompactEachRow"
+            )
+        # What a fresh session has that is not the default of a setting, as SQL.
+        self.usual_settings = {
+            name: quoted(value) for name, value in map(json.loads, rows.body.splitlines())
+        }
+
+    def _check_roles(self) -> None:
+        """Refuse to work where the engine has not taken its configuration: nobody would be bound by any role.
+
+        Raises:
+            RuntimeError: there are other roles than those two.
+        """
+        roles = (
+            run(self._anchor, "SELECT name FROM system.roles ORDER BY name").body.decode().split()
+        )
+        if roles != [OWNER_ROLE, READER_ROLE]:
+            self.close()
+            raise RuntimeError("the engine has not taken the configuration that binds its users")
 
     def check_room(self) -> None:
         """Refuse to write on a disk that is nearly full.
@@ -176,17 +206,6 @@ def apply_settings(connection: Connection, settings: Mapping[str, str]) -> None:
     if settings:
         assignments = ", ".join(f"{name} = {quoted(value)}" for name, value in settings.items())
         run(connection, f"SET {assignments}")
-
-
-def settings_now(connection: Connection, names: list[str]) -> dict[str, str]:
-    """The values that settings have in the session, about 2 ms; unknown ones are left out."""
-    wanted = ", ".join(quoted(name) for name in names)
-    rows = run(
-        connection,
-        f"SELECT name, value FROM system.settings WHERE name IN ({wanted})",
-        "JSONCompactEachRow",
-    )
-    return dict(json.loads(line) for line in rows.body.splitlines())
 
 
 class Classified(NamedTuple):

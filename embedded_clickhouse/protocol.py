@@ -77,6 +77,7 @@ _RESERVED = frozenset(
 _NOT_OF_SESSIONS = frozenset({("run_query_in_background", "0")})
 _RESERVED_PREFIXES = ("param_", "http_")
 _NOT_AT_ALL = re.compile(r"q=0(\.0*)?\Z")
+_PARAMETER = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*\Z")
 
 _CONTENT_TYPES = (
@@ -139,7 +140,7 @@ def read_options(params: Mapping[str, str], headers: Mapping[str, str]) -> Optio
     """Sort the parameters of a URL or form: for the interface, for the query, settings.
 
     Raises:
-        ClickHouseError: a malformed session timeout or setting name, or a feature that is not here.
+        ClickHouseError: a malformed session timeout, or name of a setting or parameter, or a feature that is not here.
     """
     output_format = (
         params.get("default_format") or headers.get("x-clickhouse-format") or "TabSeparated"
@@ -161,11 +162,7 @@ def read_options(params: Mapping[str, str], headers: Mapping[str, str]) -> Optio
         compress_response=_is_set(params, "enable_http_compression"),
         compress_blocks=_is_set(params, "compress"),
         shows_progress=_is_set(params, "send_progress_in_http_headers"),
-        parameters={
-            name.removeprefix("param_"): value
-            for name, value in params.items()
-            if name.startswith("param_")
-        },
+        parameters=_parameters(params),
         settings=_settings(params),
     )
 
@@ -187,6 +184,18 @@ def _session_timeout(text: str) -> int:
             f"Session timeout '{text}' is larger than max_session_timeout: 3600.",
         )
     return int(text)
+
+
+def _parameters(params: Mapping[str, str]) -> dict[str, str]:
+    parameters = {
+        name.removeprefix("param_"): value
+        for name, value in params.items()
+        if name.startswith("param_")
+    }
+    for name in parameters:
+        if not _PARAMETER.fullmatch(name):
+            raise refusal(Code.BAD_ARGUMENTS, f"Invalid name of a query parameter: '{name}'")
+    return parameters
 
 
 def _settings(params: Mapping[str, str]) -> dict[str, str]:

@@ -7,12 +7,14 @@ Everything here belongs to the event loop; only what talks to the engine goes th
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from chdb.state.sqlitelike import Connection
 
-from embedded_clickhouse.engine import Engine, apply_settings, identifier, run, settings_now
+from embedded_clickhouse import sqltext
+from embedded_clickhouse.access import READER_ROLE
+from embedded_clickhouse.engine import Engine, apply_settings, identifier, run
 from embedded_clickhouse.protocol import (
     Code,
     Options,
@@ -20,6 +22,11 @@ from embedded_clickhouse.protocol import (
 )
 
 InThread = Callable[..., Awaitable[Any]]
+# Settings by which a SELECT has one row less or none.
+_WHOLE = (
+    "limit = 0, offset = 0, max_result_rows = 0, max_result_bytes = 0, max_rows_to_read = 0,"
+    " max_bytes_to_read = 0, additional_result_filter = ''"
+)
 
 
 class _Session:
@@ -31,36 +38,50 @@ class _Session:
         self.expiry: asyncio.TimerHandle | None = None
         self._own_database = self._database = "default"
         self._applied: dict[str, str] = {}  # settings of the last request, still in force
-        self._own: dict[str, str] = {}  # what the session has for those by itself
+        self._own: dict[str, str] = {}  # what the session has SET itself, as SQL
 
     def enter_once(self, options: Options) -> None:
         """Make the database and the settings of a request current, on a connection for it alone."""
         self._use(options.database or self._own_database)
         apply_settings(self.connection, options.settings)
 
-    def enter(self, options: Options, verb: str) -> None:
+    def enter(self, options: Options, verb: str, usual: Mapping[str, str]) -> None:
         """Make the database and the settings of a request current; undo those of the last one.
 
-        Undoing waits for the next request, because clients repeat their settings and reading the
-        old values takes longer than a small query. SET runs on what the session has by itself.
+        Undoing waits for the next request, because clients repeat their settings. Nothing is read for it: a SELECT would
+        itself go by settings such as `limit` and `offset`. SET and USE run on what the session has by itself.
+
+        Args:
+            usual: what a fresh session has that is not the default of a setting, as SQL.
         """
+        if options.is_reader:
+            run(self.connection, f"SET ROLE {READER_ROLE}")  # whatever happened before
         self._use(options.database or self._own_database)
-        wanted = {} if verb == "SET" else options.settings
-        if wanted == self._applied and wanted.keys() >= self._own.keys():
+        wanted = {} if verb in ("SET", "USE") else options.settings
+        if wanted == self._applied:
             return
-        own = dict(self._own)
-        if not wanted.keys() <= own.keys():
-            own |= settings_now(self.connection, [name for name in wanted if name not in own])
-        self._own, self._applied = own, {}
-        apply_settings(self.connection, {**own, **wanted})
-        self._own = {name: own[name] for name in wanted if name in own}
+        left = self._applied.keys() - wanted.keys()
+        values = {name: self._own.get(name, usual.get(name, "DEFAULT")) for name in left}
+        if values:
+            undone = ", ".join(f"{name} = {value}" for name, value in values.items())
+            run(self.connection, f"SET {undone}")
+        # Noted before: some of them may count although another one is refused.
+        self._applied |= wanted
+        apply_settings(self.connection, wanted)
         self._applied = dict(wanted)
 
-    def leave(self, verb: str) -> None:
-        """Note what a statement that began with `verb` made of the session."""
+    def leave(self, text: bytes) -> None:
+        """Note what a statement has made of the session."""
+        verb = sqltext.verb(text)
         if verb == "USE":
-            name = run(self.connection, "SELECT currentDatabase()", "TSVRaw").body.decode()
-            self._own_database = self._database = name.removesuffix("\n")
+            name = run(self.connection, f"SELECT currentDatabase() SETTINGS {_WHOLE}", "TSVRaw")
+            self._own_database = self._database = name.body.decode().removesuffix("\n")
+        elif verb == "SET":
+            for name, value in sqltext.assignments(text).items():
+                if value.upper() == "DEFAULT":
+                    self._own.pop(name, None)
+                else:
+                    self._own[name] = value
 
     def _use(self, database: str) -> None:
         if database != self._database:
@@ -82,7 +103,7 @@ class Sessions:
         self._by_id: dict[tuple[bool, str], _Session] = {}
 
     @contextlib.asynccontextmanager
-    async def connection(self, options: Options, verb: str) -> AsyncIterator[Connection]:
+    async def connection(self, options: Options, text: bytes) -> AsyncIterator[Connection]:
         """Lend the connection for one statement, in the database and with the settings it asks for.
 
         Raises:
@@ -90,7 +111,7 @@ class Sessions:
             RuntimeError: what the engine says of the database or the settings.
         """
         if options.session_id:
-            async with self._kept(options, verb) as connection:
+            async with self._kept(options, text) as connection:
                 yield connection
             return
         session = _Session(self._engine.connect(is_reader=options.is_reader))
@@ -102,12 +123,13 @@ class Sessions:
             session.connection.close()
 
     @contextlib.asynccontextmanager
-    async def _kept(self, options: Options, verb: str) -> AsyncIterator[Connection]:
+    async def _kept(self, options: Options, text: bytes) -> AsyncIterator[Connection]:
         session = self._acquire(options)
         try:
-            await self._in_thread(session.enter, options, verb)
+            usual = self._engine.usual_settings
+            await self._in_thread(session.enter, options, sqltext.verb(text), usual)
             yield session.connection
-            await self._in_thread(session.leave, verb)
+            await self._in_thread(session.leave, text)
         finally:
             self._release(session, options)
 

@@ -156,3 +156,19 @@ def _skip_target(stream: Iterator[Token]) -> Token | None:
         if not any(token.is_word(word) for word in (b"INTO", b"TABLE", b"FUNCTION")):
             return None
     return None
+
+
+def assignments(sql: bytes) -> dict[str, str]:
+    """Names and values, as SQL, of `SET name = value, …`; a name without a value is true."""
+    found = [token for token in tokens(sql) if token.text != b";" or token.kind != "mark"][1:]
+    commas = [at for at, token in enumerate(found) if token.depth == 0 and token.text == b","]
+    values = {}
+    for start, end in zip([0, *(at + 1 for at in commas)], [*commas, len(found)], strict=True):
+        part = found[start:end]
+        equals = next((at for at, token in enumerate(part) if token.text == b"="), len(part))
+        name = b"".join(token.name or token.text for token in part[:equals]).decode(
+            "utf-8", "replace"
+        )
+        value = sql[part[equals + 1].start : part[-1].end] if equals + 1 < len(part) else b"1"
+        values[name] = value.decode("utf-8", "surrogateescape")
+    return values

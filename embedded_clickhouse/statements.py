@@ -17,7 +17,7 @@ from embedded_clickhouse.blocks import BlockCompressor
 from embedded_clickhouse.bodies import ReadStatement
 from embedded_clickhouse.call import Call
 from embedded_clickhouse.canon import READ_ONLY, Examined, examine
-from embedded_clickhouse.engine import Engine, Outcome, apply_settings, run
+from embedded_clickhouse.engine import Engine, Outcome, run
 from embedded_clickhouse.external import ExternalTable, drop, load
 from embedded_clickhouse.forbidden import Limits
 from embedded_clickhouse.killing import Killer, Running, kills_queries
@@ -157,8 +157,6 @@ class Statements:
         head = call.statement.insert
         text = b"%b\nFORMAT %b" % (head.statement, head.format.encode())
         await self._examined(call, text, is_head=True)
-        parameters = {f"param_{name}": value for name, value in call.options.parameters.items()}
-        await self._in_thread(apply_settings, call.connection, parameters)
         insert = await self._in_thread(
             Insert,
             self._engine,
@@ -166,6 +164,7 @@ class Statements:
             head.statement,
             head.format,
             call.marker,
+            call.options.parameters,
         )
         try:
             if call.statement.data:

@@ -61,6 +61,7 @@ class Insert:
         connection: the session; nothing else may run in it until the insert has ended.
         statement: its text up to FORMAT or VALUES.
         marker: a word by which it is killed.
+        parameters: of the query, for its target.
 
     Raises:
         ClickHouseError: it would not be one statement (62).
@@ -73,6 +74,7 @@ class Insert:
         statement: bytes,
         input_format: str,
         marker: str,
+        parameters: Mapping[str, str] | None = None,
     ) -> None:
         self._engine, self._marker = engine, marker
         self._outcome = Outcome()
@@ -88,12 +90,20 @@ class Insert:
             os.close(read_end)
             self._close()
             raise
-        self._thread = threading.Thread(target=self._run, args=(connection, sql, read_end))
+        self._thread = threading.Thread(
+            target=self._run, args=(connection, sql, read_end, parameters)
+        )
         self._thread.start()
 
-    def _run(self, connection: Connection, sql: bytes, read_end: int) -> None:
+    def _run(
+        self,
+        connection: Connection,
+        sql: bytes,
+        read_end: int,
+        parameters: Mapping[str, str] | None,
+    ) -> None:
         try:
-            self._outcome = run(connection, sql)
+            self._outcome = run(connection, sql, parameters=parameters)
         except RuntimeError as error:
             self._error = error
         finally:

@@ -670,3 +670,67 @@ def test_a_kill_in_disguise_is_one_and_a_test_is_none() -> None:
     )
     assert not kills_queries(b"KILL QUERY WHERE 1 TEST")
     assert not kills_queries(b"KILL MUTATION WHERE 1")
+
+
+def test_a_parameter_is_a_name_and_ends_with_its_request(place: Place) -> None:
+    ask(place, "create or replace table pa (a Int8) engine = Memory")
+    into = "insert into {t:Identifier} format TSV"
+    bad = {"param_x = 'y', readonly": "1", "session_id": "pa"}
+    assert ask(place, "1\n", query=into, **bad).code == 36
+    assert ask(place, "1\n", query=into, param_t="pa", session_id="pa").status == 200
+    assert ask(place, "select * from pa").text == "1\n"
+    assert ask(place, "select {t:String}", session_id="pa").code == 456
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("limit", "1"),
+        ("offset", "1"),
+        ("max_result_rows", "1"),
+        ("max_result_bytes", "1"),
+        ("result_overflow_mode", "break"),
+        ("additional_result_filter", "0"),
+        ("max_rows_to_read", "1"),
+        ("max_threads", "3"),
+        ("output_format_json_quote_64bit_integers", "1"),
+        ("extremes", "1"),
+    ],
+)
+def test_settings_of_a_request_end_with_it(place: Place, setting: str, value: str) -> None:
+    """Also those by which a SELECT returns less, so that nothing could be read while they count."""
+    session = {"session_id": f"kept {setting}"}
+    now = f"select value from system.settings where name = '{setting}'"
+    usual = ask(place, now, **session).text
+    for others in ({}, {"limit": "1"}, {"offset": "1"}, {"max_result_rows": "1"}):
+        ask(place, "select 1 union all select 2", **session, **{**others, setting: value})
+        ask(place, "use system", **session, **{**others, setting: value})
+        assert ask(place, "select currentDatabase()", **session).text == "system\n"
+        assert ask(place, now, **session).text == usual
+    assert ask(place, f"set {setting} = '{value}', max_block_size = 77", **session).status == 200
+    ask(
+        place,
+        "select 1",
+        **session,
+        max_block_size="5",
+        **{setting: "0" if value != "break" else "throw"},
+    )
+    neutral = {"limit": "0", "offset": "0", "max_result_rows": "0", "max_result_bytes": "0",
+               "additional_result_filter": "", "max_rows_to_read": "0", "extremes": "0"}  # fmt: skip
+    neutral.pop(setting, None)
+    if setting in (
+        "max_threads",
+        "result_overflow_mode",
+        "output_format_json_quote_64bit_integers",
+    ):
+        assert ask(place, now, **session, **neutral).text == value + "\n"
+    text = ask(place, "select getSetting('max_block_size')", **session, **neutral).text
+    assert setting in ("additional_result_filter", "offset", "max_result_bytes") or text.startswith(
+        "77\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["a&b", "a%41b", "a?b", "a#b"])
+def test_a_folder_by_whose_name_the_roles_were_lost_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(EmbeddedError), running(tmp_path / name, 0):
+        pass
