@@ -21,7 +21,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from embedded_clickhouse import sqltext
-from embedded_clickhouse.bodies import decoded, form_fields, read_statement, unblocked
+from embedded_clickhouse.bodies import decoded, form_fields, read_form, read_statement, unblocked
 from embedded_clickhouse.call import Call
 from embedded_clickhouse.compression import RESPONSE_ENCODINGS
 from embedded_clickhouse.connections import PATIENCE_S, with_deadline
@@ -47,6 +47,7 @@ from embedded_clickhouse.users import Users
 
 # Statements that run at once, each in a thread; ClickHouse's max_concurrent_queries. More wait.
 _STATEMENTS_AT_ONCE = 1000
+_LONG_BYTES = 64 * 1024  # to look through more would keep others waiting
 
 
 async def _drain(request: Request, patience: float) -> bool:
@@ -66,11 +67,19 @@ async def _drain(request: Request, patience: float) -> bool:
     return True
 
 
-def _encoding(request: Request) -> str | None:
+def _encoding(request: Request, params: dict[str, str]) -> str | None:
     """The Content-Encoding of an answer; a server packs its errors too."""
-    if request.query_params.get("enable_http_compression") not in ("1", "true"):
+    if params.get("enable_http_compression") not in ("1", "true"):
         return None
     return chosen_encoding(request.headers.get("accept-encoding", ""), RESPONSE_ENCODINGS)
+
+
+def _url(query_string: bytes) -> tuple[dict[str, str], ClickHouseError | None]:
+    """The parameters of a URL, or what is wrong with them, which only those hear who may ask."""
+    try:
+        return url_parameters(query_string), None
+    except ClickHouseError as error:
+        return {}, error
 
 
 async def _ok(_: Request) -> PlainTextResponse:
@@ -124,24 +133,23 @@ class Front:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, with_deadline(receive, self._patience))
+        params, malformed = _url(scope["query_string"])
         headers = {
             "X-ClickHouse-Server-Display-Name": "embedded",
-            "X-ClickHouse-Query-Id": query_id(
-                request.query_params
-            ),  # one that is no text is replaced
+            "X-ClickHouse-Query-Id": query_id(params),
             "X-ClickHouse-Timezone": self._engine.timezone,
         }
         reply = Reply(send, headers, tag=secrets.token_hex(8))
         task = asyncio.current_task()
         self._answering.add(task)
         try:
-            await self._answer(request, reply)
+            await self._answer(request, reply, params, malformed)
         except ClientDisconnect:
             return
         except RuntimeError as error:
             error = self._engine.error(error)
             is_read = error.code != Code.SOCKET_TIMEOUT and await _drain(request, self._patience)
-            encoding = _encoding(request)
+            encoding = _encoding(request, params)
             await reply.fail(error, keep_alive=is_read, encoding=encoding)
         except asyncio.CancelledError:
             error = refusal(Code.QUERY_WAS_CANCELLED, "The server is stopping")
@@ -150,21 +158,28 @@ class Front:
             self._answering.discard(task)
         await reply.finish()
 
-    async def _answer(self, request: Request, reply: Reply) -> None:
-        params = url_parameters(request.scope["query_string"])
+    async def _answer(
+        self,
+        request: Request,
+        reply: Reply,
+        params: dict[str, str],
+        malformed: ClickHouseError | None,
+    ) -> None:
         is_reader = self._users.authenticate(*credentials(params, request.headers))
+        if malformed is not None:
+            raise malformed
         body = decoded(request.stream(), request.headers.get("content-encoding", ""))
         if params.get("decompress") == "1":
             body = unblocked(body)
         files: dict[str, bytes] = {}
         kind = request.headers.get("content-type", "")
         if kind.startswith("multipart/form-data"):
-            fields, files = form_fields(kind, b"".join([piece async for piece in body]))
+            fields, files = form_fields(kind, await read_form(body, is_reader=is_reader))
             params |= fields
         tables = external_tables(files, params)
         options = read_options(without_tables(params, files), request.headers)
         options = replace(options, is_reader=is_reader)
-        statement = await read_statement(options.query, body)
+        statement = await read_statement(options.query, body, is_reader=is_reader)
         if not statement.text.strip() and request.method != "POST":
             reply.whole(200, b"Ok.\n", {"Content-Type": "text/plain; charset=UTF-8"})
             return
@@ -190,7 +205,7 @@ class Front:
     @contextlib.asynccontextmanager
     async def _turn(self, text: bytes) -> AsyncIterator[Turn | None]:
         """A place among the SELECTs; none for other statements, which do not wait."""
-        if not sqltext.is_streamable(text):
+        if not await self._in_thread_if_long(sqltext.is_streamable, text):
             yield None
             return
         turn = await self._lanes.begin()
@@ -198,6 +213,11 @@ class Front:
             yield turn
         finally:
             turn.leave()
+
+    async def _in_thread_if_long(self, function: Callable[[bytes], Any], text: bytes) -> Any:
+        if len(text) < _LONG_BYTES:
+            return function(text)
+        return await self._in_thread(function, text)
 
     async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run a blocking call; wait for its end even if cancelled: it may use a connection."""

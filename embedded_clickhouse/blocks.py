@@ -6,6 +6,7 @@ src/Compression/CompressedReadBufferBase.cpp. Answers are LZ4, as a server's are
 """
 
 import struct
+from collections.abc import Iterator
 
 import lz4.block
 from clickhouse_cityhash.cityhash import CityHash128
@@ -16,7 +17,10 @@ _CHECKSUM_BYTES = 16
 _HEADER = struct.Struct("<BII")
 _NONE, _LZ4, _ZSTD = 0x02, 0x82, 0x90
 _BLOCK_BYTES = 1024 * 1024  # max_compress_block_size
-_MAX_BLOCK_BYTES = 0x4000_0000  # DBMS_MAX_COMPRESSED_SIZE
+_MAX_BLOCK_BYTES = (
+    64 * 1024 * 1024
+)  # clients send 1 MiB; a server takes 1 GiB, which would be a bomb here
+_LZ4_AT_MOST = 255  # bytes that LZ4 can make of one
 
 
 class BlockCompressor:
@@ -43,18 +47,17 @@ class BlockDecompressor:
         """Whether the last block has ended."""
         return not self._rest
 
-    def decompress(self, data: bytes) -> bytes:
-        """What a further piece adds.
+    def decompress(self, data: bytes) -> Iterator[bytes]:
+        """What a further piece adds, block by block.
 
         Raises:
             ValueError: a checksum does not match, or it is no such block.
         """
         self._rest += data
-        plain = []
         while (size := self._size()) and len(self._rest) >= size:
-            plain.append(_content(bytes(self._rest[:size])))
+            block = bytes(self._rest[:size])
             del self._rest[:size]
-        return b"".join(plain)
+            yield _content(block)
 
     def _size(self) -> int:
         """The size of the next block with its checksum; 0 if that is not known yet."""
@@ -78,10 +81,12 @@ def _content(block: bytes) -> bytes:
         raise ValueError("a checksum does not match")
     method, _, size = _HEADER.unpack_from(body)
     packed = body[_HEADER.size :]
+    if method == _LZ4 and size > _LZ4_AT_MOST * len(packed):
+        raise ValueError(f"{len(packed)} bytes cannot be {size}")
     if method == _LZ4:
         plain = lz4.block.decompress(packed, uncompressed_size=size)
     elif method == _ZSTD:
-        plain = zstd.decompress(packed)
+        plain = zstd.ZstdDecompressor().decompress(packed, size + 1)
     elif method == _NONE:
         plain = packed
     else:

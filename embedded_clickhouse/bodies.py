@@ -4,12 +4,13 @@ A body may be a short query, a query with gigabytes of data behind it, or data f
 URL; what is read here stays bounded and the rest keeps streaming.
 """
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from embedded_clickhouse.blocks import BlockDecompressor
-from embedded_clickhouse.compression import decompressor, zstd
+from embedded_clickhouse.compression import Decompressor, decompressor
 from embedded_clickhouse.protocol import (
     ClickHouseError,
     Code,
@@ -20,6 +21,10 @@ from embedded_clickhouse.sqltext import InsertHead, insert_head
 # The data of an INSERT starts within the first part; a statement without data fits the second.
 _HEAD_BYTES = 256 * 1024
 _MAX_STATEMENT_BYTES = 64 * 1024 * 1024
+_MAX_READER_BYTES = 256 * 1024  # max_query_size, which the read-only user cannot change
+_MAX_FORM_BYTES, _MAX_READER_FORM_BYTES = 256 * 1024 * 1024, 1024 * 1024
+_MAX_PARTS = 1000
+_LONG_BYTES = 64 * 1024  # to look through more takes a thread
 
 _BOUNDARY = re.compile(r'boundary="?([^";]+)"?', re.IGNORECASE)
 _FIELD_NAME = re.compile(rb'(?<!file)name="([^"]*)"')
@@ -43,13 +48,8 @@ async def decoded(body: AsyncIterator[bytes], encoding: str) -> AsyncIterator[by
             Code.UNKNOWN_COMPRESSION_METHOD,
             f"Unknown Content-Encoding '{encoding}': use lz4, zstd, gzip or deflate",
         ) from None
-    async for piece in body:
-        try:
-            plain = codec.decompress(piece)
-        except Exception as error:  # each codec has exceptions of its own
-            raise _damaged(encoding, str(error)) from None
-        if plain:
-            yield plain
+    async for plain in _unpacked(codec, body, encoding):
+        yield plain
     if not codec.is_complete:
         raise _damaged(encoding, "it ends too early")
 
@@ -61,15 +61,28 @@ async def unblocked(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         ClickHouseError: damaged data (271).
     """
     codec = BlockDecompressor()
-    async for piece in body:
-        try:
-            plain = codec.decompress(piece)
-        except (ValueError, RuntimeError, zstd.ZstdError) as error:
-            raise _damaged("compressed blocks", str(error)) from None
-        if plain:
-            yield plain
+    async for plain in _unpacked(codec, body, "compressed blocks"):
+        yield plain
     if not codec.is_complete:
         raise _damaged("compressed blocks", "it ends too early")
+
+
+async def _unpacked(
+    codec: Decompressor | BlockDecompressor, body: AsyncIterator[bytes], encoding: str
+) -> AsyncIterator[bytes]:
+    """What a codec makes of a body, piece by piece; others get their turns between two of them."""
+    async for packed in body:
+        pieces = codec.decompress(packed)
+        while True:
+            try:
+                plain = next(pieces, None)
+            except Exception as error:  # each codec has exceptions of its own
+                raise _damaged(encoding, str(error)) from None
+            if plain is None:
+                break
+            if plain:
+                yield plain
+                await asyncio.sleep(0)
 
 
 def _damaged(encoding: str, reason: str) -> ClickHouseError:
@@ -92,13 +105,16 @@ class ReadStatement:
         return self.text[self.insert.data_start :] if self.insert else b""
 
 
-async def read_statement(query: str, body: AsyncIterator[bytes]) -> ReadStatement:
+async def read_statement(
+    query: str, body: AsyncIterator[bytes], *, is_reader: bool = False
+) -> ReadStatement:
     """Read the statement: the query of the URL, a line break and the body.
 
     Raises:
-        ClickHouseError: a statement without data is larger than 64 MiB (229).
+        ClickHouseError: a statement without data is larger than 64 MiB, or 256 KiB of the read-only user (229).
     """
     text = bytearray(query.encode("utf-8", "surrogateescape"))
+    largest = _MAX_READER_BYTES if is_reader else _MAX_STATEMENT_BYTES
     is_first, limit = True, _HEAD_BYTES
     async for piece in body:
         if is_first and text:
@@ -107,16 +123,40 @@ async def read_statement(query: str, body: AsyncIterator[bytes]) -> ReadStatemen
         text += piece
         if len(text) < limit:
             continue
-        insert = insert_head(bytes(text)) if limit == _HEAD_BYTES else None
+        insert = await _insert_head(bytes(text)) if limit == _HEAD_BYTES else None
         if insert is not None and insert.data_start < len(text):
             return ReadStatement(bytes(text), insert, is_whole=False)
-        if limit == _MAX_STATEMENT_BYTES:
-            raise refusal(
-                Code.QUERY_IS_TOO_LARGE,
-                f"The statement is larger than {_MAX_STATEMENT_BYTES >> 20} MiB",
-            )
-        limit = _MAX_STATEMENT_BYTES
-    return ReadStatement(bytes(text), insert_head(bytes(text)), is_whole=True)
+        if len(text) >= largest:
+            raise _too_large("The statement", largest)
+        limit = largest
+    if len(text) >= largest:  # of the URL
+        raise _too_large("The statement", largest)
+    return ReadStatement(bytes(text), await _insert_head(bytes(text)), is_whole=True)
+
+
+async def _insert_head(text: bytes) -> InsertHead | None:
+    if len(text) < _LONG_BYTES:
+        return insert_head(text)
+    return await asyncio.to_thread(insert_head, text)
+
+
+async def read_form(body: AsyncIterator[bytes], *, is_reader: bool) -> bytes:
+    """Read the body of a form.
+
+    Raises:
+        ClickHouseError: it is larger than 256 MiB, or 1 MiB of the read-only user, who may bring no tables (229).
+    """
+    largest = _MAX_READER_FORM_BYTES if is_reader else _MAX_FORM_BYTES
+    content = bytearray()
+    async for piece in body:
+        content += piece
+        if len(content) > largest:
+            raise _too_large("The multipart form", largest)
+    return bytes(content)
+
+
+def _too_large(what: str, limit: int) -> ClickHouseError:
+    return refusal(Code.QUERY_IS_TOO_LARGE, f"{what} is larger than {limit >> 10} KiB")
 
 
 def form_fields(content_type: str, body: bytes) -> tuple[dict[str, str], dict[str, bytes]]:
@@ -128,7 +168,10 @@ def form_fields(content_type: str, body: bytes) -> tuple[dict[str, str], dict[st
     boundary = _BOUNDARY.search(content_type)
     fields, files = {}, {}
     if boundary is not None:
-        for part in (b"\r\n" + body).split(b"\r\n--" + boundary[1].encode())[1:-1]:
+        parts = (b"\r\n" + body).split(b"\r\n--" + boundary[1].encode(), _MAX_PARTS)
+        if len(parts) > _MAX_PARTS:
+            raise refusal(Code.BAD_ARGUMENTS, f"The multipart form has over {_MAX_PARTS} parts")
+        for part in parts[1:-1]:
             head, _, value = part.partition(b"\r\n\r\n")
             name = _FIELD_NAME.search(head)
             if name is not None and b"filename=" in head:

@@ -6,7 +6,7 @@ are stateful, one per body.
 
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import lz4.frame
@@ -16,9 +16,36 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
+# What is unpacked at a time: a few bytes may stand for gigabytes.
+PIECE_BYTES = 1024 * 1024
+
+
+class _Zlib:
+    """zlib's decompressor in the manner of the other ones."""
+
+    def __init__(self, wbits: int) -> None:
+        self._object = zlib.decompressobj(wbits)
+        self._tail = b""
+        self.needs_input = True
+
+    @property
+    def eof(self) -> bool:
+        return self._object.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._object.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        plain = self._object.decompress(self._tail + data, max_length)
+        self._tail = self._object.unconsumed_tail
+        self.needs_input = not self._tail and len(plain) < max_length
+        return plain
+
+
 _FRAMES: dict[str, Callable[[], Any]] = {
-    "gzip": lambda: zlib.decompressobj(wbits=31),
-    "deflate": zlib.decompressobj,
+    "gzip": lambda: _Zlib(31),
+    "deflate": lambda: _Zlib(zlib.MAX_WBITS),
     "zstd": zstd.ZstdDecompressor,
     "lz4": lz4.frame.LZ4FrameDecompressor,
 }
@@ -61,15 +88,16 @@ class Decompressor:
         """Whether the last frame has ended; a body that was cut off has not."""
         return self._frame is None or self._frame.eof
 
-    def decompress(self, data: bytes) -> bytes:
-        """What a further piece of the body adds."""
-        pieces = []
+    def decompress(self, data: bytes) -> Iterator[bytes]:
+        """What a further piece of the body adds, PIECE_BYTES at a time at most."""
         while data:
             if self.is_complete:
                 self._frame = self._new_frame()
-            pieces.append(self._frame.decompress(data))
-            data = self._frame.unused_data or b""
-        return b"".join(pieces)
+            frame = self._frame
+            yield frame.decompress(data, PIECE_BYTES)
+            while not (frame.eof or frame.needs_input):
+                yield frame.decompress(b"", PIECE_BYTES)
+            data = frame.unused_data or b""
 
 
 def decompressor(encoding: str) -> Decompressor:

@@ -17,6 +17,7 @@ from embedded_clickhouse.protocol import Code, refusal
 PATIENCE_S = 30.0  # ClickHouse's http_receive_timeout and http_send_timeout
 # A client that takes less than this in that time reads no result, it holds one.
 _TAKEN_BYTES = 64 * 1024
+_MAX_HEADERS = 1000
 _SEND_BUFFER_BYTES = 256 * 1024
 
 
@@ -43,6 +44,9 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def handle_events(self) -> None:
+        if self.conn.their_state is h11.IDLE and self._has_many_headers():
+            self.send_400_response("The request has too many headers.")
+            return
         try:
             super().handle_events()
         except UnicodeDecodeError:  # in a URL; what h11 lets pass
@@ -53,6 +57,10 @@ class Connection(H11Protocol):
             self._head = _cancelled(self._head)
         elif self._head is None:
             self._head = self.loop.call_later(self.patience, self.transport.abort)
+
+    def _has_many_headers(self) -> bool:
+        head, _, _ = self.conn.trailing_data[0].partition(b"\r\n\r\n")
+        return head.count(b"\n") > _MAX_HEADERS
 
     def pause_writing(self) -> None:
         super().pause_writing()

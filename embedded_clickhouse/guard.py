@@ -96,7 +96,10 @@ class Guard:
 
 def _is_own(headers: Headers) -> bool:
     """Whether a page of this very server sent the request, such as /play."""
-    origin = urlsplit(headers.get("origin", ""))
+    try:
+        origin = urlsplit(headers.get("origin", ""))
+    except ValueError:
+        return False
     return (
         origin.scheme == "http"
         and bool(origin.netloc)

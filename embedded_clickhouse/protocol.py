@@ -6,7 +6,6 @@ touches neither the network nor the engine.
 """
 
 import base64
-import binascii
 import json
 import re
 import uuid
@@ -76,6 +75,7 @@ _RESERVED = frozenset(
 # What the engine takes of a single query only and is its default anyway; here settings are SET.
 _NOT_OF_SESSIONS = frozenset({("run_query_in_background", "0")})
 _RESERVED_PREFIXES = ("param_", "http_")
+_MAX_FIELDS = 1000
 _NOT_AT_ALL = re.compile(r"q=0(\.0*)?\Z")
 _PARAMETER = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*\Z")
@@ -220,7 +220,7 @@ def credentials(params: Mapping[str, str], headers: Mapping[str, str]) -> tuple[
     if scheme.lower() == "basic":
         try:
             user, _, password = base64.b64decode(token, validate=True).decode().partition(":")
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # no base64, or no text; also a header that is not ASCII
             return "", ""
         return user, password
     return params.get("user", "default"), params.get("password", "")
@@ -230,8 +230,10 @@ def url_parameters(query_string: bytes) -> dict[str, str]:
     """The parameters of a URL; the query may be of any bytes, as SQL may, kept as surrogates.
 
     Raises:
-        ClickHouseError: another parameter is not UTF-8 text (36).
+        ClickHouseError: another parameter is not UTF-8 text, or there are more than 1,000 (36).
     """
+    if query_string.count(b"&") >= _MAX_FIELDS:
+        raise refusal(Code.BAD_ARGUMENTS, f"The URL has more than {_MAX_FIELDS} parameters")
     pairs = parse_qsl(
         query_string.decode("latin-1"), keep_blank_values=True, errors="surrogateescape"
     )

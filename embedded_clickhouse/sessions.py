@@ -45,19 +45,20 @@ class _Session:
         self._use(options.database or self._own_database)
         apply_settings(self.connection, options.settings)
 
-    def enter(self, options: Options, verb: str, usual: Mapping[str, str]) -> None:
+    def enter(self, options: Options, text: bytes, usual: Mapping[str, str]) -> None:
         """Make the database and the settings of a request current; undo those of the last one.
 
         Undoing waits for the next request, because clients repeat their settings. Nothing is read for it: a SELECT would
         itself go by settings such as `limit` and `offset`. SET and USE run on what the session has by itself.
 
         Args:
+            text: the statement.
             usual: what a fresh session has that is not the default of a setting, as SQL.
         """
         if options.is_reader:
             run(self.connection, f"SET ROLE {READER_ROLE}")  # whatever happened before
         self._use(options.database or self._own_database)
-        wanted = {} if verb in ("SET", "USE") else options.settings
+        wanted = {} if sqltext.verb(text) in ("SET", "USE") else options.settings
         if wanted == self._applied:
             return
         left = self._applied.keys() - wanted.keys()
@@ -127,7 +128,7 @@ class Sessions:
         session = self._acquire(options)
         try:
             usual = self._engine.usual_settings
-            await self._in_thread(session.enter, options, sqltext.verb(text), usual)
+            await self._in_thread(session.enter, options, text, usual)
             yield session.connection
             await self._in_thread(session.leave, text)
         finally:

@@ -2,12 +2,14 @@
 
 import gzip
 import socket
+import struct
 import threading
 import time
 import zlib
 
 import lz4.block
 import pytest
+from clickhouse_cityhash.cityhash import CityHash128
 from hypothesis import given
 from hypothesis import strategies as st
 from test_embedded_clickhouse_http import SLOW, Answer, ask
@@ -15,6 +17,13 @@ from test_embedded_clickhouse_http import table as table
 
 from embedded_clickhouse import Endpoint
 from embedded_clickhouse.blocks import BlockCompressor, BlockDecompressor
+from embedded_clickhouse.compression import (
+    PIECE_BYTES,
+    RESPONSE_ENCODINGS,
+    compressor,
+    decompressor,
+    zstd,
+)
 from embedded_clickhouse.protocol import chosen_encoding
 
 
@@ -39,7 +48,8 @@ def test_blocks_come_out_as_they_went_in(pieces: list[bytes], size: int) -> None
     packer, unpacker = BlockCompressor(), BlockDecompressor()
     packed = b"".join(packer.compress(piece) for piece in pieces)
     parts = (packed[at : at + size] for at in range(0, len(packed), size))
-    assert b"".join(unpacker.decompress(part) for part in parts) == b"".join(pieces)
+    plain = [piece for part in parts for piece in unpacker.decompress(part)]
+    assert b"".join(plain) == b"".join(pieces)
     assert unpacker.is_complete
 
 
@@ -49,9 +59,9 @@ def test_answers_and_bodies_may_be_blocks(clickhouse: Endpoint, table: str) -> N
     assert (insert.status, insert.summary["written_rows"]) == (200, 2), insert.text
     answer = ask(clickhouse, f"select * from {table}".encode(), compress=1)
     assert "Content-Encoding" not in answer.headers
-    assert BlockDecompressor().decompress(answer.body) == b"1\tone\n2\ttwo\n"
+    assert b"".join(BlockDecompressor().decompress(answer.body)) == b"1\tone\n2\ttwo\n"
     shown = ask(clickhouse, f"exists {table}".encode(), compress=1)
-    assert BlockDecompressor().decompress(shown.body) == b"1\n"
+    assert b"".join(BlockDecompressor().decompress(shown.body)) == b"1\n"
 
 
 def test_blocks_are_those_of_a_server() -> None:
@@ -242,3 +252,69 @@ def test_errors_are_packed_as_results_are(clickhouse: Endpoint) -> None:
     answer = ask(clickhouse, b"selec", headers=headers, enable_http_compression=1)
     assert answer.headers["Content-Encoding"] == "gzip"
     assert gzip.decompress(answer.body).startswith(b"Code: 62.")
+
+
+def _bomb(encoding: str, size: int) -> bytes:
+    packer = compressor(encoding)
+    return b"".join(packer.compress(bytes(1 << 20)) for _ in range(size >> 20)) + packer.flush()
+
+
+def _block(method: int, packed: bytes, size: int) -> bytes:
+    body = struct.pack("<BII", method, 9 + len(packed), size) + packed
+    return CityHash128(body).to_bytes(16, "little") + body
+
+
+@pytest.mark.parametrize("encoding", RESPONSE_ENCODINGS)
+def test_a_bomb_is_unpacked_piece_by_piece(encoding: str) -> None:
+    codec, sizes = decompressor(encoding), []
+    for piece in codec.decompress(_bomb(encoding, 40 << 20) * 2):
+        sizes.append(len(piece))
+    assert max(sizes) <= PIECE_BYTES
+    assert (sum(sizes), codec.is_complete) == (80 << 20, True)
+
+
+@pytest.mark.parametrize("encoding", RESPONSE_ENCODINGS)
+def test_a_bomb_is_no_statement(clickhouse: Endpoint, encoding: str) -> None:
+    packed = _bomb(encoding, 80 << 20)
+    answer = ask(clickhouse, packed, headers={"Content-Encoding": encoding})
+    assert (answer.status, answer.code) == (413, 229), answer.text
+    assert ask(clickhouse, b"select 1").text == "1\n"
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        _block(0x90, zstd.compress(bytes(1 << 20)), 100),
+        _block(0x82, b"\x10a", 0x4000_0000),
+        _block(0x82, b"\x10a", 0x100_0000),
+        _block(0x90, zstd.compress(bytes(1 << 20)), 0x3FFF_FFFF),
+    ],
+)
+def test_a_block_holds_what_it_announces(clickhouse: Endpoint, block: bytes) -> None:
+    assert ask(clickhouse, block, decompress=1).code == 271
+
+
+def test_urls_and_heads_of_too_many_parts_are_refused(clickhouse: Endpoint) -> None:
+    many = "&".join(f"a{number}" for number in range(1500))
+    head = "Host: localhost\r\nConnection: close\r\n"
+    signed = f"{head}X-ClickHouse-Key: {clickhouse.password}\r\n\r\n"
+    assert b"more than 1000 parameters" in raw(clickhouse, f"GET /?{many} HTTP/1.1\r\n{signed}")
+    unsigned = raw(clickhouse, f"GET /?{many} HTTP/1.1\r\n{head}X-ClickHouse-Key: no\r\n\r\n")
+    assert b"Authentication failed" in unsigned
+    lines = "a:\r\n" * 1500
+    assert b" 400 " in raw(clickhouse, f"GET /ping HTTP/1.1\r\n{head}{lines}\r\n")
+
+
+def test_forms_are_bounded(clickhouse: Endpoint) -> None:
+    body, headers = form({f"f{number}": "x" for number in range(1500)}, {})
+    assert ask(clickhouse, body, headers=headers, query="select 1").code == 36
+
+
+def test_headers_that_are_none_are_refused_in_words(clickhouse: Endpoint) -> None:
+    head = "GET /?query=select+1 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    assert b" 403 " in raw(clickhouse, f"{head}Origin: http://[\r\n\r\n")
+    assert b" 403 " in raw(clickhouse, f"{head}Origin: http://[::1]x]\r\n\r\n")
+    answer = raw(clickhouse, f"{head}Authorization: Basic \xff\xff\r\n\r\n")
+    assert b" 403 " in answer and b"X-ClickHouse-Exception-Code: 516" in answer.replace(
+        b"x-clickhouse-exception-code", b"X-ClickHouse-Exception-Code"
+    )

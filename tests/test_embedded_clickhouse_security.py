@@ -734,3 +734,10 @@ def test_settings_of_a_request_end_with_it(place: Place, setting: str, value: st
 def test_a_folder_by_whose_name_the_roles_were_lost_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(EmbeddedError), running(tmp_path / name, 0):
         pass
+
+
+def test_the_reader_brings_no_large_texts(place: Place) -> None:
+    assert ask(place, "select 1" + " " * (300 << 10), READER).code == 229
+    form = "--x\r\nContent-Disposition: form-data; name=e; filename=e\r\n\r\n" + "x" * (2 << 20)
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    assert ask(place, form + "\r\n--x--\r\n", READER, "POST", kind, query="select 1").code == 229
