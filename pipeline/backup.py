@@ -9,6 +9,7 @@ is busy finishes its cycle first. The file gets its name when it is whole and on
 from __future__ import annotations
 
 import fcntl
+import fnmatch
 import json
 import logging
 import math
@@ -128,6 +129,23 @@ def _clear(folders: Folders) -> None:
     kept = (each for pattern in (".*.partial", AT_HAND) for each in folders.kept.glob(pattern))
     for left in (*folders.written.glob("*.tar"), *kept):
         left.unlink(missing_ok=True)
+
+
+def refuse_scratch(settings: Settings, path: Path) -> None:
+    """Refuse a file that `alone` would remove, because its name is that of an unfinished backup.
+
+    Args:
+        path: absolute, without links.
+
+    Raises:
+        BackupError: it is one.
+    """
+    folders = Folders.of(settings.clickhouse_local_path)
+    is_left = any(fnmatch.fnmatchcase(path.name, pattern) for pattern in (".*.partial", AT_HAND))
+    if path.parent == folders.written or (path.parent == folders.kept and is_left):
+        raise BackupError(
+            f"{path} is where unfinished backups are kept, which are removed: use another folder or name"
+        )
 
 
 def serve_requests(run: Run) -> None:
@@ -274,6 +292,7 @@ def _final(settings: Settings, target: Path | None) -> Path:
     final = target.expanduser().resolve()
     if final.is_dir():
         final /= f"{settings.clickhouse_database}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.tar"
+    refuse_scratch(settings, final)
     if final.exists():
         raise BackupError(f"{final} exists already: name another file")
     if not final.parent.is_dir():

@@ -13,13 +13,13 @@ import json
 import os
 import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from embedded_clickhouse import landlock
+from embedded_clickhouse import landlock, sqltext
 from embedded_clickhouse.forbidden import Limits
 from embedded_clickhouse.protocol import ClickHouseError
 from pipeline.errors import BackupError
@@ -28,6 +28,7 @@ MANIFEST = "polymarket-elt.json"
 # Where ClickHouse lists the files of a backup.
 LISTING = ".backup"
 _PIECE_BYTES = 1 << 20
+_DEFINING = ("CREATE", "ATTACH")
 
 
 @dataclass(frozen=True)
@@ -124,14 +125,18 @@ def _name_unless_taken(draft: Path, final: Path) -> None:
         draft.rename(final)
 
 
-def check(path: Path, *, has_network: bool) -> Manifest:
+def check(
+    path: Path, *, has_network: bool, canonical: Callable[[bytes], bytes] | None = None
+) -> Manifest:
     """Read a backup as a whole and return its manifest.
 
     Args:
         has_network: whether definitions may name other servers, as those of the ClickHouse that restores it.
+        canonical: has the engine write a definition anew, and raises BackupError for what is not one statement; with it,
+            no lexer of ours is trusted.
 
     Raises:
-        BackupError: it is none, is damaged, or defines what the embedded ClickHouse does not allow.
+        BackupError: it is none, is damaged, or has what the embedded ClickHouse does not allow.
     """
     with _naming(path, "cannot be read"), tarfile.open(path, "r:") as archive:
         members = archive.getmembers()
@@ -140,14 +145,42 @@ def check(path: Path, *, has_network: bool) -> Manifest:
         manifest = _parsed(path, _content(archive, MANIFEST))
         if members[-1].offset != manifest.size or _sha256(path, manifest.size) != manifest.sha256:
             raise BackupError(f"{path} is damaged: it is not what was written; use another backup")
+        _refuse_ways_out(path, archive)
         limits = Limits(has_files=landlock.version() > 0, has_network=has_network)
         for name, member in _contents(archive):
             if name.endswith(".sql"):
                 try:
-                    limits.check(_content(archive, member))
-                except ClickHouseError as refusal:
+                    _check_definition(limits, _content(archive, member), canonical)
+                except (ClickHouseError, BackupError) as refusal:
                     raise BackupError(f"{path}: {name} is not allowed: {refusal}") from None
     return manifest
+
+
+def _refuse_ways_out(path: Path, archive: tarfile.TarFile) -> None:
+    """Refuse names that lead out of the folder to which they are restored, and members that are no files.
+
+    Raises:
+        BackupError: there is one.
+    """
+    names = {*archive.getnames(), *(name for pair in _contents(archive) for name in pair)}
+    for name in names:
+        if name.startswith("/") or ".." in name.split("/") or "\0" in name:
+            raise BackupError(
+                f"{path}: the entry {name!r} is not allowed: it leads out of the backup"
+            )
+    for member in archive.getmembers():
+        if not (member.isfile() or member.isdir()):
+            raise BackupError(f"{path}: the entry {member.name!r} is not allowed: it is no file")
+
+
+def _check_definition(
+    limits: Limits, text: bytes, canonical: Callable[[bytes], bytes] | None
+) -> None:
+    texts = [text] if canonical is None else [text, canonical(text)]
+    for each in texts:
+        limits.check(each)
+        if sqltext.verb(each) not in _DEFINING:
+            raise BackupError("it defines nothing")
 
 
 def _parsed(path: Path, text: bytes) -> Manifest:

@@ -23,7 +23,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from embedded_clickhouse.backups import Folders, file
 from embedded_clickhouse.versions import EngineVersion
 from ingest.working_folder import forget
-from pipeline.backup import LONGEST_S, alone
+from pipeline.backup import LONGEST_S, alone, refuse_scratch
 from pipeline.backup_file import Facts, Manifest, check
 from pipeline.backup_requests import TABLE as REQUESTS
 from pipeline.clickhouse import connect, first_line
@@ -57,7 +57,12 @@ def restore(run: Run, path: Path, *, replace: bool) -> Manifest:
     path = path.expanduser().resolve()
     with step("restore") as shown:
         shown.update("checking")
-        manifest = check(path, has_network=bool(settings.clickhouse_local_sources))
+        refuse_scratch(settings, path)
+        manifest = check(
+            path,
+            has_network=bool(settings.clickhouse_local_sources),
+            canonical=lambda text: _canonical(run.client, text),
+        )
         _refuse_misfits(path, manifest.facts, settings)
         with alone(settings) as folders, run.lock.held("restore", manifest.facts.fence) as lock:
             lock.stop_earlier()
@@ -68,6 +73,20 @@ def restore(run: Run, path: Path, *, replace: bool) -> Manifest:
                 _replace(run, manifest.facts, kept, path)
     log.info("restore: as of %s, %s rows", manifest.facts.made_at, human(manifest.rows))
     return manifest
+
+
+def _canonical(client: Client, text: bytes) -> bytes:
+    """A definition as the engine writes it; as hex digits, of which no lexer can make anything else.
+
+    Raises:
+        BackupError: it is not one statement.
+    """
+    sql = f"select hex(formatQuerySingleLine(unhex('{text.hex()}')))"
+    try:
+        rows = client.query(sql, settings={"max_query_size": 0}).result_rows
+    except ClickHouseError as error:
+        raise BackupError(first_line(error)) from error
+    return bytes.fromhex(rows[0][0])
 
 
 def _refuse_misfits(path: Path, facts: Facts, settings: Settings) -> None:

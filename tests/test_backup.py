@@ -459,3 +459,70 @@ def test_definitions_that_sql_may_not_make_are_not_restored(
     seal(path, FACTS)
     with pytest.raises(BackupError, match=r"metadata/d/x\.sql is not allowed"):
         check(path, has_network=False)
+
+
+def forged(path: Path, files: dict[str, str]) -> Path:
+    """A whole backup of our making, with these files."""
+    listed = "".join(f"<file><name>{name}</name></file>" for name in files)
+    with tarfile.open(path, "w") as archive:
+        for name, text in {
+            **files,
+            ".backup": f"<config><contents>{listed}</contents></config>",
+        }.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(text.encode())
+            archive.addfile(entry, io.BytesIO(text.encode()))
+    seal(path, FACTS)
+    return path
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        "CREATE TABLE d.x (a String) /*/**/'*/ ENGINE = URL('http://127.0.0.1:9/', 'CSV')",
+        "CREATE TABLE d.x (engine String) ENGINE = URL('http://127.0.0.1:9/', 'CSV')",
+        "CREATE DICTIONARY d.x (k UInt64) PRIMARY KEY k /*/**/'*/ SOURCE(EXECUTABLE(COMMAND 'id' FORMAT TSV))"
+        " LAYOUT(FLAT()) LIFETIME(0)",
+        "CREATE\u00a0DATABASE d ENGINE = Filesystem('/')",
+        "CREATE TABLE d.x (a Int8) ENGINE = Memory; DROP TABLE d.y",
+        "DROP TABLE d.x",
+        "CREATE TABL",
+    ],
+)
+def test_definitions_are_judged_as_the_engine_reads_them(
+    loaded: tuple[Run, World], tmp_path: Path, definition: str
+) -> None:
+    run, _ = loaded
+    before = contents(run)
+    path = forged(tmp_path / "forged.tar", {"metadata/d/x.sql": definition})
+    with pytest.raises(BackupError, match=r"metadata/d/x\.sql is not allowed"):
+        restore(run, path, replace=True)
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize("name", ["../x", "data/../../x", "/etc/x", "data/.."])
+def test_a_backup_whose_entries_lead_out_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BackupError, match="leads out") as refusal:
+        check(forged(tmp_path / "out.tar", {name: "x"}), has_network=False)
+    assert "\n" not in str(refusal.value)
+
+
+def test_files_that_would_be_removed_are_neither_read_nor_made(
+    loaded: tuple[Run, World], tmp_path: Path
+) -> None:
+    run, _ = loaded
+    folders = Folders.of(run.settings.clickhouse_local_path)
+    made = backup(run, tmp_path / "whole.tar").path
+    for path in (
+        folders.written / "mine.tar",
+        folders.kept / f"restoring-{'0' * 32}.tar",
+        folders.kept / ".mine.tar.partial",
+    ):
+        with pytest.raises(BackupError, match="unfinished backups") as refusal:
+            backup(run, path)
+        assert "\n" not in str(refusal.value)
+        shutil.copyfile(made, path)
+        with pytest.raises(BackupError, match="unfinished backups"):
+            restore(run, path, replace=True)
+        assert path.exists()
+        path.unlink()
