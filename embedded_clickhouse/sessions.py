@@ -55,9 +55,11 @@ class _Session:
             text: the statement.
             usual: what a fresh session has that is not the default of a setting, as SQL.
         """
+        self._use(options.database or self._own_database)
         if options.is_reader:
             run(self.connection, f"SET ROLE {READER_ROLE}")  # whatever happened before
-        self._use(options.database or self._own_database)
+            apply_settings(self.connection, options.settings)  # refused, unless nothing changes
+            return
         wanted = {} if sqltext.verb(text) in ("SET", "USE") else options.settings
         if wanted == self._applied:
             return

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlencode
@@ -707,27 +708,18 @@ def test_settings_of_a_request_end_with_it(place: Place, setting: str, value: st
         ask(place, "use system", **session, **{**others, setting: value})
         assert ask(place, "select currentDatabase()", **session).text == "system\n"
         assert ask(place, now, **session).text == usual
-    assert ask(place, f"set {setting} = '{value}', max_block_size = 77", **session).status == 200
-    ask(
-        place,
-        "select 1",
-        **session,
-        max_block_size="5",
-        **{setting: "0" if value != "break" else "throw"},
-    )
-    neutral = {"limit": "0", "offset": "0", "max_result_rows": "0", "max_result_bytes": "0",
-               "additional_result_filter": "", "max_rows_to_read": "0", "extremes": "0"}  # fmt: skip
-    neutral.pop(setting, None)
-    if setting in (
-        "max_threads",
-        "result_overflow_mode",
-        "output_format_json_quote_64bit_integers",
-    ):
-        assert ask(place, now, **session, **neutral).text == value + "\n"
-    text = ask(place, "select getSetting('max_block_size')", **session, **neutral).text
-    assert setting in ("additional_result_filter", "offset", "max_result_bytes") or text.startswith(
-        "77\n"
-    )
+
+
+def test_what_a_session_has_set_comes_back_after_a_request(place: Place) -> None:
+    session = {"session_id": "set"}
+    now = "select getSetting('max_block_size'), getSetting('max_threads')"
+    assert ask(place, "set max_block_size = 77, `max_threads` = 3", **session).status == 200
+    for others in ({"max_block_size": "5"}, {"max_threads": "1", "offset": "1"}, {"limit": "1"}):
+        ask(place, now, **session, **others)
+        assert ask(place, now, **session).text == "77\t3\n"
+    ask(place, "set max_block_size = DEFAULT", **session, max_block_size="5")
+    usual = ask(place, "select getSetting('max_block_size')").text
+    assert ask(place, "select getSetting('max_block_size')", **session).text == usual
 
 
 @pytest.mark.parametrize("name", ["a&b", "a%41b", "a?b", "a#b"])
@@ -741,3 +733,35 @@ def test_the_reader_brings_no_large_texts(place: Place) -> None:
     form = "--x\r\nContent-Disposition: form-data; name=e; filename=e\r\n\r\n" + "x" * (2 << 20)
     kind = {"Content-Type": "multipart/form-data; boundary=x"}
     assert ask(place, form + "\r\n--x--\r\n", READER, "POST", kind, query="select 1").code == 229
+
+
+@pytest.mark.parametrize(
+    ("user", "setting", "value", "code"),
+    [
+        (READER, "max_threads", "3", READ_ONLY),
+        (READER, "nope", "0", 115),
+        (OWNER, "nope", "1", 115),
+        (OWNER, "max_threads", "many", 27),
+    ],
+)
+def test_a_session_outlives_a_setting_that_is_refused(
+    place: Place, user: str, setting: str, value: str, code: int
+) -> None:
+    session = {"session_id": f"refused {setting} {value}"}
+    now = "select getSetting('max_threads')"
+    usual = ask(place, now, user, **session).text
+    assert ask(place, "select 1", user, **session, **{setting: value}).code in (code, 6)
+    assert ask(place, now, user, **session).text == usual
+    assert ask(place, "select 1", user, **session).text == "1\n"
+
+
+def test_a_kill_that_only_tests_harms_nobody(place: Place) -> None:
+    slow = "select sleepEachRow(0.3), 'tested' from numbers(5) settings max_block_size = 1"
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(ask, place, slow)
+        kill = "KILL QUERY WHERE query LIKE '%''tested''%' AND query_id != queryID() TEST"
+        while "tested" not in ask(place, kill).text and not answer.done():
+            pass
+        assert not answer.done()
+        assert ask(place, kill).status == 200
+        assert answer.result().text == "0\ttested\n" * 5
