@@ -1,6 +1,6 @@
 """`/play`: one page with a query box, a table of the result and the schema. It needs no password itself.
 
-The page asks as whoever types a user and a password into it, and keeps neither. Nothing of it comes
+The page asks as the user whose name and password are typed into it, and keeps neither. Nothing of it comes
 from elsewhere: its policy allows its own script and style, by their hashes, and requests to this
 server. What the database answers is shown as text, never as HTML.
 """

@@ -107,7 +107,7 @@ class Insert:
         except RuntimeError as error:
             self._error = error
         finally:
-            os.close(read_end)  # whoever still writes gets a broken pipe
+            os.close(read_end)  # a writer gets a broken pipe from now on
 
     def append(self, data: bytes) -> None:
         """Hand on a piece of the data; waits until the engine has room for it.

@@ -1,7 +1,7 @@
 """`backup`: one consistent backup of both databases of the embedded ClickHouse, as one file.
 
 ClickHouse backs up one table after the other, so a backup is of one moment only if nothing is written meanwhile: a
-ledger that says `settled`, or a cursor, must not be later than the rows it speaks of. Therefore whoever holds the writer
+ledger that says `settled`, or a cursor, must not be later than the rows it speaks of. Therefore the holder of the writer
 lock writes the backup: this run if the lock is free, else a loop between two cycles, while this run watches. A loop that
 is busy finishes its cycle first. The file gets its name when it is whole and on the disk.
 """
