@@ -52,6 +52,8 @@ def print_status(status: Status) -> None:
     out.print(
         f"[bold]{escape(status.clickhouse)}[/] version {status.version}, database {status.database}"
     )
+    if status.password_file:
+        out.print(f"user {OWNER}, password in {escape(status.password_file)}")
     if not status.ready:
         out.print("Nothing is loaded yet. Run `python run_pipeline.py` for a first cycle.")
         return

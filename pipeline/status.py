@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from embedded_clickhouse.passwords import OWNER, password_file
 from pipeline.freshness import Freshness, judge, last_reads
 from pipeline.run import Run
+from pipeline.settings import Settings
 
 # Promised table -> the column that says how new it is.
 TABLES = {
@@ -54,6 +56,7 @@ class Status:
         dead_letters: distinct records that could not be parsed and were not replayed, per source and reason.
         late_fills: what the second reading of the chain found and the first had missed (fills), or had and should not
             have (taken_back), in so many blocks; when it last did, ISO, UTC, or None.
+        password_file: the file with the owner's password of the embedded ClickHouse; None: there is none.
     """
 
     clickhouse: str
@@ -71,6 +74,7 @@ class Status:
     backfills: list[dict[str, Any]]
     dead_letters: list[dict[str, Any]]
     late_fills: dict[str, Any]
+    password_file: str | None = None
 
     @property
     def stale(self) -> list[str]:
@@ -130,7 +134,13 @@ def read_status(run: Run) -> Status:
         backfills=_backfills(run) if ready else [],
         dead_letters=letters,
         late_fills=_late_fills(run),
+        password_file=_password_file(settings),
     )
+
+
+def _password_file(settings: Settings) -> str | None:
+    is_kept = settings.embedded and settings.clickhouse_local_access.password is None
+    return str(password_file(settings.clickhouse_local_path, OWNER)) if is_kept else None
 
 
 def _late_fills(run: Run) -> dict[str, Any]:

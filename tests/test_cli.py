@@ -284,6 +284,18 @@ def test_clickhouse_stays_up_until_stopped(environment: dict[str, str], tmp_path
         assert server.wait(timeout=20) == 130
 
 
+def test_status_names_the_file_of_the_password_and_not_the_password(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    local = {"CLICKHOUSE_LOCAL_PATH": str(tmp_path / "c"), "CLICKHOUSE_LOCAL_PORT": "0"}
+    env = environment | {"CLICKHOUSE_HOST": "", "CLICKHOUSE_PASSWORD": ""} | local
+    answers = [call(env, tmp_path, "status", *options) for options in ((), ("--json",))]
+    kept = tmp_path / "c" / "default.password"
+    assert f"password in {kept}" in answers[0].stdout
+    assert json.loads(answers[1].stdout)["password_file"] == str(kept)
+    assert all(kept.read_text().strip() not in answer.stdout for answer in answers)
+
+
 def test_the_sandbox_says_how_to_use_it(environment: dict[str, str], tmp_path: Path) -> None:
     with started(
         environment, tmp_path, "sandbox", "--port", "0", "--matches", "50", "--block-time", "0.2", until="POLYGON_RPC_URL"
