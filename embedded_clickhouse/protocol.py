@@ -77,7 +77,7 @@ _NOT_OF_SESSIONS = frozenset({("run_query_in_background", "0")})
 _RESERVED_PREFIXES = ("param_", "http_")
 _MAX_FIELDS = 1000
 _NOT_AT_ALL = re.compile(r"q=0(\.0*)?\Z")
-_PARAMETER = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*")
+_PARAMETER = re.compile(r"[A-Za-z0-9_$]+")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*\Z")
 
 _CONTENT_TYPES = (

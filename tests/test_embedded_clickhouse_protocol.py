@@ -172,6 +172,10 @@ def test_dollars_make_no_heredoc_of_a_parameter(clickhouse: Endpoint) -> None:
     assert ask(clickhouse, sql, **{"param_$x$": "7"}).text == "[7]\n"
 
 
+def test_the_name_of_a_parameter_may_begin_with_a_digit(clickhouse: Endpoint) -> None:
+    assert ask(clickhouse, b"select {13_:Int32}", param_13_="5").text == "5\n"
+
+
 def test_urls_of_any_bytes_are_answered(clickhouse: Endpoint) -> None:
     signed = (
         f"Host: localhost\r\nConnection: close\r\nX-ClickHouse-Key: {clickhouse.password}\r\n\r\n"
