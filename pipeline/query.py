@@ -33,8 +33,9 @@ def run_query(target: Server, database: str, text: str, sink: BinaryIO) -> None:
         )
         with response:
             if response.status_code != requests.codes.ok:
-                # The first line says what and where; others list every token that may follow.
-                raise QueryFailed(response.text.strip().partition("\n")[0])
+                # The first line says what and where; what follows lists every token that may come.
+                said = response.text.strip().partition("\n")[0]
+                raise QueryFailed(said.partition(" Expected one of: ")[0])
             for chunk in response.iter_content(CHUNK):
                 sink.write(chunk)
             sink.flush()
