@@ -1,6 +1,6 @@
 """Polymarket into ClickHouse: `python run_pipeline.py` runs one cycle; `--help` lists the other verbs."""
 
-from pipeline.cli import main
+from pipeline.verbs.cli import main
 
 if __name__ == "__main__":
     main()

@@ -14,12 +14,12 @@ from bench.fills import TOKEN_IDS
 from bench.pages import serving
 from bench.place import Place, prepared, without_limits
 from ingest.records import with_load_id
-from ingest.sources.gamma_entities import MARKET, entities_table
-from pipeline.cycle import run_cycle
-from pipeline.ledger import now_us
-from pipeline.patience import Patience
-from pipeline.run import Run
-from pipeline.settle import settle
+from ingest.sources.gamma.entities import MARKET, entities_table
+from pipeline.derive.settle import settle
+from pipeline.jobs.cycle import run_cycle
+from pipeline.jobs.patience import Patience
+from pipeline.warehouse.ledger import now_us
+from pipeline.warehouse.run import Run
 from sandbox.world import World
 
 CLOSED = 5  # one in so many

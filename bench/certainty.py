@@ -21,11 +21,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ingest.contracts import V2
 from ingest.http import HttpClient
 from ingest.progress import Progress
-from ingest.sources.chain import Endpoint, Endpoints, fills_of
-from ingest.sources.chain_reader import SOURCE, RangeReader
-from ingest.sources.polygon import _Chain
-from ingest.sources.polygon_rpc import Node
-from ingest.sources.sqd import Portal
+from ingest.sources.polygon.chain import Endpoint, Endpoints, fills_of
+from ingest.sources.polygon.range_reader import SOURCE, RangeReader
+from ingest.sources.polygon.reader import _Chain
+from ingest.sources.polygon.rpc import Node
+from ingest.sources.sqd.portal import Portal
 from ingest.tables import ORDER_FILLED
 from sandbox.chain import Chain
 from sandbox.clock import HORIZON, block_time

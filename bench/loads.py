@@ -20,11 +20,12 @@ from bench.child import Clock
 from bench.place import without_limits
 from bench.stages import timed
 from ingest.contracts import V1_HORIZON
-from pipeline.backfill import Request, backfill
-from pipeline.ledger import now_us
-from pipeline.run import Run, open_run
+from pipeline.derive.prepare import prepare
+from pipeline.derive.settle import settle
+from pipeline.jobs.backfill import Request, backfill
 from pipeline.settings import Settings
-from pipeline.settle import settle
+from pipeline.warehouse.ledger import now_us
+from pipeline.warehouse.run import Run, open_run
 
 
 def through_the_product(settings: Settings, start: int) -> Clock:
@@ -45,7 +46,7 @@ def through_the_product(settings: Settings, start: int) -> Clock:
 def clickhouse_alone(settings: Settings, folder: Path) -> Clock:
     """Each Parquet file of a folder by `insert select from file()` as a load of its own, then settled."""
     with open_run(settings) as run:
-        run.prepare()
+        prepare(run)
         models = {statement.sql: statement.model for statement in run.statements}
         timed = _TimedClient(run.client)
         clock, insert_s = Clock(), 0.0

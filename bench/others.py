@@ -20,10 +20,10 @@ import requests
 
 from bench.child import Clock
 from ingest.contracts import EXCHANGES, V1_HORIZON
-from ingest.runner import open_pipeline
-from pipeline.run import open_run
+from ingest.land.runner import open_pipeline
+from pipeline.jobs.sources import destination
 from pipeline.settings import Settings
-from pipeline.sources import destination
+from pipeline.warehouse.run import open_run
 
 PAGE = 1000
 FIELDS = (

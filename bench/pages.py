@@ -58,7 +58,7 @@ class FillPages:
         self._copies, self._span = copies, int(self._times[-1] - self._times[0]) + 1
 
     def answer(self, target: str, body: bytes) -> bytes:
-        """The answer to a query of `ingest.sources.goldsky`."""
+        """The answer to a query of `ingest.sources.goldsky.reader`."""
         variables = orjson.loads(body)["variables"]
         if "where" not in variables:
             newest = {"timestamp": str(V1_HORIZON)}

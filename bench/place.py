@@ -15,8 +15,9 @@ from typing import Any
 from bench.machine import reset_peak
 from embedded_clickhouse import Access, Endpoint, running
 from ingest.http import HttpClient
-from pipeline.run import Run, open_run
+from pipeline.derive.prepare import prepare
 from pipeline.settings import Settings
+from pipeline.warehouse.run import Run, open_run
 
 NOWHERE = "http://127.0.0.1:9"
 DATABASE = "bench"
@@ -79,7 +80,7 @@ def prepared(memory_gb: float = 4.0, **overrides: Any) -> Iterator[Place]:
         with running(folder / "clickhouse", 0, access=access, max_memory=memory) as endpoint:
             settings = make_settings(endpoint, folder, **overrides)
             with open_run(settings) as run:
-                run.prepare()
+                prepare(run)
                 yield Place(run, endpoint.pid, folder, files)
 
 

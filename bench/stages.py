@@ -13,12 +13,12 @@ from unittest.mock import patch
 
 # Stage -> the names under which its function is called. They follow each other in the main thread.
 STAGES = {
-    "prepare": ("pipeline.run.Run.prepare",),
+    "prepare": ("pipeline.derive.prepare.prepare",),
     "extract": ("dlt.Pipeline.extract",),
-    "of it waiting for pages": ("ingest.fetching.FetchPool.take",),
+    "of it waiting for pages": ("ingest.queue.fetching.FetchPool.take",),
     "normalize": ("dlt.Pipeline.normalize",),
     "load": ("dlt.Pipeline.load",),
-    "settle": ("pipeline.backfill_worker.settle", "pipeline.cycle.settle"),
+    "settle": ("pipeline.jobs.worker.settle", "pipeline.jobs.cycle.settle"),
 }
 
 

@@ -19,8 +19,8 @@ from bench.place import Place, prepared
 from bench.queries import queries
 from bench.stages import timed
 from ingest.contracts import V2
-from pipeline.cycle import run_cycle
-from pipeline.patience import Patience
+from pipeline.jobs.cycle import run_cycle
+from pipeline.jobs.patience import Patience
 from sandbox.server import SandboxServer
 from sandbox.world import World
 

@@ -12,10 +12,10 @@ import time
 from bench.child import Clock, in_child
 from bench.figures import Goal, Part, shown
 from bench.pages import archive, serving
-from ingest.backlog import Backlog
 from ingest.contracts import V1_HORIZON
-from ingest.fetching import FetchPool
 from ingest.http import HttpClient
+from ingest.queue.backlog import Backlog
+from ingest.queue.fetching import FetchPool
 from ingest.sources.slices import ArchiveReader, Slice
 
 PAGE = 1000

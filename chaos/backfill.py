@@ -23,8 +23,9 @@ import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 
 from embedded_clickhouse import Endpoint, running
-from pipeline.run import open_run
+from pipeline.derive.prepare import prepare
 from pipeline.settings import ARCHIVE_END, PROJECT_DIR, Settings
+from pipeline.warehouse.run import open_run
 from sandbox.server import SandboxServer, Urls
 from sandbox.truth import Truth
 from sandbox.world import World
@@ -80,7 +81,7 @@ class Backfills:
             clickhouse_database=database,
         )
         with open_run(settings) as run, run.lock.held("chaos"):
-            run.prepare()
+            prepare(run)
 
     def start(self) -> subprocess.Popen:
         """Start one process."""

@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
 
     strike = _strike(options)
-    from pipeline.cli import main as run_pipeline
+    from pipeline.verbs.cli import main as run_pipeline
 
     if options.seam:
         cycles = _CycleCount()
@@ -107,7 +107,7 @@ class _CycleCount:
     """Counts the cycles that a loop has finished, in `done`."""
 
     def __init__(self) -> None:
-        from pipeline import loop
+        from pipeline.jobs import loop
 
         self.done = 0
         run_cycle = loop.run_cycle

@@ -10,8 +10,8 @@ import time
 
 from chaos.harness import Harness
 from chaos.schedule import WrongClock
-from pipeline.run import open_run
-from pipeline.status import read_status
+from pipeline.verbs.status import read_status
+from pipeline.warehouse.run import open_run
 
 CYCLES = 2
 SOON_STALE_S = 1.5

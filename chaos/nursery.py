@@ -117,10 +117,10 @@ class Nursery:
 def main() -> None:
     """Fork for each order until there are no more, and then kill what was forked and lives."""
     # What every run needs, so that a fork need not import it again.
-    import pipeline.backfill
-    import pipeline.cli
-    import pipeline.lock
-    import pipeline.loop
+    import pipeline.jobs.backfill
+    import pipeline.jobs.loop
+    import pipeline.verbs.cli
+    import pipeline.warehouse.lock
     from chaos.child import main as run_child
 
     orders, living, rest = sys.stdin.fileno(), set(), b""
@@ -133,7 +133,7 @@ def main() -> None:
             for line in lines:
                 pid = os.fork()
                 if pid == 0:
-                    pipeline.lock.PROCESS_ID = uuid.uuid4().hex
+                    pipeline.warehouse.lock.PROCESS_ID = uuid.uuid4().hex
                     _become(json.loads(line), run_child)
                 living.add(pid)
                 _say(pid, "began")

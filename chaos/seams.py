@@ -47,19 +47,19 @@ class Seam:
 PIPELINE, STORAGES = "dlt.pipeline.pipeline", "dlt.common.storages"
 SEAMS: dict[str, Seam] = {
     # Start of a run.
-    "lock taken": Seam("pipeline.lock", "WriterLock._acquire", "after"),
-    "applying migrations": Seam("pipeline.migrations", "_execute", "after"),
+    "lock taken": Seam("pipeline.warehouse.lock", "WriterLock._acquire", "after"),
+    "applying migrations": Seam("pipeline.warehouse.migrations", "_execute", "after"),
     "building models": Seam(
-        "pipeline.models", "run_dbt", "during", longest_ms=15_000, rebuilds=True, every=4
+        "pipeline.derive.models", "run_dbt", "during", longest_ms=15_000, rebuilds=True, every=4
     ),
     "models built, not recorded": Seam(
-        "pipeline.models", "_compile_statements", "after", rebuilds=True, every=4
+        "pipeline.derive.models", "_compile_statements", "after", rebuilds=True, every=4
     ),
     "taking over state": Seam(
-        "ingest.runner", "_take_over_state_of_destination", "during", calls=4
+        "ingest.land.runner", "_take_over_state_of_destination", "during", calls=4
     ),
     # A load.
-    "page read": Seam("ingest.landing", "Landing.add", "before", calls=8),
+    "page read": Seam("ingest.land.landing", "Landing.add", "before", calls=8),
     "package committed, state not saved": Seam(
         "dlt.extract.extract", "Extract.commit_packages", "after", calls=4
     ),
@@ -69,41 +69,45 @@ SEAMS: dict[str, Seam] = {
         f"{STORAGES}.load_storage", "LoadStorage.commit_new_load_package", "after", calls=4
     ),
     "normalized": Seam(PIPELINE, "Pipeline.normalize", "after", calls=4),
-    "load opened": Seam("pipeline.ledger", "Ledger.open", "after", calls=4),
+    "load opened": Seam("pipeline.warehouse.ledger", "Ledger.open", "after", calls=4),
     "inserting": Seam(
-        "ingest.destination", "ClickHouseHttpSqlClient.insert_file", "during", calls=8
+        "ingest.land.destination", "ClickHouseHttpSqlClient.insert_file", "during", calls=8
     ),
-    "one file inserted": Seam("ingest.destination", "ParquetLoadJob.run", "after", calls=8),
+    "one file inserted": Seam("ingest.land.destination", "ParquetLoadJob.run", "after", calls=8),
     "all files inserted": Seam(
-        "ingest.destination", "ClickHouseHttpClient.complete_load", "before", calls=4
+        "ingest.land.destination", "ClickHouseHttpClient.complete_load", "before", calls=4
     ),
     "package completed": Seam(
-        "ingest.destination", "ClickHouseHttpClient.complete_load", "after", calls=4
+        "ingest.land.destination", "ClickHouseHttpClient.complete_load", "after", calls=4
     ),
     "package marked, not moved": Seam(
         f"{STORAGES}.load_package", "PackageStorage.complete_loading_package", "after", calls=4
     ),
-    "load closed": Seam("pipeline.ledger", "Ledger.close_loading", "after", calls=8),
+    "load closed": Seam("pipeline.warehouse.ledger", "Ledger.close_loading", "after", calls=8),
     # Settling.
-    "settle marked": Seam("pipeline.ledger", "Ledger.start_settling", "after", calls=6),
-    "settle statement": Seam("pipeline.settle", "_execute", "during", calls=30),
-    "between settle statements": Seam("pipeline.settle", "_execute", "after", calls=30),
-    "settled, not recorded": Seam("pipeline.ledger", "Ledger.finish_settling", "before", calls=6),
+    "settle marked": Seam("pipeline.warehouse.ledger", "Ledger.start_settling", "after", calls=6),
+    "settle statement": Seam("pipeline.derive.settle", "_execute", "during", calls=30),
+    "between settle statements": Seam("pipeline.derive.settle", "_execute", "after", calls=30),
+    "settled, not recorded": Seam(
+        "pipeline.warehouse.ledger", "Ledger.finish_settling", "before", calls=6
+    ),
     # End of a run.
-    "releasing the lock": Seam("pipeline.lock", "WriterLock._release", "during", verb="once"),
+    "releasing the lock": Seam(
+        "pipeline.warehouse.lock", "WriterLock._release", "during", verb="once"
+    ),
 }
 
 # Where a run is stopped for longer than its lock lives, and where its successor is held while it goes on.
 MORE_PLACES: dict[str, Seam] = {
     "before inserting fills": Seam(
-        "ingest.destination",
+        "ingest.land.destination",
         "ClickHouseHttpSqlClient.insert_file",
         "before",
         calls=4,
         only="order_filled",
     ),
-    "writing the ledger": Seam("pipeline.ledger", "Ledger._write", "before", calls=8),
-    "backfill package": Seam("pipeline.backfill_worker", "load_source", "after", verb="backfill"),
+    "writing the ledger": Seam("pipeline.warehouse.ledger", "Ledger._write", "before", calls=8),
+    "backfill package": Seam("pipeline.jobs.worker", "load_source", "after", verb="backfill"),
 }
 PLACES = SEAMS | MORE_PLACES
 PAUSES = (

@@ -34,11 +34,11 @@ from ingest.errors import IngestError
 from ingest.http import HttpClient, RetryPolicy
 from ingest.progress import Progress
 from ingest.records import fill_keys
-from ingest.sources.chain import Endpoint, Endpoints
-from ingest.sources.polygon import SOURCE, Pace, polygon
-from ingest.sources.polygon_rpc import Node
+from ingest.sources.polygon.chain import Endpoint, Endpoints
+from ingest.sources.polygon.reader import SOURCE, Pace, polygon
+from ingest.sources.polygon.rpc import Node
 from ingest.sources.slices import ChainReader, Slice
-from ingest.sources.sqd import Portal
+from ingest.sources.sqd.portal import Portal
 from ingest.tables import ORDER_FILLED
 from sandbox.chain import Chain, Log
 from sandbox.clock import HORIZON, block_time

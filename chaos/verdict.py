@@ -11,11 +11,11 @@ from typing import Any
 from clickhouse_connect.driver.client import Client
 
 from chaos.tally import Tally
-from pipeline.models import full_refresh_selects
-from pipeline.run import Run, open_run
+from pipeline.derive.models import full_refresh_selects
+from pipeline.derive.verify import verify
 from pipeline.settings import Settings
-from pipeline.status import read_status
-from pipeline.verify import verify
+from pipeline.verbs.status import read_status
+from pipeline.warehouse.run import Run, open_run
 from sandbox.reconcile import Check, reconcile
 from sandbox.truth import Truth
 from sandbox.world import World

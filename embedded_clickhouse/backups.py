@@ -3,7 +3,7 @@
 BACKUP writes into `tmp/backup` of the data folder, where the engine may write anyway. RESTORE reads
 `backups`, where the kernel lets the engine write nothing: a backup holds the definitions of tables,
 which no check of a statement sees, so SQL must not be able to make one up. The verb `backup` moves
-a finished backup from the one to the other, outside of the engine (`pipeline/backup.py`).
+a finished backup from the one to the other, outside of the engine (`pipeline/jobs/backup.py`).
 """
 
 import re

@@ -2,7 +2,7 @@
 
 Every message is one line: what happened, where, and what to do about it. API keys never appear in
 one: addresses are masked here, once, before an error is built, and so is what quotes them. Retrying is decided in
-`ingest.http`, what a failure means for a run in `ingest.runner`.
+`ingest.http`, what a failure means for a run in `ingest.land.runner`.
 
     IngestError
     ├── LoadError               the rows did not get into ClickHouse
@@ -90,8 +90,12 @@ def one_line(text: str, limit: int = 300) -> str:
     return folded if len(folded) <= limit else folded[: limit - 1] + "…"
 
 
-class IngestError(Exception):
-    """Base of every failure of `ingest`; its message is meant for the user."""
+class PolymarketError(Exception):
+    """Base of every failure that the project reports; its message is one line for the user."""
+
+
+class IngestError(PolymarketError):
+    """Base of every failure of `ingest`."""
 
 
 class LoadError(IngestError):

@@ -2,7 +2,7 @@
 
 A run stops between pages when its time is used up or when it is told to stop, and it keeps the
 pages it has when the upstream fails: the failure is recorded here, the pages are loaded, and only
-then is it raised (`ingest.runner`). So an upstream that fails at every hundredth page still gets
+then is it raised (`ingest.land.runner`). So an upstream that fails at every hundredth page still gets
 loaded.
 """
 

@@ -6,8 +6,10 @@ Anything else that escapes is a defect and keeps its traceback.
 
 from __future__ import annotations
 
+from ingest.errors import PolymarketError
 
-class PipelineError(Exception):
+
+class PipelineError(PolymarketError):
     """A run cannot go on; the message is one line for the user."""
 
     exit_code = 1

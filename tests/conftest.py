@@ -13,8 +13,9 @@ from hypothesis import settings as hypothesis_settings
 from worlds import make_settings, prepared, sandbox_settings
 
 from embedded_clickhouse import Endpoint, running
-from pipeline.run import Run, open_run
+from pipeline.derive.prepare import prepare
 from pipeline.settings import ENV_FILE_VARIABLE, Settings
+from pipeline.warehouse.run import Run, open_run
 from sandbox.server import SandboxServer
 
 # No test, and no process that one starts, reads the .env of this checkout.
@@ -49,7 +50,7 @@ def template(clickhouse: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("template")
     settings = make_settings(clickhouse, f"template_{uuid.uuid4().hex[:8]}", folder)
     with open_run(settings) as run:
-        run.prepare()
+        prepare(run)
     return settings
 
 

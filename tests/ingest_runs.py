@@ -12,12 +12,12 @@ import pyarrow as pa
 from clickhouse_connect.driver.client import Client
 
 from embedded_clickhouse import Endpoint
-from ingest.destination import clickhouse_destination
+from ingest.land.destination import clickhouse_destination
+from ingest.land.runner import LoadPackage, open_pipeline, resource_states, run
 from ingest.progress import Progress
-from ingest.runner import LoadPackage, open_pipeline, resource_states, run
-from ingest.sources.gamma_entities import Version
+from ingest.sources.gamma.entities import Version
 from ingest.tables import TABLES
-from pipeline.sources import current_versions_sql, open_ids_sql
+from pipeline.jobs.sources import current_versions_sql, open_ids_sql
 
 SCHEMA = Path(__file__).parent.parent / "schema"
 LANDING = re.compile(r"000[123]_|\d{4}_(gamma_|late_fills)")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.advice import advice, near_miss
 from pipeline.settings import ENV_FILE_VARIABLE, PROJECT_DIR, Settings, load_settings
+from pipeline.verbs.advice import advice, near_miss
 
 KNOWN = {name.upper() for name in Settings.model_fields}
 

@@ -23,15 +23,15 @@ from worlds import all_fills, assert_equals_truth, land_gamma, prepared, sandbox
 
 from embedded_clickhouse import Endpoint
 from ingest.sources.slices import Page
-from pipeline.backfill import Request, backfill, cancel, parse_request, plan
-from pipeline.coverage import loaded_spans, not_loaded
-from pipeline.cycle import run_cycle
 from pipeline.errors import LoadFailed, NothingLoaded, SettingsError
-from pipeline.patience import Patience
-from pipeline.run import Run
+from pipeline.jobs.backfill import Request, backfill, cancel, parse_request, plan
+from pipeline.jobs.coverage import loaded_spans, not_loaded
+from pipeline.jobs.cycle import run_cycle
+from pipeline.jobs.patience import Patience
 from pipeline.settings import ARCHIVE_END, PROJECT_DIR, Settings
-from pipeline.slice_books import SliceBooks
-from pipeline.status import read_status
+from pipeline.verbs.status import read_status
+from pipeline.warehouse.run import Run
+from pipeline.warehouse.slices import SliceBooks
 from sandbox.reconcile import reconcile
 from sandbox.server import SandboxServer
 from sandbox.truth import Truth
@@ -227,7 +227,7 @@ def test_a_source_that_is_down_leaves_its_slices_and_holds_up_no_other(
     polymarket: SandboxServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("ingest.backlog.FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr("ingest.queue.backlog.FIRST_PAUSE_S", 0.05)
     settings = settings_of(clickhouse, database_prefix, tmp_path, polymarket)
     dead = settings.model_copy(update={"goldsky_url": "http://127.0.0.1:9"})
     with prepared(dead, template) as run:

@@ -34,16 +34,17 @@ from worlds import (
 
 from embedded_clickhouse import Endpoint, running
 from embedded_clickhouse.backups import Folders
-from ingest.working_folder import forget
-from pipeline.backup import alone, backup
-from pipeline.backup_file import Facts, check, seal
-from pipeline.cycle import run_cycle
+from ingest.land.working_folder import forget
+from pipeline.derive.prepare import prepare
+from pipeline.derive.replaced import heal_replaced_tables
 from pipeline.errors import BackupError, NothingLoaded, RestoreUnfinished
-from pipeline.patience import Patience
-from pipeline.replaced import heal_replaced_tables
-from pipeline.restore import restore
-from pipeline.run import UNFINISHED, Run, open_run
+from pipeline.jobs.backup import alone, backup
+from pipeline.jobs.backup_file import Facts, check, seal
+from pipeline.jobs.cycle import run_cycle
+from pipeline.jobs.patience import Patience
+from pipeline.jobs.restore import restore
 from pipeline.settings import Settings
+from pipeline.warehouse.run import UNFINISHED, Run, open_run
 from sandbox.server import SandboxServer
 from sandbox.world import World
 
@@ -161,7 +162,7 @@ def test_a_restored_database_is_as_it_was_and_the_next_cycle_loads_the_rest(
             assert not list((tmp_path / "dlt" / "writers").iterdir())
         with open_run(settings) as run:
             with run.lock.held("test"):
-                run.prepare()
+                prepare(run)
                 assert heal_replaced_tables(run) == []
             cycle(run)
             assert_equals_truth(run, world)
@@ -190,7 +191,7 @@ def test_a_backup_goes_into_a_fresh_folder(
         assert fresh.client.query(comment).result_rows == [("what is a migration's",)]
         with fresh.lock.held("test") as lock:
             assert lock.number > made.manifest.facts.fence
-            fresh.prepare()
+            prepare(fresh)
         with pytest.raises(BackupError, match="--replace drops them"):
             restore(fresh, made.path, replace=False)
         assert contents(fresh) == before
@@ -220,7 +221,7 @@ def test_a_database_of_an_earlier_version_is_backed_up_before_its_first_run(
     assert (facts.migration, facts.settled_in_place) == (9, [])
     restore(run, tmp_path / "old.tar", replace=True)
     with run.lock.held("test"):
-        run.prepare()
+        prepare(run)
     assert files_in(Folders.of(run.settings.clickhouse_local_path).kept) == []
 
 
@@ -339,12 +340,12 @@ def test_a_restore_that_was_killed_is_known_and_finished(
     with run.lock.held("test") as lock:
         lock.stop_earlier()
         with pytest.raises(RestoreUnfinished, match="restore FILE --replace"):
-            run.prepare()
+            prepare(run)
     with pytest.raises(RestoreUnfinished):
         backup(run, tmp_path / "half.tar")
     restore(run, made.path, replace=False)
     with run.lock.held("test"):
-        run.prepare()
+        prepare(run)
     assert contents(run) == before
     assert files_in(Folders.of(run.settings.clickhouse_local_path).kept) == []
 

@@ -19,7 +19,7 @@ from ingest.contracts import EXCHANGES, V1, V1_HORIZON, V2
 from ingest.http import HttpClient
 from ingest.progress import Progress
 from ingest.records import fill_keys
-from ingest.sources.goldsky import Archive, archive_pages, decode_fills
+from ingest.sources.goldsky.reader import Archive, archive_pages, decode_fills
 
 PROJECT = Path(__file__).resolve().parent.parent
 PROMISED = {

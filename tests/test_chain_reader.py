@@ -21,10 +21,10 @@ from ingest.errors import (
     Unconfirmed,
 )
 from ingest.http import HttpClient, RetryPolicy
-from ingest.sources import blooms
-from ingest.sources.chain import Endpoints, fills_of
-from ingest.sources.chain_reader import RangeReader
-from ingest.sources.polygon_rpc import Node, is_excluded
+from ingest.sources.polygon import blooms
+from ingest.sources.polygon.chain import Endpoints, fills_of
+from ingest.sources.polygon.range_reader import RangeReader
+from ingest.sources.polygon.rpc import Node, is_excluded
 from sandbox.chain import Chain
 from sandbox.clock import HORIZON, block_time
 from sandbox.contracts import EXCHANGES, Fill

@@ -34,11 +34,11 @@ from chaos.seams import MEETINGS, PAUSES, PLACES, SEAMS, SECOND_PAUSES, arm, own
 from chaos.tally import Tally
 from chaos.verdict import examine, summary, unrecorded
 from embedded_clickhouse import Endpoint
-from pipeline.backfill import backfill, parse_request
-from pipeline.ledger import Ledger
-from pipeline.loop import run_once
-from pipeline.run import Run, open_run
+from pipeline.jobs.backfill import backfill, parse_request
+from pipeline.jobs.loop import run_once
 from pipeline.settings import PROJECT_DIR
+from pipeline.warehouse.ledger import Ledger
+from pipeline.warehouse.run import Run, open_run
 from sandbox.reconcile import Check
 from sandbox.server import SandboxServer
 
@@ -121,7 +121,9 @@ def test_a_call_may_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     struck: list[bool] = []
     counting: list[bool] = []
     seam = replace(SEAMS["settled, not recorded"], when="after")
-    monkeypatch.setattr("pipeline.ledger.Ledger.finish_settling", lambda self, loads: loads)
+    monkeypatch.setattr(
+        "pipeline.warehouse.ledger.Ledger.finish_settling", lambda self, loads: loads
+    )
     arm(seam, 2, 0, lambda: struck.append(True), counts=lambda: counting[-1])
     for counts, expected in ((False, 0), (True, 0), (False, 0), (True, 1), (True, 1)):
         counting.append(counts)

@@ -22,8 +22,8 @@ from click.testing import CliRunner
 from worlds import HISTORY, small_world
 
 from embedded_clickhouse import Endpoint
-from pipeline.cli import cli
 from pipeline.settings import ARCHIVE_END, PROJECT_DIR
+from pipeline.verbs.cli import cli
 from sandbox.server import SandboxServer
 
 NOWHERE = "http://127.0.0.1:9"

@@ -15,16 +15,16 @@ from scripted_server import Answer, ScriptedServer, as_json
 from test_destination import counter, cursor, stored
 from test_two_writers import landing  # noqa: F401
 
-from ingest import destination as destination_module
 from ingest.errors import LoadError
+from ingest.land import destination as destination_module
+from ingest.land.runner import run as run_source
 from ingest.progress import Progress
-from ingest.runner import run as run_source
-from pipeline import doctor
 from pipeline.errors import LockHeld
-from pipeline.freshness import Read, judge, last_reads, note_read
-from pipeline.ledger import now_us
-from pipeline.run import Run
+from pipeline.jobs.freshness import Read, judge, last_reads, note_read
 from pipeline.settings import Settings
+from pipeline.verbs import doctor
+from pipeline.warehouse.ledger import now_us
+from pipeline.warehouse.run import Run
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)

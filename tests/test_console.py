@@ -19,7 +19,7 @@ SAY_HELLO = (
     "import logging, sys; from pathlib import Path; from pipeline import console;"
     "console.LOG_FILE_BYTES = 200;"
     "console.setup_logging(as_json='json' in sys.argv, file=Path(sys.argv[1]) if sys.argv[1] else None);"
-    "[logging.getLogger('pipeline.cycle').info('hello') for _ in range(int(sys.argv[2]))]"
+    "[logging.getLogger('pipeline.jobs.cycle').info('hello') for _ in range(int(sys.argv[2]))]"
 )
 
 
@@ -92,9 +92,9 @@ def test_a_log_file_that_cannot_be_written_is_one_line(name: str, tmp_path: Path
 
 PRINT_STATUS = """
 import sys
-from pipeline.freshness import Freshness
-from pipeline.report import print_status
-from pipeline.status import Status, TableStatus
+from pipeline.jobs.freshness import Freshness
+from pipeline.verbs.report import print_status
+from pipeline.verbs.status import Status, TableStatus
 moment = "2026-11-26T17:00:00+00:00"
 span = dict(source="goldsky", from_at=moment, to_at=moment, done=12_345, requested=67_890, problem="no answer " * 9)
 print_status(Status(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.contracts import GENESIS, V1, V2, V3
-from pipeline.coverage import Span, merge, not_loaded, subtract
+from pipeline.jobs.coverage import Span, merge, not_loaded, subtract
 from pipeline.settings import ARCHIVE_END, Settings
 
 SPANS = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=8)

@@ -12,12 +12,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from worlds import assert_equals_truth, prepared, sandbox_settings, small_world
 
 from embedded_clickhouse import Endpoint
-from pipeline.cycle import CycleReport, run_cycle
 from pipeline.errors import LoadFailed
-from pipeline.freshness import last_reads
-from pipeline.patience import Patience
-from pipeline.run import Run
+from pipeline.jobs.cycle import CycleReport, run_cycle
+from pipeline.jobs.freshness import last_reads
+from pipeline.jobs.patience import Patience
 from pipeline.settings import Settings
+from pipeline.warehouse.run import Run
 from sandbox.server import AppServer, SandboxServer, Urls, build_app
 from sandbox.world import World
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from worlds import copied_checkout
 
-from pipeline.demo import sparkline
+from pipeline.verbs.demo import sparkline
 
 CHECKED = (
     "order_fills", "trades", "trade_legs", "wallet_fills",

@@ -26,12 +26,12 @@ from dlt.destinations.exceptions import (
 from dlt.extract import storage as extract_storage
 from ingest_runs import Lake, make_landing_tables, open_lake
 
-from ingest import runner
 from ingest.errors import LoadError
-from ingest.landing import RESOURCE_OPTIONS, Landing, load_id_as_integer
+from ingest.land import runner
+from ingest.land.landing import RESOURCE_OPTIONS, Landing, load_id_as_integer
+from ingest.land.runner import resource_states, run
 from ingest.progress import Progress
 from ingest.records import fills_table
-from ingest.runner import resource_states, run
 from ingest.tables import ORDER_FILLED
 
 LAST = 50

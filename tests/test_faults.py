@@ -22,18 +22,18 @@ from embedded_clickhouse import Endpoint
 from ingest.errors import IngestError, MissingFills, NodeBehind
 from ingest.http import HttpClient, RetryPolicy
 from ingest.progress import Progress
-from ingest.sources.chain import Endpoint as ChainEndpoint
-from ingest.sources.chain import Endpoints
-from ingest.sources.gamma import gamma
-from ingest.sources.goldsky import goldsky
-from ingest.sources.polygon import Pace, polygon
-from ingest.sources.polygon_rpc import Node
-from ingest.sources.sqd import Portal
-from pipeline.cli import cli
-from pipeline.cycle import run_cycle
-from pipeline.patience import Patience
+from ingest.sources.gamma.reader import gamma
+from ingest.sources.goldsky.reader import goldsky
+from ingest.sources.polygon.chain import Endpoint as ChainEndpoint
+from ingest.sources.polygon.chain import Endpoints
+from ingest.sources.polygon.reader import Pace, polygon
+from ingest.sources.polygon.rpc import Node
+from ingest.sources.sqd.portal import Portal
+from pipeline.jobs.cycle import run_cycle
+from pipeline.jobs.patience import Patience
+from pipeline.jobs.sources import make_chain_endpoints
 from pipeline.settings import PROJECT_DIR, Settings
-from pipeline.sources import make_chain_endpoints
+from pipeline.verbs.cli import cli
 from sandbox.clock import HORIZON, block_at
 from sandbox.contracts import V1
 from sandbox.fault_acts import FROZEN_SECONDS, PORTAL, REORG_BLOCKS, SOURCES, UPSTREAMS

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 import pytest
 from worlds import COLUMNS, all_fills, land, landing_row, rows_of, settle_all, small_world
 
-from pipeline.ledger import now_us
-from pipeline.run import Run
-from pipeline.status import read_status
+from pipeline.verbs.status import read_status
+from pipeline.warehouse.ledger import now_us
+from pipeline.warehouse.run import Run
 from sandbox.contracts import EXCHANGES, V2, Fill
 
 STRANGER = "0x" + "9" * 40

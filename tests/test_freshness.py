@@ -12,12 +12,12 @@ import pytest
 from worlds import all_fills, land, prepared, sandbox_settings, small_world
 
 from embedded_clickhouse import Endpoint
-from pipeline.cycle import run_cycle
-from pipeline.freshness import Freshness, Read, judge, last_reads, note_read
-from pipeline.patience import Patience
-from pipeline.run import Run
+from pipeline.jobs.cycle import run_cycle
+from pipeline.jobs.freshness import Freshness, Read, judge, last_reads, note_read
+from pipeline.jobs.patience import Patience
 from pipeline.settings import ARCHIVE_END, PROJECT_DIR, Settings
-from pipeline.status import read_status
+from pipeline.verbs.status import read_status
+from pipeline.warehouse.run import Run
 from sandbox.server import SandboxServer
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)

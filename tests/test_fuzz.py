@@ -28,13 +28,13 @@ from ingest.errors import IngestError, mask_url, one_line
 from ingest.http import HttpClient, RetryPolicy, parse_retry_after
 from ingest.progress import Progress
 from ingest.records import DeadLetter, content_hash, decode_batch, whole_number
-from ingest.sources.chain import Endpoints
-from ingest.sources.chain_reader import RangeReader
-from ingest.sources.gamma_entities import EVENT, MARKET, entities_table
-from ingest.sources.gamma_passes import Keyset, Pass, run_pass
-from ingest.sources.goldsky import Archive, archive_pages, decode_fills, keyset_filter
-from ingest.sources.polygon_logs import decode_logs
-from ingest.sources.polygon_rpc import Node
+from ingest.sources.gamma.entities import EVENT, MARKET, entities_table
+from ingest.sources.gamma.passes import Keyset, Pass, run_pass
+from ingest.sources.goldsky.reader import Archive, archive_pages, decode_fills, keyset_filter
+from ingest.sources.polygon.chain import Endpoints
+from ingest.sources.polygon.logs import decode_logs
+from ingest.sources.polygon.range_reader import RangeReader
+from ingest.sources.polygon.rpc import Node
 from pipeline.errors import SettingsError
 from pipeline.settings import Settings, load_settings
 from pipeline.timerange import parse_range

@@ -29,8 +29,7 @@ from ingest.errors import (
 from ingest.http import HttpClient, RetryPolicy
 from ingest.progress import Progress
 from ingest.records import content_hash
-from ingest.sources.gamma import gamma
-from ingest.sources.gamma_entities import (
+from ingest.sources.gamma.entities import (
     EVENT,
     MARKET,
     Version,
@@ -38,7 +37,8 @@ from ingest.sources.gamma_entities import (
     next_version_us,
     past_version_us,
 )
-from ingest.sources.gamma_passes import Gone, Keyset, Pass, run_pass
+from ingest.sources.gamma.passes import Gone, Keyset, Pass, run_pass
+from ingest.sources.gamma.reader import gamma
 from sandbox.gamma import GammaStore, gamma_app
 from sandbox.server import AppServer
 

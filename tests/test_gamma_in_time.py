@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from ingest import landing
 from ingest.http import HttpClient, RetryPolicy
+from ingest.land import landing
 from ingest.progress import Progress
-from ingest.sources.gamma import OPEN_CADENCE, gamma
-from ingest.sources.gamma_entities import EPOCH, MICROSECOND, Version, at_micros, version_of
+from ingest.sources.gamma.entities import EPOCH, MICROSECOND, Version, at_micros, version_of
+from ingest.sources.gamma.reader import OPEN_CADENCE, gamma
 from sandbox.gamma import GammaStore, gamma_app
 from sandbox.server import AppServer
 

@@ -25,7 +25,7 @@ from ingest.errors import (
 )
 from ingest.http import HttpClient, RetryPolicy
 from ingest.progress import Progress
-from ingest.sources.goldsky import Archive, archive_pages, goldsky, keyset_filter
+from ingest.sources.goldsky.reader import Archive, archive_pages, goldsky, keyset_filter
 from sandbox.contracts import EXCHANGES, Fill
 from sandbox.goldsky import Archive as SimulatedArchive
 

@@ -27,9 +27,10 @@ from worlds import (
 )
 
 from embedded_clickhouse import Endpoint, running
+from pipeline.derive.prepare import prepare
 from pipeline.errors import ModelsError
-from pipeline.run import Run
 from pipeline.settings import PROJECT_DIR, Settings
+from pipeline.warehouse.run import Run
 from sandbox.server import SandboxServer
 from sandbox.world import World
 
@@ -50,19 +51,19 @@ def stopped(*arguments, **options):
     return original(*arguments, **options)
 
 setattr(owner, attribute, stopped)
-from pipeline.cli import main
+from pipeline.verbs.cli import main
 main()
 """
 STAGES = {
-    "models": "pipeline.models:run_dbt",
+    "models": "pipeline.derive.models:run_dbt",
     "fetch": "ingest.http:HttpClient._send",
-    "extract": "ingest.landing:Landing.flush",
+    "extract": "ingest.land.landing:Landing.flush",
     "normalize": "dlt:Pipeline.normalize",
-    "before the load": "pipeline.ledger:Ledger.open",
-    "load": "ingest.destination:ClickHouseHttpSqlClient.insert_file",
-    "after the load": "pipeline.ledger:Ledger.close_loading",
-    "settle": "pipeline.settle:_execute",
-    "settled": "pipeline.ledger:Ledger.finish_settling",
+    "before the load": "pipeline.warehouse.ledger:Ledger.open",
+    "load": "ingest.land.destination:ClickHouseHttpSqlClient.insert_file",
+    "after the load": "pipeline.warehouse.ledger:Ledger.close_loading",
+    "settle": "pipeline.derive.settle:_execute",
+    "settled": "pipeline.warehouse.ledger:Ledger.finish_settling",
 }
 
 
@@ -137,7 +138,7 @@ def test_a_signal_in_any_stage_ends_the_run_and_loses_nothing(reading: Run, worl
         assert reading.lock.holder() is None, stage
         if stage == "models":
             assert call(reading.settings, "status").returncode == 0
-            reading.prepare()
+            prepare(reading)
     finish(reading, world)
 
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import ledger as ledger_module
-from pipeline.ledger import EPOCH, Ledger, Load, next_batch, now_us
-from pipeline.migrations import migrate
-from pipeline.run import Run, open_run
 from pipeline.settings import Settings
+from pipeline.warehouse import ledger as ledger_module
+from pipeline.warehouse.ledger import EPOCH, Ledger, Load, next_batch, now_us
+from pipeline.warehouse.migrations import migrate
+from pipeline.warehouse.run import Run, open_run
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -22,12 +22,12 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import OperationalError
 
 from embedded_clickhouse import Endpoint, running
-from pipeline import lock as lock_module
 from pipeline.errors import LockHeld
-from pipeline.lock import Holder, WriterLock
-from pipeline.run import open_run
 from pipeline.settings import Settings
-from pipeline.status import read_status
+from pipeline.verbs.status import read_status
+from pipeline.warehouse import lock as lock_module
+from pipeline.warehouse.lock import Holder, WriterLock
+from pipeline.warehouse.run import open_run
 
 TTL_S = 60.0
 PROJECT = Path(__file__).resolve().parent.parent
@@ -36,7 +36,7 @@ OTHER_RUN = """
 import socket, sys
 import clickhouse_connect
 from pipeline.errors import LockHeld
-from pipeline.lock import WriterLock
+from pipeline.warehouse.lock import WriterLock
 
 host, port, password, database, machine, ttl_s = sys.argv[1:]
 if machine:

@@ -23,9 +23,9 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from worlds import HISTORY, small_world
 
-from pipeline import loop
 from pipeline.errors import SettingsError
-from pipeline.loop import until_next_tick
+from pipeline.jobs import loop
+from pipeline.jobs.loop import until_next_tick
 from pipeline.settings import ARCHIVE_END, PROJECT_DIR, Settings
 from sandbox.server import AppServer, Urls, build_app
 from sandbox.world import World

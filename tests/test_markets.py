@@ -18,11 +18,11 @@ from worlds import (
 )
 
 from ingest.records import with_load_id
-from ingest.sources.gamma_entities import MARKET, entities_table
-from pipeline.ledger import now_us
-from pipeline.run import Run
-from pipeline.sources import KnownVersions, unknown_tokens
-from pipeline.status import read_status
+from ingest.sources.gamma.entities import MARKET, entities_table
+from pipeline.jobs.sources import KnownVersions, unknown_tokens
+from pipeline.verbs.status import read_status
+from pipeline.warehouse.ledger import now_us
+from pipeline.warehouse.run import Run
 from sandbox.amounts import is_dust
 from sandbox.contracts import V3, Fill
 from sandbox.positions import COMBO, describe

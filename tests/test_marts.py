@@ -22,9 +22,9 @@ from worlds import (
 )
 
 from embedded_clickhouse import Endpoint
-from pipeline.models import DBT_DIR, dbt_command
-from pipeline.run import Run
+from pipeline.derive.models import DBT_DIR, dbt_command
 from pipeline.settings import Settings
+from pipeline.warehouse.run import Run
 from sandbox.truth import Truth
 
 MARTS = sorted(path.stem for path in (DBT_DIR / "models" / "marts").glob("*.sql"))

@@ -11,9 +11,9 @@ from worlds import make_settings
 
 from embedded_clickhouse import Endpoint
 from pipeline.errors import SchemaError
-from pipeline.migrations import BOOKS, migrate, read_migrations, render
-from pipeline.run import Run, open_run
 from pipeline.settings import Settings
+from pipeline.warehouse.migrations import BOOKS, migrate, read_migrations, render
+from pipeline.warehouse.run import Run, open_run
 
 NAMES = [migration.name for migration in read_migrations()]
 TABLE = "create table if not exists ${raw}.%s (a UInt8) engine = MergeTree order by a;\n"

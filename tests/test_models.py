@@ -23,10 +23,11 @@ from worlds import (
 
 from embedded_clickhouse import Endpoint
 from ingest import contracts
-from pipeline import models
-from pipeline.models import dbt_command, ensure_models, project_hash
-from pipeline.run import Run, open_run
+from pipeline.derive import models
+from pipeline.derive.models import dbt_command, ensure_models, project_hash
+from pipeline.derive.prepare import prepare
 from pipeline.settings import Settings
+from pipeline.warehouse.run import Run, open_run
 
 PROMISED_COLUMNS = {
     "order_fills": "fill_id contract_version exchange block_number log_index tx_hash filled_at order_hash maker taker"
@@ -258,10 +259,10 @@ def test_the_version_follows_files_and_names(
 def test_building_says_how_far_it_is(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("pipeline.models.LOG_EVERY_S", -1.0)
+    monkeypatch.setattr("pipeline.derive.models.LOG_EVERY_S", -1.0)
     caplog.set_level("INFO")
     with open_run(settings) as run:
-        run.prepare()
+        prepare(run)
     said = [re.fullmatch(r"models: (\d+) of (\d+) built", line) for line in caplog.messages]
     counts = [tuple(map(int, each.groups())) for each in said if each]
     assert len(counts) > 20

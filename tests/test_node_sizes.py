@@ -12,9 +12,9 @@ from scripted_server import Answer, ScriptedServer
 
 from ingest.contracts import V2
 from ingest.http import HttpClient, RetryPolicy
-from ingest.sources.chain import Endpoints, fills_of
-from ingest.sources.chain_reader import RangeReader
-from ingest.sources.polygon_rpc import Node
+from ingest.sources.polygon.chain import Endpoints, fills_of
+from ingest.sources.polygon.range_reader import RangeReader
+from ingest.sources.polygon.rpc import Node
 from sandbox.chain import Chain
 from sandbox.clock import HORIZON
 from sandbox.polygon import Node as SimulatedNode

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from worlds import copied_checkout
 
-from pipeline.run import open_run
 from pipeline.settings import Settings
+from pipeline.warehouse.run import open_run
 from sandbox.reconcile import reconcile
 from sandbox.server import SandboxServer
 from sandbox.truth import Truth

@@ -19,9 +19,10 @@ from dotenv import dotenv_values
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from setuptools import find_packages
 
-from pipeline.cli import cli
 from pipeline.settings import Settings
+from pipeline.verbs.cli import cli
 
 PROJECT = Path(__file__).resolve().parent.parent
 COMPOSE_ONLY = {
@@ -282,7 +283,8 @@ def test_releases_that_do_not_work_are_excluded(package: str, limit: str) -> Non
 def test_every_package_of_the_project_is_installed() -> None:
     inits = [init for top in PROJECT.glob("*/__init__.py") for init in top.parent.rglob(top.name)]
     packages = {".".join(init.parent.relative_to(PROJECT).parts) for init in inits}
-    assert packages - {"tests"} == set(PYPROJECT["tool"]["setuptools"]["packages"])
+    find = PYPROJECT["tool"]["setuptools"]["packages"]["find"]
+    assert packages - {"tests"} == set(find_packages(str(PROJECT), include=find["include"]))
 
 
 # ---------- image

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.patience import LONGEST_PAUSE_S, Patience, backoff
+from pipeline.jobs.patience import LONGEST_PAUSE_S, Patience, backoff
 
 
 class Clock:

@@ -31,11 +31,11 @@ from ingest.errors import (
 )
 from ingest.http import HttpClient, RetryPolicy
 from ingest.progress import Progress
-from ingest.sources.chain import Endpoints, first_since
-from ingest.sources.chain_reader import RangeReader
-from ingest.sources.polygon import Pace, polygon
-from ingest.sources.polygon_logs import decode_logs
-from ingest.sources.polygon_rpc import Node
+from ingest.sources.polygon.chain import Endpoints, first_since
+from ingest.sources.polygon.logs import decode_logs
+from ingest.sources.polygon.range_reader import RangeReader
+from ingest.sources.polygon.reader import Pace, polygon
+from ingest.sources.polygon.rpc import Node
 from sandbox import contracts as simulated_contracts
 from sandbox.chain import Chain
 from sandbox.clock import HORIZON, block_time

@@ -30,9 +30,10 @@ from worlds import (
 
 from embedded_clickhouse import Endpoint
 from ingest.query_settings import PINNED
-from pipeline.models import DBT_DIR
-from pipeline.run import Run, open_run
+from pipeline.derive.models import DBT_DIR
+from pipeline.derive.prepare import prepare
 from pipeline.settings import PROJECT_DIR, Settings
+from pipeline.warehouse.run import Run, open_run
 
 # The opposite of what is pinned. A limit whose overflow mode is not `throw` would make results partial; those are
 # compared by name only, because with the mode pinned such a limit is an error.
@@ -105,7 +106,7 @@ def loaded(hostile: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """A world that was built, loaded and settled there."""
     settings = make_settings(hostile, "hostile", tmp_path_factory.mktemp("run"))
     with open_run(settings) as run:
-        run.prepare()
+        prepare(run)
         run.world = small_world(matches=200)
         fills = all_fills(run.world)
         land_gamma(run, run.world)

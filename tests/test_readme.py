@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from pipeline.cli import cli
 from pipeline.settings import PROJECT_DIR, Settings
+from pipeline.verbs.cli import cli
 
 README = (PROJECT_DIR / "README.md").read_text()
 

@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from worlds import all_fills, assert_equals_truth, land, land_gamma, rows_of, settle_all
 
+from pipeline.derive.rebuild import cut, plan, rebuild, span_of
 from pipeline.errors import NothingLoaded, SettingsError
-from pipeline.ledger import Load
-from pipeline.rebuild import cut, plan, rebuild, span_of
-from pipeline.run import Run
 from pipeline.settings import PROJECT_DIR, Settings
 from pipeline.timerange import EARLIEST, LATEST, TimeRange, parse_moment, parse_range, show
+from pipeline.warehouse.ledger import Load
+from pipeline.warehouse.run import Run
 from sandbox.world import World
 
 NOW = datetime(

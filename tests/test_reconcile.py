@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from worlds import all_fills, land, land_gamma, settle_all, small_world
 
-from pipeline.run import Run
+from pipeline.warehouse.run import Run
 from sandbox.reconcile import Check, plans, reconcile
 from sandbox.truth import Truth
 from sandbox.world import World

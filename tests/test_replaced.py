@@ -17,11 +17,11 @@ from worlds import (
     small_world,
 )
 
-from pipeline import models
-from pipeline.models import dbt_command, ensure_models, full_refresh_selects, writes
-from pipeline.replaced import heal_replaced_tables
-from pipeline.run import Run
+from pipeline.derive import models
+from pipeline.derive.models import dbt_command, ensure_models, full_refresh_selects, writes
+from pipeline.derive.replaced import heal_replaced_tables
 from pipeline.settings import PROJECT_DIR
+from pipeline.warehouse.run import Run
 
 
 def test_what_was_settled_into_a_table_that_was_replaced_is_settled_again(run: Run) -> None:

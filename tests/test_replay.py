@@ -32,15 +32,15 @@ from worlds import (
 from embedded_clickhouse import Endpoint
 from ingest import contracts
 from ingest.records import content_hash
-from ingest.sources.polygon_logs import decode_logs
-from pipeline.cycle import run_cycle
+from ingest.sources.polygon.logs import decode_logs
 from pipeline.errors import LoadFailed, LockHeld
-from pipeline.patience import Patience
-from pipeline.replay import Replay, merge_hours, replay
-from pipeline.run import Run
+from pipeline.jobs.cycle import run_cycle
+from pipeline.jobs.patience import Patience
+from pipeline.jobs.replay import Replay, merge_hours, replay
 from pipeline.settings import PROJECT_DIR, Settings
-from pipeline.status import read_status
 from pipeline.timerange import TimeRange
+from pipeline.verbs.status import read_status
+from pipeline.warehouse.run import Run
 from sandbox.contracts import Fill, log_of
 from sandbox.goldsky import _FIELDS as ARCHIVE_FIELDS
 from sandbox.server import AppServer, SandboxServer, Urls, build_app

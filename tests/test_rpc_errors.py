@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.sources.rpc_errors import Refusal, classify, limit_in
+from ingest.refusals import Refusal, classify, limit_in
 
 RANGE, RATE, BATCH = Refusal.RANGE, Refusal.RATE, Refusal.BATCH
 BEHIND, PRUNED, ACCESS = Refusal.BEHIND, Refusal.PRUNED, Refusal.ACCESS

@@ -8,7 +8,7 @@ from itertools import combinations, pairwise, product
 
 import pytest
 
-from pipeline.demo import MARKETS, NEW_BLOCKS, V1_DAYS, V2_DAYS
+from pipeline.verbs.demo import MARKETS, NEW_BLOCKS, V1_DAYS, V2_DAYS
 from sandbox.clock import HORIZON, block_time
 from sandbox.contracts import BUY, EXCHANGES, SELL, V1, V2, V3, Fill
 from sandbox.matches import COMPLEMENTARY, DIRECT, MERGE, MINT, MIXED

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from pipeline.migrations import migrate
-from pipeline.run import Run, open_run
 from pipeline.settings import Settings
+from pipeline.warehouse.migrations import migrate
+from pipeline.warehouse.run import Run, open_run
 
 SEEN_AT = datetime(2026, 6, 1, 12, tzinfo=UTC)
 COLUMNS = ["source", "reason", "payload_hash", "detail", "payload", "seen_at", "load_id"]

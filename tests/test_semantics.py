@@ -25,10 +25,10 @@ from worlds import (
 )
 
 from embedded_clickhouse import Endpoint
-from pipeline.ledger import now_us
-from pipeline.models import DBT_DIR, dbt_command
-from pipeline.run import Run
+from pipeline.derive.models import DBT_DIR, dbt_command
 from pipeline.settings import PROJECT_DIR, Settings
+from pipeline.warehouse.ledger import now_us
+from pipeline.warehouse.run import Run
 from sandbox.contracts import EXCHANGES
 from sandbox.truth import Truth
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from pipeline.cli import cli
 from pipeline.errors import SettingsError
 from pipeline.settings import (
     ARCHIVE_END,
@@ -21,6 +20,7 @@ from pipeline.settings import (
     load_settings,
     parse_utc,
 )
+from pipeline.verbs.cli import cli
 
 SECRET = "hunter2secret"
 BAD_VALUES = [

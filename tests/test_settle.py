@@ -18,7 +18,7 @@ from worlds import (
 )
 
 from pipeline.errors import ModelsError
-from pipeline.run import Run
+from pipeline.warehouse.run import Run
 from sandbox.matches import Match
 from sandbox.reconcile import reconcile
 from sandbox.truth import Truth

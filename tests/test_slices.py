@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.backlog import FIRST_PAUSE_S, Backlog
 from ingest.contracts import GENESIS, V1, V1_GENESIS, V2, V2_GENESIS, VERSIONS
-from ingest.fetching import FetchPool
 from ingest.http import BACKGROUND_SHARE, RateLimit, RateLimiter
+from ingest.queue.backlog import FIRST_PAUSE_S, Backlog
+from ingest.queue.fetching import FetchPool
 from ingest.records import fills_table
-from ingest.sources.chain import Block, first_since
+from ingest.sources.polygon.chain import Block, first_since
 from ingest.sources.slices import Page, Slice
-from pipeline.slicing import covered, cut, left_of, ranges
+from pipeline.jobs.slicing import covered, cut, left_of, ranges
 from sandbox.clock import HORIZON
 
 # ---------- slices

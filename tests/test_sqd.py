@@ -25,11 +25,11 @@ from ingest.errors import (
 )
 from ingest.http import HttpClient, RetryPolicy
 from ingest.progress import Progress
-from ingest.sources.chain import Endpoint, Endpoints, fills_of
-from ingest.sources.chain_reader import RangeReader
-from ingest.sources.polygon import Pace, block_since, polygon
-from ingest.sources.polygon_rpc import Node
-from ingest.sources.sqd import Portal, dataset_url, limits_of
+from ingest.sources.polygon.chain import Endpoint, Endpoints, fills_of
+from ingest.sources.polygon.range_reader import RangeReader
+from ingest.sources.polygon.reader import Pace, block_since, polygon
+from ingest.sources.polygon.rpc import Node
+from ingest.sources.sqd.portal import Portal, dataset_url, limits_of
 from sandbox.clock import HORIZON, block_time
 from sandbox.server import SandboxServer
 from sandbox.sqd import PortalLimits

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from ingest.tables import TABLES, Table
-from pipeline.run import Run
+from pipeline.warehouse.run import Run
 
 KINDS = {
     pa.string(): {"String", "LowCardinality(String)"},

@@ -14,10 +14,10 @@ from scripted_server import Answer, ScriptedServer
 from ingest.contracts import V2
 from ingest.errors import MissingFills, Unconfirmed, UpstreamError, WrongShape
 from ingest.http import HttpClient, RetryPolicy
-from ingest.sources.chain import Endpoints
-from ingest.sources.chain_reader import RangeReader
-from ingest.sources.polygon_rpc import Node
-from ingest.sources.sqd import Portal
+from ingest.sources.polygon.chain import Endpoints
+from ingest.sources.polygon.range_reader import RangeReader
+from ingest.sources.polygon.rpc import Node
+from ingest.sources.sqd.portal import Portal
 from sandbox.chain import Chain
 from sandbox.clock import HORIZON, block_time
 from sandbox.contracts import EXCHANGES, Fill

@@ -26,19 +26,19 @@ from worlds import (
     small_world,
 )
 
-from ingest.destination import ClickHouseHttpSqlClient
-from ingest.working_folder import of_writer
-from pipeline import settle as settle_module
-from pipeline.cycle import run_cycle
+from ingest.land.destination import ClickHouseHttpSqlClient
+from ingest.land.working_folder import of_writer
+from pipeline.derive import settle as settle_module
 from pipeline.errors import LockHeld
-from pipeline.ledger import Ledger, Load
-from pipeline.lock import Holder
-from pipeline.migrations import migrate
-from pipeline.orphans import merged
-from pipeline.patience import Patience
-from pipeline.run import Run, open_run
+from pipeline.jobs.cycle import run_cycle
+from pipeline.jobs.patience import Patience
 from pipeline.settings import PROJECT_DIR, Settings
-from pipeline.status import read_status
+from pipeline.verbs.status import read_status
+from pipeline.warehouse.ledger import Ledger, Load
+from pipeline.warehouse.lock import Holder
+from pipeline.warehouse.migrations import migrate
+from pipeline.warehouse.orphans import merged
+from pipeline.warehouse.run import Run, open_run
 from sandbox.reconcile import reconcile
 from sandbox.server import SandboxServer
 from sandbox.truth import Truth
@@ -376,14 +376,17 @@ def stopped(*arguments, **options):
     return original(*arguments, **options)
 
 setattr(owner, attribute, stopped)
-from pipeline.cli import main
+from pipeline.verbs.cli import main
 main()
 """
 
 
 @pytest.mark.parametrize(
     "stage",
-    ["ingest.destination:ClickHouseHttpSqlClient.insert_file", "pipeline.settle:_execute"],
+    [
+        "ingest.land.destination:ClickHouseHttpSqlClient.insert_file",
+        "pipeline.derive.settle:_execute",
+    ],
 )
 def test_a_process_that_was_stopped_ends_with_3_and_leaves_the_truth(
     reading_from: Callable, stage: str

@@ -13,14 +13,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from worlds import all_fills, land, land_gamma, rows_of, settle_all, small_world
 
-from pipeline.comparison import Verdict, describe
-from pipeline.crosscheck import TABLE, Totals, add_up, crosscheck
+from pipeline.derive.comparison import Verdict, describe
+from pipeline.derive.models import full_refresh_selects
+from pipeline.derive.verify import verify, whole_days
 from pipeline.errors import LoadFailed, NothingLoaded, NotSettled
-from pipeline.models import full_refresh_selects
-from pipeline.run import Run, open_run
+from pipeline.jobs.crosscheck import TABLE, Totals, add_up, crosscheck
 from pipeline.settings import PROJECT_DIR, Settings
 from pipeline.timerange import EARLIEST, LATEST, TimeRange
-from pipeline.verify import verify, whole_days
+from pipeline.warehouse.run import Run, open_run
 from sandbox.server import SandboxServer
 from sandbox.world import World
 

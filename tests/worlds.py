@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from embedded_clickhouse import Endpoint
-from pipeline import models
-from pipeline.ledger import now_us
-from pipeline.run import Run, open_run
+from pipeline.derive import models
+from pipeline.derive.prepare import prepare
+from pipeline.derive.settle import settle
 from pipeline.settings import ARCHIVE_END, PROJECT_DIR, Settings
-from pipeline.settle import settle
+from pipeline.warehouse.ledger import now_us
+from pipeline.warehouse.run import Run, open_run
 from sandbox.contracts import Fill
 from sandbox.reconcile import reconcile
 from sandbox.server import SandboxServer
@@ -106,10 +107,10 @@ def small_world(
 
 @contextmanager
 def prepared(settings: Settings, template: Settings):
-    """An open run on a copy of the template's databases, as `Run.prepare` would leave it."""
+    """An open run on a copy of the template's databases, as `prepare` would leave it."""
     with open_run(settings) as run:
         copy_databases(run, template)
-        run.prepare()
+        prepare(run)
         yield run
 
 

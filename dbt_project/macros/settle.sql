@@ -39,7 +39,7 @@
 
 {#-
     Version of everything that a full refresh writes: the last id before any load that was not settled when it began. By it
-    `pipeline/replaced.py` knows which loads were settled into the table that it has replaced. (Unit tests have no ledger.)
+    `pipeline/derive/replaced.py` knows which loads were settled into the table that it has replaced. (Unit tests have no ledger.)
 -#}
 {% macro refresh_id() -%}
     {%- if model.resource_type == 'unit_test' -%}

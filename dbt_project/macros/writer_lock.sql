@@ -1,7 +1,7 @@
 {#-
     Plain `dbt run` beside a run of the pipeline: both write the same tables, and a full refresh would put aside what the
     other has settled meanwhile. So commands that write are refused while a live run holds the writer lock
-    (`pipeline/lock.py`). The pipeline's own dbt runs say by POLYMARKET_ELT_FENCE under which number they hold it.
+    (`pipeline/warehouse/lock.py`). The pipeline's own dbt runs say by POLYMARKET_ELT_FENCE under which number they hold it.
 -#}
 {% macro refuse_beside_a_writer() %}
     {%- if execute and flags.WHICH in ('run', 'build', 'seed', 'snapshot', 'clone', 'retry') %}

@@ -2,7 +2,7 @@
 
 The readers are those of the live sources. Reading a slice needs no cursor: it begins at its start and is worth nothing
 until its last page is landed, so whatever goes wrong, it is read again. Which threads read is left to
-`ingest.fetching`, which slices to read to `pipeline.backfill`.
+`ingest.queue.fetching`, which slices to read to `pipeline.jobs.backfill`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from dlt.extract import DltSource
 
 from ingest.errors import SourceFrozen, WrongShape
 from ingest.http import HttpClient
-from ingest.landing import RESOURCE_OPTIONS, Landing
+from ingest.land.landing import RESOURCE_OPTIONS, Landing
 from ingest.progress import Progress
 from ingest.records import DeadLetter
-from ingest.sources import goldsky, polygon
-from ingest.sources.chain import Block, Endpoints
-from ingest.sources.chain_reader import RangeReader
+from ingest.sources.goldsky import reader as goldsky
+from ingest.sources.polygon import reader as polygon
+from ingest.sources.polygon.chain import Block, Endpoints
+from ingest.sources.polygon.range_reader import RangeReader
 from ingest.tables import ORDER_FILLED
 
 PIPELINE = "polymarket_backfill"

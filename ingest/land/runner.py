@@ -1,0 +1,202 @@
+"""One run of one source: finish what an earlier run left, extract, normalize, load.
+
+Promises that a cursor never gets ahead of ClickHouse. dlt writes the state that holds it into the
+load package of the rows it follows; here the working folder is only believed as far as ClickHouse
+confirms it or a pending package will bring it, and given up otherwise (state is then restored from
+ClickHouse). A package that could not be loaded stays pending and goes first in the next run.
+The caller's ledger is told about every package before its first row is inserted and after its last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dlt
+import pyarrow.parquet as pq
+from clickhouse_connect.driver.exceptions import ClickHouseError
+from dlt.common.destination.exceptions import DestinationException, DestinationUndefinedEntity
+from dlt.extract import DltSource
+from dlt.pipeline.exceptions import PipelineStepFailed
+from dlt.pipeline.state_sync import decompress_state
+
+from ingest.errors import IngestError, LoadError, one_line
+from ingest.land.landing import TakeLoadId, load_id_as_integer, load_id_of_rows, take_load_id
+from ingest.land.working_folder import forget_old_packages, give_up, make_room, mend
+from ingest.progress import Progress
+
+KEPT_PACKAGES = 20
+
+
+@dataclass(frozen=True)
+class LoadPackage:
+    """What one dlt load package brings: rows by landing table.
+
+    `load_id` is that of the rows; see `ingest.land.landing.current_load_id`.
+    """
+
+    load_id: int
+    rows: dict[str, int]
+
+
+PackageCallback = Callable[[LoadPackage], None]
+
+
+def open_pipeline(
+    name: str, destination: Any, *, database: str, pipelines_dir: str | Path
+) -> dlt.Pipeline:
+    """The dlt pipeline `name`, loading into `database`; its working folder is made if needed."""
+    return dlt.pipeline(
+        pipeline_name=name,
+        destination=destination,
+        dataset_name=database,
+        pipelines_dir=str(Path(pipelines_dir).resolve()),
+        progress=None,
+    )
+
+
+def run(
+    pipeline: dlt.Pipeline,
+    source: DltSource,
+    progress: Progress,
+    *,
+    before_load: PackageCallback = lambda package: None,
+    after_load: PackageCallback = lambda package: None,
+    take_id: TakeLoadId = load_id_as_integer,
+) -> list[LoadPackage]:
+    """Load pending packages, then what `source` has to give.
+
+    Args:
+        progress: the one that the source was made with.
+        before_load: called for every package before any of its rows is inserted.
+        after_load: called for every package when all of its rows are in ClickHouse.
+        take_id: called with dlt's load id of a new package, once it has rows; returns the load id of the rows.
+
+    Returns:
+        The packages that were loaded, pending ones included.
+
+    Raises:
+        LoadError: rows did not get into ClickHouse; running again loads them.
+        IngestError: the source's first failure, after everything that was read is loaded.
+    """
+    mend(pipeline)
+    _take_over_state_of_destination(pipeline)
+    loaded = _finish(pipeline, before_load, after_load)
+    if loaded:  # a kill right after a package was finished leaves its cursor in there alone
+        _take_over_state_of_destination(pipeline)
+    token = take_load_id.set(take_id)
+    try:
+        _step(pipeline, lambda: pipeline.extract(source))
+    finally:
+        take_load_id.reset(token)
+    loaded += _finish(pipeline, before_load, after_load)
+    if progress.failures:
+        raise progress.failures[0]
+    return loaded
+
+
+def resource_states(pipeline: dlt.Pipeline) -> dict[str, dict[str, Any]]:
+    """The stored state of each resource of the pipeline: cursors, watermarks."""
+    states = {}
+    for source in pipeline.state.get("sources", {}).values():
+        states.update(source.get("resources", {}))
+    return states
+
+
+def _take_over_state_of_destination(pipeline: dlt.Pipeline) -> None:
+    """Make the cursors those that ClickHouse has, but for those that a pending package brings.
+
+    dlt alone keeps a local state that ClickHouse does not have (tables dropped, an older backup
+    restored), and would never read again what is missing there.
+    """
+    # dlt puts the stored state in the place of a local one of the same version.
+    before = pipeline.state["_state_version"], pipeline.state["_version_hash"]
+    _step(pipeline, pipeline.sync_destination)
+    version, content = _step(pipeline, lambda: _stored_state(pipeline))
+    if pipeline.has_pending_data:
+        # A pending package brings one version of the state, or none if nothing in it changed. Any other is of the past:
+        # another machine has read on from the same place since.
+        is_known = before[0] == version + 1 or before == (version, content or before[1])
+    else:
+        is_known = pipeline.state["_state_version"] == version
+    if not is_known:
+        give_up(pipeline)
+        _step(pipeline, pipeline.sync_destination)
+
+
+def _stored_state(pipeline: dlt.Pipeline) -> tuple[int, str]:
+    """Version and content hash of the pipeline's state in ClickHouse; 0 and nothing if there is none."""
+    with pipeline.destination_client() as client:
+        try:
+            stored = client.get_stored_state(pipeline.pipeline_name)
+        except DestinationUndefinedEntity:
+            return 0, ""
+    return (stored.version, decompress_state(stored.state)["_version_hash"]) if stored else (0, "")
+
+
+def _finish(
+    pipeline: dlt.Pipeline, before_load: PackageCallback, after_load: PackageCallback
+) -> list[LoadPackage]:
+    """Normalize and load every package there is."""
+    if pipeline.list_extracted_load_packages():
+        _step(pipeline, pipeline.normalize)
+    packages = [_describe(pipeline, x) for x in pipeline.list_normalized_load_packages()]
+    for package in packages:
+        before_load(package)
+    if packages:
+        make_room(pipeline)
+        _step(pipeline, pipeline.load)
+    for package in packages:
+        after_load(package)
+    forget_old_packages(pipeline, KEPT_PACKAGES)
+    return packages
+
+
+def _describe(pipeline: dlt.Pipeline, load_id: str) -> LoadPackage:
+    """Rows by landing table, counted in the package's files, those loaded already included."""
+    rows: dict[str, int] = {}
+    for jobs in pipeline.get_load_package_info(load_id).jobs.values():
+        for job in jobs:
+            table = job.job_file_info.table_name
+            if job.job_file_info.file_format == "parquet" and not table.startswith("_dlt"):
+                rows[table] = rows.get(table, 0) + pq.read_metadata(job.file_path).num_rows
+    state = pipeline.get_load_package_state(load_id)
+    return LoadPackage(load_id_of_rows(load_id, state), rows)
+
+
+def _step(pipeline: dlt.Pipeline, step: Callable[[], Any]) -> Any:
+    """Run one dlt step and turn dlt's many-lined failures into one line; return what it returns.
+
+    Raises:
+        IngestError, KeyboardInterrupt: what the step's code raised, if it was one.
+        LoadError: anything else that failed in dlt or in ClickHouse.
+    """
+    try:
+        return step()
+    except (PipelineStepFailed, DestinationException) as failure:
+        causes = list(_causes(failure))
+        for cause in causes:
+            if isinstance(cause, IngestError | KeyboardInterrupt):
+                raise cause from failure
+        name = getattr(failure, "step", "comparing cursors")
+        raise LoadError(
+            f"{pipeline.pipeline_name}: {name} failed: {_reason(causes)}; run again when"
+            " that is fixed, nothing was lost"
+        ) from failure
+
+
+def _reason(causes: Sequence[BaseException]) -> str:
+    """One line: ClickHouse's words if it said any, else those of the error dlt wrapped."""
+    told = [cause for cause in causes if isinstance(cause, ClickHouseError | DestinationException)]
+    cause = told[-1] if told else causes[min(1, len(causes) - 1)]
+    return one_line(f"{type(cause).__name__}: {cause}", 500)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what caused it, outermost first."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = getattr(seen, "exception", None) or seen.__cause__ or seen.__context__

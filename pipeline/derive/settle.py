@@ -1,0 +1,93 @@
+"""Settling: bringing every derived table in line with what was loaded.
+
+The SQL is that of the incremental dbt models, compiled once (see `models.py`). Each statement recomputes what the
+loads marked `settling` touched and writes it under the settle's own version, so doing one twice is harmless.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError
+
+from pipeline.errors import ModelsError
+from pipeline.warehouse.client import first_line
+from pipeline.warehouse.ledger import Ledger, Load, next_batch
+
+MEMORY_LIMIT_EXCEEDED = 241
+MORE_MEMORY = (
+    "; it needs more memory, so lower SETTLE_MAX_ROWS, or raise CLICKHOUSE_LOCAL_MEMORY_GB (embedded)"
+    " or max_memory_usage (a server)"
+)
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One settling statement: the incremental insert of one model.
+
+    Attributes:
+        model: name of the dbt model.
+        landing_table: the landing table whose loads it settles.
+        sql: the complete `insert into … select …`, with the parameter {settle_id:UInt64}.
+    """
+
+    model: str
+    landing_table: str
+    sql: str
+
+
+def settle(
+    client: Client,
+    ledger: Ledger,
+    statements: list[Statement],
+    *,
+    max_rows: int,
+    on_batch: Callable[[list[Load]], None] = lambda batch: None,
+) -> int:
+    """Settle every unsettled load and return how many rows they hold.
+
+    Loads that are loading, or whose blocks are to be read again, are left alone. The loads of a batch are marked with a
+    settle id, and the statements are bound to it: one that comes late, after another run has marked them anew, finds
+    nothing to settle.
+
+    Raises:
+        LockHeld: the writer lock was lost.
+        ModelsError: a statement failed; its loads stay unsettled and the next run takes them up again.
+    """
+    rows = 0
+    while batch := _take(ledger, max_rows):
+        on_batch(batch)
+        for statement in statements:
+            if statement.landing_table == batch[0].table_name:
+                ledger.prove()
+                _execute(client, statement, batch[0].settle_id)
+        ledger.finish_settling(batch)
+        rows += sum(load.loaded_rows for load in batch)
+    return rows
+
+
+def _take(ledger: Ledger, max_rows: int) -> list[Load]:
+    """Mark the next batch as being settled; empty when everything is."""
+    ready = [load for load in ledger.unsettled() if load.state in ("loaded", "settling")]
+    empty = [load for load in ready if load.loaded_rows == 0 and not load.is_rebuild]
+    ledger.finish_settling(empty)
+    pending = [load for load in ready if load not in empty]
+    batch = next_batch(pending, max_rows)
+    ledger.back_to_loaded(
+        [load for load in pending if load.state == "settling" and load not in batch]
+    )
+    return ledger.start_settling(batch) if batch else []
+
+
+def _execute(client: Client, statement: Statement, settle_id: int) -> None:
+    try:
+        client.command(statement.sql, parameters={"settle_id": settle_id})
+    except ClickHouseError as error:
+        advice = MORE_MEMORY if getattr(error, "code", None) == MEMORY_LIMIT_EXCEEDED else ""
+        raise ModelsError(
+            f"settling {statement.model} failed and will be tried again by the next run{advice}: {first_line(error)}"
+        ) from error

@@ -1,0 +1,217 @@
+"""How answers look on a terminal: tables and short lines, nothing that needs a wide screen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+
+from embedded_clickhouse.ownership import make_folder
+from embedded_clickhouse.passwords import OWNER, READER, password_file, password_of
+from pipeline.console import human, out, simple_table
+from pipeline.derive.rebuild import span_of
+from pipeline.jobs.freshness import COMPLETE, Freshness
+from pipeline.jobs.slicing import SOURCES, Plan, at
+from pipeline.timerange import show
+from pipeline.verbs.doctor import Finding
+from pipeline.verbs.status import Status
+from pipeline.warehouse.ledger import Load
+
+if TYPE_CHECKING:
+    from pipeline.derive.comparison import Verdict
+    from pipeline.jobs.backup import Made
+    from pipeline.jobs.backup_file import Manifest
+    from pipeline.jobs.replay import Replay
+    from pipeline.settings import Settings
+
+
+def how_to_connect(settings: Settings) -> str:
+    """How to connect to the embedded ClickHouse: its users and their passwords, made now if there are none.
+
+    Raises:
+        EmbeddedError, OSError: its folder cannot be used.
+    """
+    folder, access = settings.clickhouse_local_path, settings.clickhouse_local_access
+    make_folder(folder)
+    kept = password_file(folder, OWNER)
+    if access.password == "":
+        owner = "  WARNING: it asks for no password, so every user of this machine may read and change it"
+    elif access.password is None:
+        owner = (
+            f"  user {OWNER}, password {password_of(folder, OWNER)} (kept in {kept})\n"
+            f"  for plain dbt: export CLICKHOUSE_PASSWORD=$(cat {kept})"
+        )
+    else:
+        owner = f"  user {OWNER}, password as set in CLICKHOUSE_PASSWORD"
+    reader = f"  user {READER}, who may only read, password {password_of(folder, READER)}"
+    return f"{owner}\n{reader}"
+
+
+def print_status(status: Status) -> None:
+    """Print the answer of `status`."""
+    out.print(
+        f"[bold]{escape(status.clickhouse)}[/] version {status.version}, database {status.database}"
+    )
+    if status.password_file:
+        out.print(f"user {OWNER}, password in {escape(status.password_file)}")
+    if not status.ready:
+        out.print("Nothing is loaded yet. Run `python run_pipeline.py` for a first cycle.")
+        return
+    _print_freshness(status.sources)
+    table = simple_table(("table", "left"), ("rows", "right"), ("newest", "left"), ("age", "right"))
+    for row in status.tables:
+        table.add_row(row.name, human(row.rows), row.newest_at or "", age(row.age_s))
+    out.print(table)
+    out.print(
+        f"loads: {human(status.settled_loads)} settled, {human(status.unsettled_loads)} not yet; "
+        f"last {status.last_load_at or 'never'}"
+    )
+    for table_name, rows in status.unchecked.items():
+        out.print(
+            f"[red]unchecked[/]: {human(rows)} rows of {table_name} may be of blocks that left the chain;"
+            " the next reading of the chain reads them again"
+        )
+    out.print(f"writer: {escape(status.writer) if status.writer else 'nobody'}")
+    out.print(f"tokens with trades but no market yet: {human(status.unknown_tokens)}")
+    for each in status.backfills:
+        out.print(
+            f"backfill: {each['source']} {each['from_at']} to {each['to_at']}: {human(each['done'])} slices done,"
+            f" {human(each['requested'])} requested"
+        )
+        if each["problem"]:
+            out.print(f"[red]backfill[/]: {escape(each['problem'])}", soft_wrap=True)
+    late = status.late_fills
+    if late["blocks"]:
+        out.print(
+            f"late fills: the second reading of the chain found {human(late['fills'])} that the first had missed and"
+            f" took back {human(late['taken_back'])}, in {human(late['blocks'])} blocks; last {late['last_at']}"
+        )
+    else:
+        out.print("late fills: none")
+    if not status.dead_letters:
+        out.print("dead letters: none")
+    for letter in status.dead_letters:
+        out.print(
+            f"[red]dead letters[/]: {letter['source']} {letter['reason']}: {human(letter['records'])}"
+        )
+
+
+def _print_freshness(sources: list[Freshness]) -> None:
+    table = simple_table(
+        ("source", "left"),
+        ("state", "left"),
+        ("read to", "left"),
+        ("lag", "right"),
+        ("at most", "right"),
+    )
+    for each in sources:
+        state = f"[red]{each.state}[/]" if each.is_stale else each.state
+        lag = "" if each.state == COMPLETE else age(each.lag_s)
+        table.add_row(each.source, state, each.read_to or "", lag, age(each.max_lag_s))
+    out.print(table)
+
+
+def print_replay(report: Replay, *, dry_run: bool) -> None:
+    """Print what `replay` did, or would do."""
+    if not report.letters:
+        out.print("There are no dead letters to replay.")
+        return
+    outcomes = (
+        ("landed", report.landed),
+        ("landed before, derived again", report.derived),
+        ("landed since in another way, off the list", report.known),
+        ("of blocks that left the chain, off the list", report.gone),
+        ("[red]still refused[/]", report.refused),
+    )
+    for outcome, counts in outcomes:
+        for (source, reason), count in sorted(counts.items()):
+            out.print(f"{outcome}: {source} {escape(reason)}: {human(count)}", soft_wrap=True)
+    if dry_run:
+        out.print("nothing was written")
+
+
+def print_verdicts(verdicts: list[Verdict]) -> None:
+    """Print what `verify` found: a line per table, and the first differences of those that have any."""
+    table = simple_table(("table", "left"), ("rows", "right"), ("should be", "right"), ("", "left"))
+    for each in verdicts:
+        verdict = "equal" if each.equal else f"[red]{human(each.differences)} DIFFERENT[/]"
+        table.add_row(each.table, human(each.rows), human(each.expected), verdict)
+    out.print(table)
+    for each in verdicts:
+        for example in each.examples:
+            out.print(f"  {each.table}: {example}", style="red", markup=False, soft_wrap=True)
+
+
+def print_slices(slices: list[Load]) -> None:
+    """Print what a rebuild would do."""
+    table = simple_table(("raw table", "left"), ("from", "left"), ("to", "left"), ("rows", "right"))
+    for load in slices:
+        span = span_of(load)
+        table.add_row(load.table_name, show(span.start), show(span.end), human(load.loaded_rows))
+    out.print(table)
+    rows = sum(load.loaded_rows for load in slices)
+    out.print(f"{len(slices)} slices, {human(rows)} rows; nothing was written")
+
+
+def print_plan(plan: Plan) -> None:
+    """Print what a backfill would do."""
+    table = simple_table(
+        ("source", "left"), ("from", "left"), ("to", "left"), ("slices", "right"), ("done", "right")
+    )
+    for source in SOURCES:
+        slices = [part for part in plan.slices if part.source == source]
+        if slices:
+            done = len(slices) - sum(part.source == source for part in plan.left)
+            first, last = show(at(slices[0].start)), show(at(slices[-1].end))
+            table.add_row(source, first, last, human(len(slices)), human(done))
+    out.print(table)
+    out.print(f"{human(len(plan.left))} slices would be read; nothing was written")
+
+
+def age(seconds: float | None) -> str:
+    """An age in the largest unit that leaves at least one."""
+    if seconds is None:
+        return ""
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def print_findings(findings: list[Finding]) -> None:
+    """Print the answer of `doctor`."""
+    for finding in findings:
+        mark = "[red]fail[/]" if finding.failed else "[green]ok[/]  "
+        out.print(f"{mark} {escape(finding.subject)}: {escape(finding.detail)}", soft_wrap=True)
+        if finding.failed and finding.remedy:
+            out.print(f"     {escape(finding.remedy)}", soft_wrap=True)
+    failures = sum(finding.failed for finding in findings)
+    out.print(
+        "Everything is in order."
+        if not failures
+        else f"{failures} of {len(findings)} checks failed."
+    )
+
+
+def print_backup(made: Made) -> None:
+    """Where a backup is, and what it holds."""
+    facts = made.manifest.facts
+    out.print(
+        f"{made.path}: {facts.raw_database} and {facts.database} as of {facts.made_at},"
+        f" {human(made.manifest.rows)} rows, {made.size / 1e6:,.1f} MB",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def print_restored(manifest: Manifest) -> None:
+    """What was restored."""
+    facts = manifest.facts
+    out.print(
+        f"{facts.raw_database} and {facts.database} are as of {facts.made_at}, {human(manifest.rows)} rows;"
+        " the next run goes on from there",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )

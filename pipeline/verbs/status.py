@@ -1,0 +1,202 @@
+"""`status`: what is loaded, how fresh it is, who is writing, and what needs attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from embedded_clickhouse.passwords import OWNER, password_file
+from pipeline.jobs.freshness import Freshness, judge, last_reads
+from pipeline.settings import Settings
+from pipeline.warehouse.run import Run
+
+# Promised table -> the column that says how new it is.
+TABLES = {
+    "markets": "fetched_at",
+    "events": "fetched_at",
+    "outcome_tokens": None,
+    "order_fills": "filled_at",
+    "trades": "filled_at",
+    "ohlcv_1m": "bucket_at",
+    "ohlcv_1h": "bucket_at",
+    "ohlcv_1d": "bucket_at",
+}
+
+
+@dataclass(frozen=True)
+class TableStatus:
+    """Size and age of one promised table."""
+
+    name: str
+    rows: int
+    newest_at: str | None
+    age_s: float | None
+
+
+@dataclass(frozen=True)
+class Status:
+    """The answer of `status`.
+
+    Attributes:
+        clickhouse: server in use.
+        version: its version.
+        database: database of the models.
+        ready: False until the first run has made the schema.
+        writer: who holds the writer lock, or None.
+        sources: how fresh each source of a cycle is, and what is derived.
+        tables: promised tables.
+        unsettled_loads: loads that derived tables do not reflect yet.
+        unchecked: rows by landing table of those of them whose blocks are read again first, because they may have come late.
+        settled_loads: loads that they do.
+        last_load_at: when the newest load was written down, ISO, UTC.
+        unknown_tokens: tokens with trades whose market has not landed; combos aside, which have none.
+        backfills: per source and contiguous span of slices, how many of them are done and requested, and a problem.
+        dead_letters: distinct records that could not be parsed and were not replayed, per source and reason.
+        late_fills: what the second reading of the chain found and the first had missed (fills), or had and should not
+            have (taken_back), in so many blocks; when it last did, ISO, UTC, or None.
+        password_file: the file with the owner's password of the embedded ClickHouse; None: there is none.
+    """
+
+    clickhouse: str
+    version: str
+    database: str
+    ready: bool
+    writer: str | None
+    sources: list[Freshness]
+    tables: list[TableStatus]
+    unsettled_loads: int
+    unchecked: dict[str, int]
+    settled_loads: int
+    last_load_at: str | None
+    unknown_tokens: int
+    backfills: list[dict[str, Any]]
+    dead_letters: list[dict[str, Any]]
+    late_fills: dict[str, Any]
+    password_file: str | None = None
+
+    @property
+    def stale(self) -> list[str]:
+        """Sources that are stale or were never read, and `settling` if what is derived lags behind."""
+        return [each.source for each in self.sources if each.is_stale]
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain JSON types."""
+        return asdict(self) | {"stale": self.stale}
+
+
+def read_status(run: Run) -> Status:
+    """Ask ClickHouse for the status; works on an empty server too."""
+    settings, client = run.settings, run.client
+    raw, models = settings.raw_database, settings.clickhouse_database
+    ready = run.has_database(raw) and _exists(run, models, "trades")
+    holder = run.lock.holder()
+    writing = holder is not None and not holder.is_dead(settings.lock_ttl_s)
+    loads = (0, 0, None, 0)
+    unknown, letters, reads, unchecked = 0, [], {}, {}
+    now = client.query("select now64(6, 'UTC')").result_rows[0][0].replace(tzinfo=UTC)
+    if ready:
+        loads = client.query(
+            "select countIf(state != 'settled'), countIf(state = 'settled'), max(updated_at),"
+            " minIf(load_id, state != 'settled' and not is_rebuild)"
+            f" from {raw}.loads final"
+        ).result_rows[0]
+        unknown = client.query(
+            f"select count() from {models}.unknown_tokens where module != 'combo'"
+        ).result_rows[0][0]
+        letters = [
+            {"source": source, "reason": reason, "records": records}
+            for source, reason, records in client.query(
+                f"select source, reason, count() from {raw}.dead_letters group by source, reason order by 1, 2"
+            ).result_rows
+        ]
+        reads = last_reads(client, raw) if _exists(run, raw, "source_readings") else {}
+        unchecked = dict(
+            client.query(
+                f"select table_name, sum(loaded_rows) from {raw}.loads final where state = 'unchecked' group by table_name"
+            ).result_rows
+        )
+    unsettled_since = datetime.fromtimestamp(loads[3] / 1e6, UTC) if loads[3] else None
+    return Status(
+        clickhouse=str(run.server),
+        version=str(client.server_version),
+        database=models,
+        ready=ready,
+        writer=str(holder) if writing else None,
+        sources=judge(settings, reads, unsettled_since, now),
+        tables=[_table(run, name, column, now) for name, column in TABLES.items()] if ready else [],
+        unsettled_loads=loads[0],
+        unchecked=unchecked,
+        settled_loads=loads[1],
+        last_load_at=_iso(loads[2]) if loads[1] or loads[0] else None,
+        unknown_tokens=unknown,
+        backfills=_backfills(run) if ready else [],
+        dead_letters=letters,
+        late_fills=_late_fills(run),
+        password_file=_password_file(settings),
+    )
+
+
+def _password_file(settings: Settings) -> str | None:
+    is_kept = settings.embedded and settings.clickhouse_local_access.password is None
+    return str(password_file(settings.clickhouse_local_path, OWNER)) if is_kept else None
+
+
+def _late_fills(run: Run) -> dict[str, Any]:
+    """What second readings have found; nothing where the database was made before there were any."""
+    raw = run.settings.raw_database
+    found: Sequence[Any] = (0, 0, 0, None)
+    if _exists(run, raw, "late_fills"):
+        found = run.client.query(
+            f"select sum(fills), sum(taken_back), uniqExact(block_number), max(found_at) from {raw}.late_fills final"
+        ).result_rows[0]
+    fills, taken_back, blocks, at = found
+    return {
+        "fills": fills,
+        "taken_back": taken_back,
+        "blocks": blocks,
+        "last_at": _iso(at) if blocks else None,
+    }
+
+
+def _backfills(run: Run) -> list[dict[str, Any]]:
+    """Backfills by source and contiguous span; none where the database was made before there were any."""
+    raw = run.settings.raw_database
+    if not _exists(run, raw, "backfill_slices"):
+        return []
+    window = (
+        "over (partition by source order by from_at, to_at rows between unbounded preceding and"
+    )
+    rows = run.client.query(
+        "select source, min(from_at) as first, max(to_at), countIf(state = 'done'),"
+        " countIf(state = 'requested'), anyIf(problem, state = 'requested' and problem != '')"
+        f" from (select *, sum(follows_gap) {window} current row) as span"
+        f" from (select *, from_at > max(to_at) {window} 1 preceding) as follows_gap"
+        f" from {raw}.backfill_slices final where state != 'cancelled'))"
+        " group by source, span order by source, first"
+    ).result_rows
+    names = ("source", "from_at", "to_at", "done", "requested", "problem")
+    return [
+        dict(zip(names, (row[0], _iso(row[1]), _iso(row[2]), *row[3:]), strict=True))
+        for row in rows
+    ]
+
+
+def _exists(run: Run, database: str, table: str) -> bool:
+    return bool(run.client.command(f"exists table {database}.{table}"))
+
+
+def _table(run: Run, name: str, column: str | None, now: datetime) -> TableStatus:
+    newest = f"max({column})" if column else "null"
+    rows, at = run.client.query(
+        f"select count(), {newest} from {run.settings.clickhouse_database}.{name}"
+    ).result_rows[0]
+    if not rows or at is None:
+        return TableStatus(name, rows, None, None)
+    age = (now - at.replace(tzinfo=UTC)).total_seconds()
+    return TableStatus(name, rows, _iso(at), round(age, 1))
+
+
+def _iso(moment: datetime) -> str:
+    return moment.replace(tzinfo=UTC).isoformat(timespec="seconds")

@@ -1,0 +1,454 @@
+"""The ledger of loads in ClickHouse: which of them every derived table already reflects.
+
+A load is written down as `loading` before its first row is inserted, as `loaded` when all are, as `settling` while the
+models are recomputed for it and as `settled` afterwards. Whatever a crash leaves short of `settled` is done again.
+The watermark is this ledger, never the newest row of a table.
+
+Only the holder of the writer lock changes the ledger, and ClickHouse checks that in the very statement that writes: a
+run that lost its lock writes nothing. A load that another run closed than the one that opened it is an orphan: its rows
+may come late, and may be of blocks that have left the chain since. So orphans are measured in every cycle, and settled
+once their blocks were read again (`unchecked` until then).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from clickhouse_connect.driver.client import Client
+
+from ingest.tables import SETTLED, TABLES
+
+if TYPE_CHECKING:
+    from pipeline.warehouse.lock import WriterLock
+
+# Blocks that deep below another block of the same load had been confirmed when they were read: the polygon reader
+# rests on the same bound (`reorg_depth`).
+REORG_DEPTH = 256
+# Orphans that every cycle measures, the latest first; the start of a run measures all of them.
+ORPHANS_PER_CYCLE = 50
+ROWS_PER_STATEMENT = 1000
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+COLUMNS = (
+    "load_id",
+    "table_name",
+    "state",
+    "is_rebuild",
+    "loaded_rows",
+    "from_at",
+    "to_at",
+    "settle_id",
+    "opened_under",
+    "closed_under",
+    "content",
+)
+# The same as ClickHouse reads them: times as microseconds.
+STRUCTURE = (
+    "load_id UInt64, table_name String, state String, is_rebuild UInt8, loaded_rows UInt64,"
+    " from_at Int64, to_at Int64, settle_id UInt64, opened_under UInt64, closed_under UInt64, content UInt64"
+)
+
+
+def now_us() -> int:
+    """Microseconds since 1970 (UTC) by this machine's clock."""
+    return time.time_ns() // 1000
+
+
+@dataclass(frozen=True)
+class Load:
+    """One load of one landing table.
+
+    Attributes:
+        load_id: the id that its rows carry; microseconds since 1970 or later, see `Ledger.next_id`.
+        table_name: landing table.
+        state: loading, loaded, unchecked, settling or settled.
+        is_rebuild: everything between `from_at` and `to_at` is recomputed.
+        loaded_rows: rows of the load in the landing table.
+        from_at, to_at: time range of those rows, both inclusive.
+        settle_id: last settle that took it up; 0: none.
+        opened_under, closed_under: numbers of the writer lock under which it was opened and measured as whole.
+        content: sum of hashes of the rows that counted when it was measured; 0 unless it is an orphan.
+    """
+
+    load_id: int
+    table_name: str
+    state: str = "loading"
+    is_rebuild: bool = False
+    loaded_rows: int = 0
+    from_at: datetime = EPOCH
+    to_at: datetime = EPOCH
+    settle_id: int = 0
+    opened_under: int = 0
+    closed_under: int = 0
+    content: int = 0
+
+    @property
+    def span(self) -> timedelta:
+        """Length of the time range."""
+        return self.to_at - self.from_at
+
+    @property
+    def is_orphan(self) -> bool:
+        """Whether its rows may come late: the run that inserted them did not see the end of it."""
+        return self.opened_under != self.closed_under
+
+    @property
+    def key(self) -> tuple[int, str]:
+        """What names it."""
+        return self.load_id, self.table_name
+
+
+@dataclass(frozen=True)
+class Unchecked:
+    """A load whose chain blocks have to be read again before it is settled.
+
+    Attributes:
+        load: as it was measured.
+        blocks: first and last block to read again, both inclusive; None: none of its rows needs it.
+        newest_at: time of the newest of its rows that count.
+    """
+
+    load: Load
+    blocks: tuple[int, int] | None
+    newest_at: datetime
+
+
+class Ledger:
+    """Reads and writes the ledger of one landing database.
+
+    Args:
+        lock: the lock under which this run writes; without one, or while it is not held, nothing is proved.
+    """
+
+    def __init__(self, client: Client, raw_database: str, lock: WriterLock | None = None):
+        self._client = client
+        self._raw = raw_database
+        self._lock = lock
+        self._opened: dict[tuple[int, str], Load] = {}
+        self._has_measured_all = False
+
+    def open(self, load_id: int, tables: Iterable[str]) -> None:
+        """Write down a load before its first row is inserted; opening it again is harmless."""
+        loads = [
+            Load(load_id, table, opened_under=self._fence) for table in tables if table in SETTLED
+        ]
+        self._write(loads)
+        self._opened |= {load.key: load for load in loads}
+
+    def close_loading(self, *, is_whole: bool = True) -> list[Load]:
+        """Mark the loads that this ledger opened as loaded, with the rows they really have, and return them.
+
+        Args:
+            is_whole: every insert of them has been answered. Else rows may still be under way, and they stay orphans
+                until they are opened again.
+        """
+        closed_under = self._fence if is_whole else 0
+        loaded = [
+            self._measure(replace(load, state="loaded", closed_under=closed_under))
+            for load in self._opened.values()
+        ]
+        self._write(loaded)
+        self._opened = {}
+        return loaded
+
+    def adopt_orphans(self) -> list[Load]:
+        """Close what earlier runs, or earlier cycles of this one, were loading or settling; return what was loading.
+
+        Only under the lock, while this run loads nothing. Afterwards no statement of an earlier run finds a load to settle,
+        or is still running.
+
+        Raises:
+            LockHeld: the lock was lost, or a statement of an earlier run does not end.
+        """
+        self.prove()
+        left = self.unsettled()
+        self._opened = {}
+        self.back_to_loaded([load for load in left if load.state == "settling"])
+        if self._fence:
+            self._lock.stop_earlier()
+        adopted = [
+            self._close_orphan(replace(load, closed_under=self._other_than(load.opened_under)))
+            for load in left
+            if load.state == "loading"
+        ]
+        self._write(adopted)
+        return adopted
+
+    def _other_than(self, opened_under: int) -> int:
+        """The number to close under a load that was opened under another, or by an earlier cycle of this run."""
+        return 0 if opened_under == self._fence else self._fence
+
+    def find_late(self) -> list[Load]:
+        """Measure orphans again and return those whose rows are not what they were: all at first, then the latest.
+
+        They are unsettled from then on: `unchecked` if they have rows of the chain, else `loaded`.
+        """
+        limit = f" limit {ORPHANS_PER_CYCLE}" if self._has_measured_all else ""
+        orphans = self._select(
+            "opened_under != closed_under and state in ('loaded', 'settled', 'unchecked')"
+            f" order by load_id desc{limit}"
+        )
+        measured = [(load, self._close_orphan(load)) for load in orphans]
+        changed = [now for before, now in measured if now.content != before.content]
+        # Rows that later loads have replaced need no more than to be counted.
+        counted = [
+            replace(now, state=before.state)
+            for before, now in measured
+            if now.content == before.content and now.loaded_rows > before.loaded_rows
+        ]
+        self._write(changed + counted)
+        self._has_measured_all = True
+        return changed
+
+    def unchecked(self) -> list[Unchecked]:
+        """Loads whose blocks have to be read again, with the blocks."""
+        return [self._with_blocks(load) for load in self._select("state = 'unchecked'")]
+
+    def checked(self, done: Iterable[Unchecked]) -> None:
+        """Say that the blocks of loads were read again, so that they may be settled."""
+        self._write([replace(each.load, state="loaded") for each in done])
+
+    def unsettled(self) -> list[Load]:
+        """Loads that are not settled, oldest first."""
+        return self._select("state != 'settled' order by load_id")
+
+    def settled_since(self, table: str, settle_id: int) -> list[Load]:
+        """Loads of a landing table that were settled after this settle, oldest first."""
+        return self._select(
+            f"table_name = '{table}' and state = 'settled' and settle_id > {settle_id} order by load_id"
+        )
+
+    def add_rebuild(self, slices: list[Load]) -> list[Load]:
+        """Write down the slices of a rebuild, under the next free load ids, and return them.
+
+        From then on they are unsettled loads like any other: whoever settles next does them.
+        """
+        first_id = self.next_id()
+        loads = [
+            replace(each, load_id=first_id + number, state="loaded", is_rebuild=True)
+            for number, each in enumerate(slices)
+        ]
+        self._write(loads)
+        return loads
+
+    def start_settling(self, loads: list[Load]) -> list[Load]:
+        """Mark loads as being settled under one new settle id, later than every load and settle before it."""
+        settle_id = self.next_id()
+        settling = [replace(load, state="settling", settle_id=settle_id) for load in loads]
+        self._write(settling)
+        return settling
+
+    def finish_settling(self, loads: list[Load]) -> None:
+        """Mark loads as settled."""
+        self._write([replace(load, state="settled") for load in loads])
+
+    def back_to_loaded(self, loads: list[Load]) -> None:
+        """Take loads out of `settling`, so that a batch holds exactly what is being settled now."""
+        self._write([replace(load, state="loaded") for load in loads])
+
+    def prove(self) -> None:
+        """Make sure that the lock is still ours, where there is one.
+
+        Raises:
+            LockHeld: it was lost.
+        """
+        if self._lock and self._lock.number:
+            self._lock.check()
+
+    def next_id(self) -> int:
+        """An id later than that of every load and settle: microseconds since 1970 by ClickHouse's clock, or more."""
+        return self._client.query(
+            "select greatest(toUnixTimestamp64Micro(now64(6)), toInt64(max(taken)) + 1) from ("
+            f" select max(greatest(load_id, settle_id)) as taken from {self._raw}.loads"
+            f" union all select max(load_id) from {self._raw}.load_packages)"
+        ).result_rows[0][0]
+
+    def take_id(self, package_id: str, pipeline: str) -> int:
+        """The load id of the rows of a new dlt package; it is written down, so that nobody takes it again.
+
+        Args:
+            package_id: dlt's load id.
+
+        Raises:
+            LockHeld: the lock was lost.
+        """
+        load_id = self.next_id()
+        summary = self._client.command(
+            f"insert into {self._raw}.load_packages (load_id, package_id, pipeline, fence)"
+            " select {load_id:UInt64}, {package_id:String}, {pipeline:String}, {fence:UInt64}"
+            f" where {self._is_held()}",
+            parameters={
+                "load_id": load_id,
+                "package_id": package_id,
+                "pipeline": pipeline,
+                "fence": self._fence,
+            },
+        )
+        if not summary.written_rows:
+            self.prove()
+        return load_id
+
+    # -- measuring ---
+
+    def _measure(self, load: Load) -> Load:
+        """The load with the rows that stand in its landing table."""
+        column = TABLES[load.table_name].time
+        count, first, last = self._client.query(
+            f"select count(), min({column}), max({column}) from {self._raw}.{load.table_name}"
+            f" where load_id = {load.load_id}"
+        ).result_rows[0]
+        measured = replace(
+            load,
+            loaded_rows=count,
+            from_at=first.replace(tzinfo=UTC),
+            to_at=last.replace(tzinfo=UTC),
+        )
+        return replace(measured, content=self._content(measured) if load.is_orphan else 0)
+
+    def _close_orphan(self, load: Load) -> Load:
+        """The load as it is now: unchecked if rows of the chain count, else loaded."""
+        measured = self._measure(load)
+        state = "unchecked" if self._with_blocks(measured).blocks else "loaded"
+        return replace(measured, state=state)
+
+    def _content(self, load: Load) -> int:
+        """Sum of hashes of the rows of a load that count, whatever is merged or inserted twice."""
+        return self._client.query(
+            f"select sum(cityHash64({TABLES[load.table_name].content})) from {self._counting(load)}"
+        ).result_rows[0][0]
+
+    def _with_blocks(self, load: Load) -> Unchecked:
+        """The blocks of a load that may have left the chain since they were read.
+
+        The archive never changes, and neither do blocks so deep below another block of the same load.
+        """
+        if not TABLES[load.table_name].has_blocks or not load.loaded_rows:
+            return Unchecked(load, None, EPOCH)
+        first, last, newest_at = self._client.query(
+            "select minIf(block_number, block_number + {depth:UInt64} > newest), max(block_number), max(timestamp)"
+            f" from (select *, max(block_number) over () as newest from {self._counting(load)})"
+            " where block_number > 0",
+            parameters={"depth": REORG_DEPTH},
+        ).result_rows[0]
+        return Unchecked(load, (first, last) if last else None, newest_at.replace(tzinfo=UTC))
+
+    def _counting(self, load: Load) -> str:
+        """The rows of a load that no later load has replaced."""
+        column = TABLES[load.table_name].time
+        bounds = [
+            f"toDateTime64('{at:%Y-%m-%d %H:%M:%S.%f}', 6, 'UTC')"
+            for at in (load.from_at, load.to_at)
+        ]
+        return (
+            f"(select * from {self._raw}.{load.table_name} final"
+            f" where {column} between {bounds[0]} and {bounds[1]} and load_id = {load.load_id})"
+        )
+
+    # -- reading and writing ---
+
+    @property
+    def _fence(self) -> int:
+        return self._lock.number if self._lock else 0
+
+    def _is_held(self) -> str:
+        return self._lock.sql_is_held() if self._fence else "1"
+
+    def _select(self, condition: str) -> list[Load]:
+        rows = self._client.query(
+            f"select {', '.join(COLUMNS)} from {self._raw}.loads final where {condition}"
+        ).result_rows
+        return [
+            Load(
+                *row[:3],
+                bool(row[3]),
+                row[4],
+                row[5].replace(tzinfo=UTC),
+                row[6].replace(tzinfo=UTC),
+                *row[7:],
+            )
+            for row in rows
+        ]
+
+    def _write(self, loads: Sequence[Load]) -> None:
+        """Write rows, if the lock is ours; ClickHouse asks that itself, in the statement that writes.
+
+        The latest row of a load counts. Its time is that of ClickHouse's clock or later than every row before it, and
+        is chosen before the statement: one that arrives twice, or late, changes nothing that was written since.
+
+        Raises:
+            LockHeld: the lock was lost; nothing was written.
+        """
+        for first in range(0, len(loads), ROWS_PER_STATEMENT):
+            self._write_some(loads[first : first + ROWS_PER_STATEMENT])
+
+    def _write_some(self, loads: Sequence[Load]) -> None:
+        updated_at = self._client.query(
+            "select greatest(toUnixTimestamp64Micro(now64(6)), toUnixTimestamp64Micro(max(updated_at)) + 1)"
+            f" from {self._raw}.loads"
+        ).result_rows[0][0]
+        summary = self._client.command(
+            f"""
+            insert into {self._raw}.loads ({", ".join(COLUMNS)}, fence, updated_at)
+            select
+                * replace (
+                    fromUnixTimestamp64Micro(from_at, 'UTC') as from_at,
+                    fromUnixTimestamp64Micro(to_at, 'UTC') as to_at
+                ),
+                {self._fence},
+                fromUnixTimestamp64Micro(toInt64({updated_at}), 'UTC')
+            from values('{STRUCTURE}', {", ".join(map(_as_sql, loads))})
+            where {self._is_held()}
+            """
+        )
+        if not summary.written_rows:
+            self.prove()
+
+
+def _as_sql(load: Load) -> str:
+    """A load as a tuple of `STRUCTURE`."""
+    values = (
+        load.load_id,
+        f"'{load.table_name}'",
+        f"'{load.state}'",
+        int(load.is_rebuild),
+        load.loaded_rows,
+        _microseconds(load.from_at),
+        _microseconds(load.to_at),
+        load.settle_id,
+        load.opened_under,
+        load.closed_under,
+        load.content,
+    )
+    return f"({', '.join(map(str, values))})"
+
+
+def _microseconds(moment: datetime) -> int:
+    return (moment - EPOCH) // timedelta(microseconds=1)
+
+
+def next_batch(loads: list[Load], max_rows: int) -> list[Load]:
+    """Choose the loads to settle together: of one table, near each other in time, at most `max_rows` rows.
+
+    A settle reads everything between the earliest and the latest row of its loads, so a load of yesterday and one of
+    last year are settled apart; rebuilds go alone. The first load is always taken, however large.
+    """
+    if not loads:
+        return []
+    first, *rest = loads
+    if first.is_rebuild:
+        return [first]
+    batch, rows = [first], first.loaded_rows
+    low, high = first.from_at, first.to_at
+    for load in rest:
+        if load.table_name != first.table_name or load.is_rebuild:
+            continue
+        new_low, new_high = min(low, load.from_at), max(high, load.to_at)
+        gap = (new_high - new_low) - (high - low) - load.span
+        if rows + load.loaded_rows > max_rows or gap > timedelta(hours=1):
+            continue
+        batch.append(load)
+        rows, low, high = rows + load.loaded_rows, new_low, new_high
+    return batch
