@@ -331,7 +331,8 @@ def test_image_holds_the_project_but_no_secret_and_no_data() -> None:
         return any(fnmatch(name, pattern) for pattern in ignored)
 
     assert all(map(is_left_out, (".env", ".env.local", "data", ".git", ".venv")))
-    packages = {name.partition(".")[0] for name in PYPROJECT["tool"]["setuptools"]["packages"]}
+    find = PYPROJECT["tool"]["setuptools"]["packages"]["find"]
+    packages = {pattern.rstrip("*") for pattern in find["include"]}
     needed = packages | {"dbt_project", "schema", ".dlt", "profiles.yml", "run_pipeline.py"}
     assert not [name for name in needed if is_left_out(name)]
     assert all((PROJECT / name).exists() for name in needed)
