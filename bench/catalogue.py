@@ -17,7 +17,6 @@ from ingest.records import with_load_id
 from ingest.sources.gamma.entities import MARKET, entities_table
 from pipeline.derive.settle import settle
 from pipeline.jobs.cycle import run_cycle
-from pipeline.jobs.patience import Patience
 from pipeline.warehouse.ledger import now_us
 from pipeline.warehouse.run import Run
 from sandbox.world import World
@@ -94,7 +93,7 @@ def land_markets(run: Run) -> None:
     records = list(catalogue("markets", len(TOKEN_IDS) // 2))
     table = with_load_id(entities_table(MARKET, records, fetched_at=fetched_at), load_id)
     run.client.insert_arrow("markets", table, database=run.settings.raw_database)
-    run.ledger.close_loading()
+    run.ledger.close_loading([load_id])
     settle(run.client, run.ledger, run.statements, max_rows=run.settings.settle_max_rows)
 
 
@@ -138,9 +137,9 @@ def _load(place: Place, url: str, markets: int, events: int, changed: int) -> fl
     run = place.run
     run.settings.polymarket_gamma_url = url
     since, rows, caught_up = time.perf_counter(), 0, False
-    with run.lock.held("bench") as lock:
+    with run.lock.held("bench"):
         while not caught_up:
-            report = run_cycle(run, lock, Patience(1))
+            report = run_cycle(run)
             report.raise_failures()
             rows, caught_up = rows + report.rows.total(), report.caught_up
     seconds = time.perf_counter() - since

@@ -100,7 +100,7 @@ def land_file(run: Run, path: Path) -> None:
         f"insert into {run.settings.raw_database}.order_filled"
         f" select * replace ({load_id} as load_id) from file('{path}', Parquet)"
     )
-    run.ledger.close_loading()
+    run.ledger.close_loading([load_id])
 
 
 def _moment(unix_s: int) -> datetime:

@@ -20,7 +20,6 @@ from bench.queries import queries
 from bench.stages import timed
 from ingest.contracts import V2
 from pipeline.jobs.cycle import run_cycle
-from pipeline.jobs.patience import Patience
 from sandbox.server import SandboxServer
 from sandbox.world import World
 
@@ -118,8 +117,8 @@ def _cycles(place: Place, world: World, cycles: int) -> tuple[list[float], list[
 
 def _cycle(place: Place) -> None:
     """One cycle of the product; everything that it reads from must work."""
-    with place.run.lock.held("bench") as lock:
-        run_cycle(place.run, lock, Patience(1)).raise_failures()
+    with place.run.lock.held("bench"):
+        run_cycle(place.run).raise_failures()
 
 
 def _growth_figures(part: Part, found: dict[int, tuple[list[float], list[float]]]) -> None:

@@ -16,7 +16,8 @@ from ingest.contracts import V1_HORIZON
 from ingest.http import HttpClient
 from ingest.queue.backlog import Backlog
 from ingest.queue.fetching import FetchPool
-from ingest.sources.slices import ArchiveReader, Slice
+from ingest.queue.slices import Slice
+from ingest.sources.goldsky.slices import ArchiveReader
 
 PAGE = 1000
 QUOTED = (0.2, 16)  # seconds, workers

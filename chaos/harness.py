@@ -26,7 +26,8 @@ from chaos.processes import POLL_S, Broken, Database, Pipeline, environment, wai
 from chaos.proxy import Proxy
 from chaos.schedule import HOME
 from chaos.tally import Tally
-from pipeline.settings import ARCHIVE_END, Settings
+from ingest.sources.goldsky.settings import ARCHIVE_END
+from pipeline.settings import Settings
 from sandbox.server import SandboxServer
 from sandbox.world import World
 

@@ -56,7 +56,7 @@ SEAMS: dict[str, Seam] = {
         "pipeline.derive.models", "_compile_statements", "after", rebuilds=True, every=4
     ),
     "taking over state": Seam(
-        "ingest.land.runner", "_take_over_state_of_destination", "during", calls=4
+        "ingest.land.loader", "_take_over_state_of_destination", "during", calls=4
     ),
     # A load.
     "page read": Seam("ingest.land.landing", "Landing.add", "before", calls=8),

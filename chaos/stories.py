@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache
 from http.client import IncompleteRead
@@ -19,11 +18,6 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import pyarrow as pa
-from dlt.common.configuration.container import Container
-from dlt.common.pipeline import StateInjectableContext
-from dlt.common.storages.load_package import LoadPackageStateInjectableContext
-from dlt.extract import DltSource
-from dlt.extract.pipe_iterator import ManagedPipeIterator
 from requests import ConnectionError
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ProtocolError
@@ -32,12 +26,15 @@ from urllib3.response import HTTPResponse
 from ingest.contracts import V2, V3
 from ingest.errors import IngestError
 from ingest.http import HttpClient, RetryPolicy
+from ingest.page import Stream
 from ingest.progress import Progress
+from ingest.queue.slices import Slice
 from ingest.records import fill_keys
 from ingest.sources.polygon.chain import Endpoint, Endpoints
-from ingest.sources.polygon.reader import SOURCE, Pace, polygon
+from ingest.sources.polygon.reader import SOURCE, Pace
+from ingest.sources.polygon.reader import streams as polygon
 from ingest.sources.polygon.rpc import Node
-from ingest.sources.slices import ChainReader, Slice
+from ingest.sources.polygon.slices import ChainReader
 from ingest.sources.sqd.portal import Portal
 from ingest.tables import ORDER_FILLED
 from sandbox.chain import Chain, Log
@@ -112,13 +109,13 @@ def _match(rng: Random, number: int, place: int) -> list[Log]:
     return [*legs, OrdersMatched(legs[-1], place * 8 + 2 * count + 2)]
 
 
-MakeSource = Callable[[Progress], DltSource]
+MakeStreams = Callable[[Progress], Sequence[Stream]]
 
 
 class Landing(Protocol):
     """Where the source's rows go, and what it finds there."""
 
-    def load(self, make_source: MakeSource) -> Progress:
+    def load(self, make_streams: MakeStreams) -> Progress:
         """Run the source once and land what it brings."""
 
     def add(self, table: pa.Table) -> None:
@@ -141,14 +138,14 @@ class Tables:
         self.rows: dict[tuple, dict] = {}
         self.state: dict[str, Any] = {}
 
-    def load(self, make_source: MakeSource) -> Progress:
+    def load(self, make_streams: MakeStreams) -> Progress:
         """See `Landing`."""
         progress = Progress()
-        for item in drive(make_source(progress), self.state):
-            if (
-                item.schema.names == ORDER_FILLED.schema.names
-            ):  # not dead letters, nor notes of late fills
-                self.add(item)
+        for stream in make_streams(progress):
+            for page in stream.read(self.state.setdefault(stream.name, {})):
+                if page.table is ORDER_FILLED:  # not notes of late fills
+                    for rows in page.rows:
+                        self.add(rows)
         return progress
 
     def cursor(self) -> dict[str, Any]:
@@ -174,9 +171,8 @@ class Tables:
 
 
 def cursor_in(state: dict[str, Any]) -> dict[str, Any]:
-    """The source's cursor in a pipeline's state; before it has one, one at the very beginning."""
-    resources = state.get("sources", {}).get(SOURCE, {}).get("resources", {})
-    return {"next_block": 0, "second_next": 0} | resources.get(RESOURCE, {}).get("head", {})
+    """The source's cursor among those of its streams; before it has one, one at the very beginning."""
+    return {"next_block": 0, "second_next": 0} | state.get(RESOURCE, {}).get("head", {})
 
 
 def truth(chain: Chain, first: int, last: int) -> set[tuple]:
@@ -186,31 +182,6 @@ def truth(chain: Chain, first: int, last: int) -> set[tuple]:
         for log in chain.logs(first, last)
         if isinstance(log, Fill)
     }
-
-
-class _Package:
-    """What dlt asks for a load package's state."""
-
-    def get_load_package_state(self, load_id: str) -> dict:
-        return {}
-
-    def save_load_package_state(self, load_id: str, state: dict) -> None:
-        pass
-
-
-def drive(source: DltSource, state: dict[str, Any]) -> list[Any]:
-    """All items of a source, run by dlt without a pipeline; its state is found and left in `state`."""
-    contexts = [
-        source._get_config_section_context(),
-        StateInjectableContext(state=state),
-        LoadPackageStateInjectableContext(storage=_Package(), load_id="1.0"),
-    ]
-    with ExitStack() as stack:
-        for context in contexts:
-            stack.enter_context(Container().injectable_context(context))
-        pipes = ManagedPipeIterator.from_pipes(source.resources.selected_pipes)
-        pipes.set_context(contexts)
-        return [item.item for item in pipes]
 
 
 @dataclass
@@ -448,7 +419,7 @@ class _Teller:
     def _cycle(self, pace: Pace, start: int) -> bool:
         """One run of the source; whether it calls itself fresh."""
 
-        def make_source(progress: Progress) -> DltSource:
+        def make_streams(progress: Progress) -> Sequence[Stream]:
             return polygon(
                 self._endpoints,
                 progress=progress,
@@ -458,7 +429,7 @@ class _Teller:
                 pace=pace,
             )
 
-        progress = self._tables.load(make_source)
+        progress = self._tables.load(make_streams)
         self._story.errors = [f"{type(each).__name__}: {each}" for each in progress.failures]
         return not progress.failures and progress.caught_up[RESOURCE]
 
@@ -514,7 +485,7 @@ class _Teller:
         tables = []
         try:
             for page in reader.pages(part):
-                tables += page.tables
+                tables += page.rows
         except IngestError as error:
             self._story.errors = [f"{type(error).__name__}: {error}"]
             return False

@@ -1,6 +1,6 @@
 """The E and the L: reads Polymarket's upstreams and lands their records in ClickHouse through dlt.
 
-Sources are under `ingest.sources`, `ingest.land.runner` runs one. Every source takes its parameters
+Sources are under `ingest.sources`, `ingest.land.loader` runs one. Every source takes its parameters
 explicitly; when to run which, and what the records mean, is left to others.
 """
 

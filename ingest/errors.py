@@ -2,7 +2,7 @@
 
 Every message is one line: what happened, where, and what to do about it. API keys never appear in
 one: addresses are masked here, once, before an error is built, and so is what quotes them. Retrying is decided in
-`ingest.http`, what a failure means for a run in `ingest.land.runner`.
+`ingest.http`, what a failure means for a run in `ingest.land.loader`.
 
     IngestError
     ├── LoadError               the rows did not get into ClickHouse

@@ -141,6 +141,9 @@ class HttpClient:
         retry: see `RetryPolicy`.
         setting: environment variable to change when access is denied, for errors.
         sleep, clock: replaceable for tests.
+
+    Attributes:
+        clock_ahead_s: seconds by which this machine's clock was ahead of the upstream's at the last answer.
     """
 
     def __init__(
@@ -159,6 +162,7 @@ class HttpClient:
         self._longest_body_s = LONGEST_BODY * timeout[1]
         self._retry = retry or RetryPolicy()
         self.sleep = sleep
+        self.clock_ahead_s = 0.0
         self._limiter = RateLimiter(limits, clock=clock, sleep=sleep)
         self._share = 1.0
         self._open_session()
@@ -338,10 +342,13 @@ class HttpClient:
     ) -> requests.Response:
         self._limiter.wait(urlsplit(url).path, self._share)
         headers = {"Content-Type": "application/json"} if content is not None else {}
+        sent = time.monotonic()
         with _naming_failures(where):
-            return self._session.request(
+            response = self._session.request(
                 method, url, data=content, headers=headers, timeout=self._timeout, stream=stream
             )
+        self.clock_ahead_s = clock_ahead_of(response, time.monotonic() - sent)
+        return response
 
     def _check_status(
         self, response: requests.Response, where: dict[str, str], refusal: Refusal | None
@@ -485,3 +492,14 @@ def parse_retry_after(value: str | None, now: datetime | None = None) -> float |
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())
+
+
+def clock_ahead_of(response: requests.Response, took_s: float) -> float:
+    """Seconds by which this machine's clock is ahead of an upstream's, by the Date of its answer; 0 if it has none."""
+    try:
+        theirs = parsedate_to_datetime(response.headers["Date"]).timestamp()
+        theirs += int(response.headers.get("Age", 0))  # of an answer out of a cache
+    except (LookupError, TypeError, ValueError):
+        return 0.0
+    now = time.time()  # a Date is cut to the second, and as old as the answer took at most
+    return max(now - took_s - theirs - 1, 0.0) - max(theirs - now, 0.0)

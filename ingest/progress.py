@@ -1,14 +1,13 @@
 """What one run of a source may still do, and how it went.
 
-A run stops between pages when its time is used up or when it is told to stop, and it keeps the
+A run stops between pages when its time is used up, and it keeps the
 pages it has when the upstream fails: the failure is recorded here, the pages are loaded, and only
-then is it raised (`ingest.land.runner`). So an upstream that fails at every hundredth page still gets
+then is it raised (`ingest.land.loader`). So an upstream that fails at every hundredth page still gets
 loaded.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,23 +21,21 @@ class Progress:
     Args:
         budget_seconds: time after which no further page is asked for; None is no limit. Every kind
             of page is asked for at least once, so a run always gets a little further.
-        stop: set by whoever wants the run to end after the current page.
         clock: seconds that only grow, replaceable for tests.
 
     Attributes:
         failures: what the upstream did wrong, first one first.
-        caught_up: by resource, whether it has read all there was.
-        watermark: by resource, unix seconds up to which it has read.
+        caught_up: by stream, whether it has read all there was.
+        watermark: by stream, unix seconds up to which it has read.
     """
 
     def __init__(
         self,
         budget_seconds: float | None = None,
         *,
-        stop: threading.Event | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._budget, self._stop, self._clock = budget_seconds, stop, clock
+        self._budget, self._clock = budget_seconds, clock
         self._started = clock()
         self.failures: list[IngestError] = []
         self.caught_up: dict[str, bool] = {}
@@ -46,8 +43,6 @@ class Progress:
 
     def has_time(self, share: float = 1.0) -> bool:
         """Whether another page may be asked for within the first `share` of the budget."""
-        if self._stop is not None and self._stop.is_set():
-            return False
         return self._budget is None or self._clock() - self._started < self._budget * share
 
     @property

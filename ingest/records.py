@@ -194,8 +194,8 @@ def fill_keys(rows: pa.Table) -> list[tuple[int, str, int, str]]:
     return list(zip(*(column.to_pylist() for column in columns), strict=True))
 
 
-def dead_letters_table(letters: Sequence[DeadLetter], *, source: str, load_id: int) -> pa.Table:
-    """`dead_letter_sightings` rows, seen now."""
+def dead_letters_table(letters: Sequence[DeadLetter], *, source: str) -> pa.Table:
+    """`dead_letter_sightings` rows of no load yet, seen now."""
     now = datetime.now(UTC)
     payloads = [letter.payload.decode("utf-8", "replace") for letter in letters]
     return pa.table(
@@ -206,19 +206,17 @@ def dead_letters_table(letters: Sequence[DeadLetter], *, source: str, load_id: i
             "detail": [letter.detail for letter in letters],
             "payload": payloads,
             "seen_at": pa.array([now] * len(letters), DEAD_LETTERS.schema.field("seen_at").type),
-            "load_id": pa.array([load_id] * len(letters), pa.uint64()),
+            "load_id": pa.array([NO_LOAD] * len(letters), pa.uint64()),
         },
         schema=DEAD_LETTERS.schema,
     )
 
 
-def late_fills_table(
-    block: int, fills: int, taken_back: int, endpoint: str, load_id: int
-) -> pa.Table:
-    """The `late_fills` row of a block whose second reading found other fills than the first, found now."""
+def late_fills_table(block: int, fills: int, taken_back: int, endpoint: str) -> pa.Table:
+    """The `late_fills` row, of no load yet, of a block whose second reading just found other fills than the first."""
     row = {
         "block_number": block,
-        "load_id": load_id,
+        "load_id": NO_LOAD,
         "fills": fills,
         "taken_back": taken_back,
         "endpoint": endpoint,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -106,9 +107,13 @@ def setup_logging(*, as_json: bool = False, file: Path | None = None) -> None:
 class Step:
     """One step of a run as the user sees it: what is being done and how much of it is."""
 
-    def __init__(self, progress: Progress | None, name: str, total: int | None):
+    def __init__(self, progress: Progress | None, name: str, total: int | None, rate: bool):
         self._progress = progress
-        self._task = progress.add_task(name, total=total, detail="") if progress else None
+        self.task = (
+            progress.add_task(name, total=total, detail="", rate=rate and total is not None)
+            if progress
+            else None
+        )
 
     @property
     def visible(self) -> bool:
@@ -118,37 +123,79 @@ class Step:
     def update(self, detail: str, done: int | None = None, total: int | None = None) -> None:
         """Show how far the step is: in words, and in units of its total (which may have changed) where it has one."""
         if self._progress is not None:
-            self._progress.update(self._task, detail=detail, completed=done, total=total)
+            self._progress.update(self.task, detail=detail, completed=done, total=total)
 
 
 class _RateColumn(ProgressColumn):
-    """Units of the step's total done per second."""
+    """Units of the step's total done per second, where that says something."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"{human(task.speed or 0)}/s")
+        return Text(f"{human(task.speed or 0)}/s" if task.fields["rate"] else "")
+
+
+class _LeftColumn(TimeRemainingColumn):
+    """Time left, where the step has a total."""
+
+    def render(self, task: Task) -> Text:
+        return Text("") if task.total is None else super().render(task)
+
+
+class _Display:
+    """The progress bars of all threads: a terminal has room for one display at a time."""
+
+    def __init__(self) -> None:
+        self._mutex, self._steps = threading.Lock(), 0
+        self._progress: Progress | None = None
+
+    def add(self, name: str, total: int | None, rate: bool) -> Step:
+        """Show a step."""
+        with self._mutex:
+            if self._progress is None:
+                self._progress = Progress(
+                    SpinnerColumn(),
+                    TextColumn("{task.description}"),
+                    BarColumn(bar_width=24),
+                    TextColumn("{task.fields[detail]}"),
+                    _RateColumn(),
+                    _LeftColumn(),
+                    TimeElapsedColumn(),
+                    console=err,
+                    transient=True,
+                )
+                self._progress.start()
+            self._steps += 1
+            return Step(self._progress, name, total, rate)
+
+    def remove(self, step: Step) -> None:
+        """Show it no longer."""
+        with self._mutex:
+            self._progress.remove_task(step.task)
+            self._steps -= 1
+            if not self._steps:
+                self._progress.stop()
+                self._progress = None
+
+
+_display = _Display()
 
 
 @contextmanager
 def step(name: str, total: int | None = None, *, rate: bool = True) -> Iterator[Step]:
     """Show a step on a terminal, with rate and time left where its `total` is known; elsewhere log lines speak for it.
 
+    Threads may show theirs at the same time.
+
     Args:
         rate: False where units of the total a second say nothing.
     """
     if not err.is_terminal:
-        yield Step(None, name, total)
+        yield Step(None, name, total, rate)
         return
-    columns = [
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.fields[detail]}"),
-        *([] if total is None or not rate else [_RateColumn()]),
-        *([] if total is None else [TimeRemainingColumn()]),
-        TimeElapsedColumn(),
-    ]
-    with Progress(*columns, console=err, transient=True) as progress:
-        yield Step(progress, name, total)
+    shown = _display.add(name, total, rate)
+    try:
+        yield shown
+    finally:
+        _display.remove(shown)
 
 
 def simple_table(*columns: tuple[str, JustifyMethod]) -> Table:

@@ -10,21 +10,21 @@ from __future__ import annotations
 
 import os
 import re
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
-    BeforeValidator,
     Field,
     SecretStr,
     ValidationError,
     model_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
+from ingest.setting_types import OptionalHttpUrl, listed
+from ingest.sources import SOURCES
+from ingest.sources.base import Source
 from pipeline.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -41,13 +41,6 @@ RESERVED_DATABASES = ("default", "system", "information_schema")
 MAY_BE_EMPTY = {"sqd_portal_url"}
 # Their values may hold a password or a key, so no message repeats them.
 SECRETS = ("password", "url", "clickhouse_host")
-GOLDSKY_PUBLIC_URL = (
-    "https://api.goldsky.com/api/public/project_cl6mb8i9h0003e201j6li0diw"
-    "/subgraphs/orderbook-subgraph/0.0.1/gn"
-)
-SQD_PUBLIC_URL = "https://portal.sqd.dev"
-# Newest fill of the archive, which is frozen since (docs/sources.md).
-ARCHIVE_END = datetime(2026, 4, 28, 11, 0, 40, tzinfo=UTC)
 
 # What the demo loads stays apart from real data, whatever is set; its embedded server takes the port after the other's.
 DEMO_DIR = PROJECT_DIR / "data/demo"
@@ -60,23 +53,6 @@ DEMO_SETTINGS = {
     "clickhouse_local_files": DEMO_DIR / "files",
     "dlt_pipelines_dir": DEMO_DIR / "dlt",
 }
-
-
-def parse_utc(value: str | datetime | None) -> datetime | None:
-    """Parse an ISO date or time; without a zone it is UTC.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    if value is None or value == "":
-        return None
-    try:
-        moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
-    except ValueError:
-        raise ValueError(
-            "Input should be a date or time like 2026-04-28 or 2026-04-28T11:00:40"
-        ) from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def _not_reserved(name: str) -> str:
@@ -94,20 +70,6 @@ def _host_name(host: str) -> str:
     return host
 
 
-def _http_url(url: str) -> str:
-    try:
-        urlsplit(url).port  # noqa: B018, it is what finds a bad host or port
-    except ValueError:
-        url = ""
-    if not re.match(r"https?://[^\s/]+\S*$", url):
-        raise ValueError("Input should be a URL that starts with https:// or http://")
-    return url
-
-
-def _listed(values: str) -> list[str]:
-    return [value.strip() for value in values.split(",") if value.strip()]
-
-
 def _anchored(path: Path) -> Path:
     """The path that is meant: `~` is the user's home, and a relative one is of the project's folder."""
     try:
@@ -116,19 +78,17 @@ def _anchored(path: Path) -> Path:
         raise ValueError("Input should be a path, and ~ has no meaning here") from None
 
 
-UtcTime = Annotated[datetime, BeforeValidator(parse_utc)]
 HostName = Annotated[str, AfterValidator(_host_name)]
 DatabaseName = Annotated[str, AfterValidator(_not_reserved)]
 AnchoredPath = Annotated[Path, AfterValidator(_anchored)]
-HttpUrl = Annotated[str, AfterValidator(_http_url)]
-HttpUrls = Annotated[
-    str, AfterValidator(lambda urls: ",".join(_http_url(url) for url in _listed(urls)))
-]
-OptionalHttpUrl = Annotated[str, AfterValidator(lambda url: _http_url(url) if url else url)]
 
 
-class Settings(BaseSettings):
-    """Every setting of the pipeline. Durations are seconds unless the name says otherwise."""
+_NAMES = "|".join(source.name for source in SOURCES)
+_SECTIONS = tuple(source.settings for source in SOURCES)
+
+
+class Settings(*_SECTIONS):  # type: ignore[misc]
+    """Every setting: those below, and those of each source. Durations are seconds unless the name says otherwise."""
 
     model_config = SettingsConfigDict(extra="ignore", allow_inf_nan=False, validate_default=True)
 
@@ -192,18 +152,6 @@ class Settings(BaseSettings):
     )
 
     # Upstreams
-    polymarket_gamma_url: HttpUrl = Field(
-        "https://gamma-api.polymarket.com", description="Markets and events"
-    )
-    goldsky_url: HttpUrl = Field(GOLDSKY_PUBLIC_URL, description="V1 fills, the frozen archive")
-    sqd_portal_url: OptionalHttpUrl = Field(
-        SQD_PUBLIC_URL,
-        description="SQD Portal: fills from the chain without a key, where POLYGON_RPC_URL is empty; empty: not used",
-    )
-    polygon_rpc_url: HttpUrls = Field(
-        "",
-        description="JSON-RPC nodes for fills from the chain, by comma: the next answers when one fails; empty: the Portal",
-    )
 
     polymarket_data_url: OptionalHttpUrl = Field(
         "", description="Data API with which `verify` compares totals; empty: it does not"
@@ -211,8 +159,8 @@ class Settings(BaseSettings):
 
     # What a cycle reads
     sources: str = Field(
-        "gamma,goldsky,polygon",
-        pattern=r"^(gamma|goldsky|polygon)(,(gamma|goldsky|polygon))*$",
+        ",".join(sorted(source.name for source in SOURCES)),
+        pattern=rf"^({_NAMES})(,({_NAMES}))*$",
         description="Which sources a cycle reads, by comma",
     )
     cycle_budget_s: float = Field(
@@ -221,35 +169,6 @@ class Settings(BaseSettings):
     poll_interval_s: float = Field(
         10, gt=0, description="Pause between cycles of `loop` with nothing to catch up on"
     )
-    fills_lookback_s: int = Field(
-        3600, gt=0, description="How far back the first cycle reads the chain"
-    )
-    goldsky_start: UtcTime | None = Field(
-        None,
-        description="Where cycles start in the archive (ISO, UTC); empty: cycles leave the archive alone",
-    )
-    goldsky_horizon: UtcTime = Field(ARCHIVE_END, description="Last second of the archive")
-    goldsky_page_size: int = Field(1000, ge=1, le=1000, description="Fills per GraphQL page")
-    polygon_confirmations: int = Field(
-        5, ge=0, description="Blocks behind the head that are left for later"
-    )
-    polygon_versions: str = Field(
-        "v2,v3",
-        pattern=r"^(v1,)?v2(,v3)?$",
-        description="Exchange generations read from the chain: `v2,v3` or `v2`; `v1,` in front adds V1",
-    )
-    polygon_second_reading_s: float = Field(
-        300,
-        ge=0,
-        description="Age at which blocks are read a second time, to find what the first reading missed; 0: never",
-    )
-    polygon_stale_after_s: float = Field(
-        300, gt=0, description="Age of the chain's head that counts as an outage"
-    )
-    gamma_open_every_s: float = Field(
-        1800, gt=0, description="Pause between full passes over open markets and events"
-    )
-    gamma_closed_every_s: float = Field(7 * 86400, gt=0, description="The same for closed ones")
 
     backfill_workers: int = Field(
         4, ge=1, le=64, description="Slices of a backfill that are read at the same time"
@@ -267,21 +186,6 @@ class Settings(BaseSettings):
     )
 
     # What counts as trouble
-    gamma_max_lag_s: float = Field(
-        900,
-        gt=0,
-        description="Age of the last good reading of Gamma that makes it stale in `status`",
-    )
-    polygon_max_lag_s: float = Field(
-        900,
-        gt=0,
-        description="Age of the newest block read, or of an unsettled load, that makes it stale in `status`",
-    )
-    goldsky_max_lag_s: float = Field(
-        3600,
-        gt=0,
-        description="Age of the last good reading of an archive that is not complete yet that makes it stale",
-    )
     dead_letters_max: int = Field(
         1000,
         ge=0,
@@ -308,18 +212,15 @@ class Settings(BaseSettings):
         return not self.clickhouse_host
 
     @property
-    def active_sources(self) -> list[str]:
-        """Sources of a cycle, in order: fills first, so that Gamma is asked for their tokens in the same cycle; the archive
-        only where it has a start."""
+    def active_sources(self) -> list[Source]:
+        """Sources of a cycle, in the order of THE list, where they have what they need."""
         wanted = self.sources.split(",")
-        if self.goldsky_start is None:
-            wanted = [name for name in wanted if name != "goldsky"]
-        return [name for name in ("polygon", "goldsky", "gamma") if name in wanted]
-
-    @property
-    def polygon_rpc_urls(self) -> list[str]:
-        """JSON-RPC nodes, in order."""
-        return _listed(self.polygon_rpc_url)
+        return [
+            source
+            for source in SOURCES
+            if source.name in wanted
+            and all(getattr(self, name) is not None for name in source.needs)
+        ]
 
     @property
     def raw_database(self) -> str:
@@ -340,8 +241,8 @@ class Settings(BaseSettings):
         return Access(
             "" if self.clickhouse_local_no_password else password,
             self.clickhouse_local_files,
-            _listed(self.clickhouse_local_sources),
-            _listed(self.clickhouse_local_origins),
+            listed(self.clickhouse_local_sources),
+            listed(self.clickhouse_local_origins),
         )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from ingest.setting_types import parse_utc
 from pipeline.errors import SettingsError
-from pipeline.settings import parse_utc
 
 TICK = timedelta(microseconds=1)
 # What ClickHouse's DateTime holds; nothing that is loaded can stand outside.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,11 +14,11 @@ from clickhouse_connect.driver.client import Client
 
 from embedded_clickhouse import Endpoint
 from ingest.land.destination import clickhouse_destination
-from ingest.land.runner import LoadPackage, open_pipeline, resource_states, run
+from ingest.land.loader import Books, Loader, LoadPackage, NoBooks, open_pipeline, resource_states
 from ingest.progress import Progress
 from ingest.sources.gamma.entities import Version
+from ingest.sources.gamma.landed import current_versions_sql, open_ids_sql
 from ingest.tables import TABLES
-from pipeline.jobs.sources import current_versions_sql, open_ids_sql
 
 SCHEMA = Path(__file__).parent.parent / "schema"
 LANDING = re.compile(r"000[123]_|\d{4}_(gamma_|late_fills)")
@@ -45,18 +46,28 @@ class Lake:
     client: Client
     events: list[tuple[str, LoadPackage]] = field(default_factory=list)
 
-    def load(self, name: str, make_source: Callable, *, budget: float | None = None) -> Progress:
-        """Run one source, made by `make_source(progress)`; callbacks are noted in `events`."""
+    def load(
+        self,
+        name: str,
+        make_streams: Callable,
+        *,
+        budget: float | None = None,
+        before: Callable[[], object] = lambda: None,
+        after: Callable[[], object] = lambda: None,
+    ) -> Progress:
+        """Run one source, made by `make_streams(progress)`; its packages are noted in `events`.
+
+        Args:
+            before, after: called before and after packages are loaded.
+        """
         progress = Progress(budget)
-        pipeline = self.pipeline(name)
-        run(
-            pipeline,
-            make_source(progress),
-            progress,
-            before_load=lambda package: self.events.append(("before", package)),
-            after_load=lambda package: self.events.append(("after", package)),
-        )
+        books = _Notes(self.events, before, after)
+        self.loader(name, books).run(name, make_streams(progress), progress)
         return progress
+
+    def loader(self, name: str, books: Books | None = None) -> Loader:
+        """A new loader, which stores every cursor that moves."""
+        return Loader(self.pipeline(name), books or _Notes(self.events), store_every_s=0)
 
     def pipeline(self, name: str):
         destination = clickhouse_destination(
@@ -99,6 +110,26 @@ class Lake:
             parameters={"first": first, "last": last},
             use_strings=True,
         )
+
+
+class _Notes(NoBooks):
+    """Notes packages before and after they are loaded."""
+
+    def __init__(
+        self,
+        events: list[tuple[str, LoadPackage]],
+        before: Callable[[], object] = lambda: None,
+        after: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._events, self._before, self._after = events, before, after
+
+    @contextmanager
+    def loading(self, packages: Sequence[LoadPackage]) -> Iterator[None]:
+        self._events += [("before", package) for package in packages]
+        self._before()
+        yield
+        self._events += [("after", package) for package in packages]
+        self._after()
 
 
 def open_lake(endpoint: Endpoint, prefix: str, folder: Path) -> Lake:

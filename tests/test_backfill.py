@@ -22,12 +22,11 @@ import pytest
 from worlds import all_fills, assert_equals_truth, land_gamma, prepared, sandbox_settings
 
 from embedded_clickhouse import Endpoint
-from ingest.sources.slices import Page
+from ingest.queue.slices import SlicePage
 from pipeline.errors import LoadFailed, NothingLoaded, SettingsError
 from pipeline.jobs.backfill import Request, backfill, cancel, parse_request, plan
 from pipeline.jobs.coverage import loaded_spans, not_loaded
 from pipeline.jobs.cycle import run_cycle
-from pipeline.jobs.patience import Patience
 from pipeline.settings import ARCHIVE_END, PROJECT_DIR, Settings
 from pipeline.verbs.status import read_status
 from pipeline.warehouse.run import Run
@@ -137,8 +136,8 @@ def test_reading_again_what_is_loaded_changes_no_number(
     filling: Run, polymarket: SandboxServer
 ) -> None:
     """Over fills that live cycles have brought, and over its own."""
-    with filling.lock.held("test") as lock:
-        run_cycle(filling, lock, Patience(1)).raise_failures()
+    with filling.lock.held("test"):
+        run_cycle(filling).raise_failures()
     assert landed(filling)[1] > 1000
     loaded = len(all_fills(polymarket.world))  # cycles do not look back to V2 before the cutover
     for _ in range(2):
@@ -196,7 +195,7 @@ def test_a_generation_that_came_later_is_read_where_the_others_were(
     wanted = plan(filling, asked).left
     earlier = [replace(part, versions="") for part in wanted]
     books(filling).request(earlier)
-    books(filling).finish([Page(part, is_last=True) for part in earlier], 1)
+    books(filling).finish([SlicePage(part, is_last=True) for part in earlier], 1)
     assert plan(filling, asked).left == []
     filling.settings.polygon_versions = "v2,v3"
     assert plan(filling, asked).left == [replace(part, versions="v3") for part in wanted]
@@ -270,8 +269,8 @@ def test_gaps_between_backfills_are_shown_and_count_as_not_loaded(filling: Run) 
 
 def test_what_cycles_have_read_counts_as_loaded(reading_from, polymarket: SandboxServer) -> None:
     with reading_from(polymarket, **SMALL) as run:
-        with run.lock.held("run") as lock:
-            run_cycle(run, lock, Patience(1)).raise_failures()
+        with run.lock.held("run"):
+            run_cycle(run).raise_failures()
         seconds = [fill.timestamp for fill in all_fills(polymarket.world)]
         loaded = loaded_spans(run)
     assert {version: len(spans) for version, spans in loaded.items()} == {"v1": 1, "v2": 1, "v3": 1}

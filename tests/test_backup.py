@@ -41,7 +41,6 @@ from pipeline.errors import BackupError, NothingLoaded, RestoreUnfinished
 from pipeline.jobs.backup import alone, backup
 from pipeline.jobs.backup_file import Facts, check, seal
 from pipeline.jobs.cycle import run_cycle
-from pipeline.jobs.patience import Patience
 from pipeline.jobs.restore import restore
 from pipeline.settings import Settings
 from pipeline.warehouse.run import UNFINISHED, Run, open_run
@@ -112,8 +111,8 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def cycle(run: Run) -> None:
-    with run.lock.held("test") as lock:
-        run_cycle(run, lock, Patience(run.settings.poll_interval_s)).raise_failures()
+    with run.lock.held("test"):
+        run_cycle(run).raise_failures()
 
 
 def contents(run: Run) -> dict[str, tuple]:

@@ -22,7 +22,8 @@ from click.testing import CliRunner
 from worlds import HISTORY, small_world
 
 from embedded_clickhouse import Endpoint
-from pipeline.settings import ARCHIVE_END, PROJECT_DIR
+from ingest.sources.goldsky.settings import ARCHIVE_END
+from pipeline.settings import PROJECT_DIR
 from pipeline.verbs.cli import cli
 from sandbox.server import SandboxServer
 

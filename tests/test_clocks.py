@@ -17,8 +17,10 @@ from test_two_writers import landing  # noqa: F401
 
 from ingest.errors import LoadError
 from ingest.land import destination as destination_module
-from ingest.land.runner import run as run_source
+from ingest.land.loader import NoBooks
 from ingest.progress import Progress
+from ingest.sources.desk import NOTHING_LANDED, Desk
+from ingest.sources.gamma.source import GAMMA
 from pipeline.errors import LockHeld
 from pipeline.jobs.freshness import Read, judge, last_reads, note_read
 from pipeline.settings import Settings
@@ -41,7 +43,7 @@ def lake(clickhouse, database_prefix: str, tmp_path: Path) -> Iterator[Lake]:
 def test_a_load_id_is_later_than_every_load_and_settle(landing: Run) -> None:  # noqa: F811
     ahead = now_us() + 3600 * 10**6
     landing.ledger.open(ahead, ["order_filled"])
-    landing.ledger.close_loading()
+    landing.ledger.close_loading([ahead])
     first = landing.ledger.take_id("1.5", "polymarket_polygon")
     assert first == ahead + 1
     # Taken, though nothing of it stands in the ledger yet.
@@ -66,8 +68,9 @@ def test_a_load_id_is_taken_under_the_lock_only(landing: Run) -> None:  # noqa: 
 
 
 def load(lake: Lake, take_id) -> list:
-    progress = Progress()
-    return run_source(lake.pipeline("counter"), counter(progress), progress, take_id=take_id)
+    progress, books = Progress(), NoBooks()
+    books.take_id = take_id
+    return lake.loader("counter", books).run("counter", counter(progress), progress)
 
 
 def test_a_package_that_is_loaded_again_keeps_its_load_id(
@@ -212,6 +215,7 @@ def test_doctor_compares_the_clock_with_those_of_the_upstreams(
         return as_json({"markets": [{}]}, headers=headers)
 
     with ScriptedServer(respond) as server:
-        finding = doctor._upstream("Gamma", server.url, "X", doctor._ask_gamma)
+        settings = Settings(polymarket_gamma_url=server.url, _env_file=None)
+        [finding] = GAMMA.probe(Desk(settings, NOTHING_LANDED))
     assert words in finding.detail
     assert finding.failed == ("clock" in words)

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.contracts import GENESIS, V1, V2, V3
+from ingest.sources.goldsky.settings import ARCHIVE_END
 from pipeline.jobs.coverage import Span, merge, not_loaded, subtract
-from pipeline.settings import ARCHIVE_END, Settings
+from pipeline.settings import Settings
 
 SPANS = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=8)
 WHOLE = (GENESIS[V1], int(ARCHIVE_END.timestamp()) + 1000)

@@ -15,7 +15,6 @@ from embedded_clickhouse import Endpoint
 from pipeline.errors import LoadFailed
 from pipeline.jobs.cycle import CycleReport, run_cycle
 from pipeline.jobs.freshness import last_reads
-from pipeline.jobs.patience import Patience
 from pipeline.settings import Settings
 from pipeline.warehouse.run import Run
 from sandbox.server import AppServer, SandboxServer, Urls, build_app
@@ -62,8 +61,8 @@ def loading(reading_from, polymarket: SandboxServer) -> Iterator[Run]:
 
 
 def cycle(run: Run) -> CycleReport:
-    with run.lock.held("test") as lock:
-        report = run_cycle(run, lock, Patience(run.settings.poll_interval_s))
+    with run.lock.held("test"):
+        report = run_cycle(run)
     report.raise_failures()
     return report
 

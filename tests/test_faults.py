@@ -22,21 +22,20 @@ from embedded_clickhouse import Endpoint
 from ingest.errors import IngestError, MissingFills, NodeBehind
 from ingest.http import HttpClient, RetryPolicy
 from ingest.progress import Progress
-from ingest.sources.gamma.reader import gamma
-from ingest.sources.goldsky.reader import goldsky
+from ingest.sources.gamma.reader import streams as gamma
+from ingest.sources.goldsky.reader import streams as goldsky
 from ingest.sources.polygon.chain import Endpoint as ChainEndpoint
 from ingest.sources.polygon.chain import Endpoints
-from ingest.sources.polygon.reader import Pace, polygon
+from ingest.sources.polygon.reader import Pace
+from ingest.sources.polygon.reader import streams as polygon
 from ingest.sources.polygon.rpc import Node
 from ingest.sources.sqd.portal import Portal
 from pipeline.jobs.cycle import run_cycle
-from pipeline.jobs.patience import Patience
-from pipeline.jobs.sources import make_chain_endpoints
 from pipeline.settings import PROJECT_DIR, Settings
 from pipeline.verbs.cli import cli
 from sandbox.clock import HORIZON, block_at
 from sandbox.contracts import V1
-from sandbox.fault_acts import FROZEN_SECONDS, PORTAL, REORG_BLOCKS, SOURCES, UPSTREAMS
+from sandbox.fault_acts import FROZEN_SECONDS, PORTAL, REORG_BLOCKS, UPSTREAMS
 from sandbox.faults import FAULTS, Faults, parse_fault
 from sandbox.server import SandboxServer
 from sandbox.wire import Answer, Request
@@ -376,14 +375,13 @@ def test_an_upstream_that_often_fails_is_not_even_noticed(
         )
         with prepared(settings, template) as run:
             retry = RetryPolicy(attempts=20, first_wait=0.001, longest_wait=0.01)
-            run.http_clients |= {name: HttpClient(name, retry=retry) for name in SOURCES}
-            run.chain_endpoints = make_chain_endpoints(settings, retry)
+            run.desk.retry = retry
             for name in PASSING:
                 server.app.faults.add(name, probability=0.02)
             for blocks in (0, 30, 0):
                 world.advance(blocks)
-                with run.lock.held("test") as lock:
-                    run_cycle(run, lock, Patience(10)).raise_failures()
+                with run.lock.held("test"):
+                    run_cycle(run).raise_failures()
             assert_equals_truth(run, world)
         assert len(server.app.faults.hits) > len(PASSING) // 2
 

@@ -33,7 +33,7 @@ def land_rows(run: Run, rows: list[list]) -> None:
     run.client.insert(
         "order_filled", rows, column_names=COLUMNS, database=run.settings.raw_database
     )
-    run.ledger.close_loading()
+    run.ledger.close_loading([rows[0][-1]])
     settle_all(run)
 
 

@@ -14,7 +14,6 @@ from worlds import all_fills, land, prepared, sandbox_settings, small_world
 from embedded_clickhouse import Endpoint
 from pipeline.jobs.cycle import run_cycle
 from pipeline.jobs.freshness import Freshness, Read, judge, last_reads, note_read
-from pipeline.jobs.patience import Patience
 from pipeline.settings import ARCHIVE_END, PROJECT_DIR, Settings
 from pipeline.verbs.status import read_status
 from pipeline.warehouse.run import Run
@@ -99,8 +98,8 @@ def test_cycles_note_how_far_they_read(
 ) -> None:
     with SandboxServer(small_world(seed=2, matches=60)) as upstream:
         settings = sandbox_settings(clickhouse, database_prefix, tmp_path, upstream)
-        with prepared(settings, template) as run, run.lock.held("run") as lock:
-            run_cycle(run, lock, Patience(1))
+        with prepared(settings, template) as run, run.lock.held("run"):
+            run_cycle(run)
             reads = last_reads(run.client, settings.raw_database)
             assert reads["polygon"].read_to == datetime.fromtimestamp(upstream.world.now, UTC)
             assert reads["goldsky"].caught_up and reads["goldsky"].read_to <= ARCHIVE_END
@@ -117,7 +116,7 @@ def test_cycles_note_how_far_they_read(
                 update={"polymarket_gamma_url": "http://127.0.0.1:9", "http_give_up_s": 0.0}
             )
             run.settings, run.http_clients = dead, {}
-            assert "gamma" in run_cycle(run, lock, Patience(1)).failures
+            assert "gamma" in run_cycle(run).failures
             assert last_reads(run.client, settings.raw_database)["gamma"] == reads["gamma"]
 
 

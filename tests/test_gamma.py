@@ -38,7 +38,7 @@ from ingest.sources.gamma.entities import (
     past_version_us,
 )
 from ingest.sources.gamma.passes import Gone, Keyset, Pass, run_pass
-from ingest.sources.gamma.reader import gamma
+from ingest.sources.gamma.reader import streams as gamma
 from sandbox.gamma import GammaStore, gamma_app
 from sandbox.server import AppServer
 

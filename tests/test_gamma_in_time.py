@@ -8,19 +8,17 @@ from itertools import chain
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-import dlt
 import orjson
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from ingest.http import HttpClient, RetryPolicy
-from ingest.land import landing
 from ingest.progress import Progress
 from ingest.sources.gamma.entities import EPOCH, MICROSECOND, Version, at_micros, version_of
-from ingest.sources.gamma.reader import OPEN_CADENCE, gamma
+from ingest.sources.gamma.reader import OPEN_CADENCE
+from ingest.sources.gamma.reader import streams as gamma
 from sandbox.gamma import GammaStore, gamma_app
 from sandbox.server import AppServer
 
@@ -117,10 +115,9 @@ class Warehouse:
             overlap=2 * STEP_S,
             now=lambda: now,
         )
-        with pytest.MonkeyPatch.context() as patched:  # what dlt has only while a pipeline runs
-            patched.setattr(landing, "current_load_id", lambda: 1)
-            patched.setattr(dlt.current, "resource_state", lambda: self.state)
-            for table in everything.resources["markets"]:
+        markets = everything[0]
+        for page in markets.read(self.state):
+            for table in page.rows:
                 for row in table.to_pylist():
                     self._store(row)
         return progress

@@ -25,7 +25,8 @@ from ingest.errors import (
 )
 from ingest.http import HttpClient, RetryPolicy
 from ingest.progress import Progress
-from ingest.sources.goldsky.reader import Archive, archive_pages, goldsky, keyset_filter
+from ingest.sources.goldsky.reader import Archive, archive_pages, keyset_filter
+from ingest.sources.goldsky.reader import streams as goldsky
 from sandbox.contracts import EXCHANGES, Fill
 from sandbox.goldsky import Archive as SimulatedArchive
 
@@ -311,16 +312,3 @@ def test_a_fill_of_the_future_does_not_move_the_cursor(lake: Lake) -> None:
     assert lake.count("order_filled") == len(
         simulated.respond(ALL_FILLS)["data"]["orderFilledEvents"]
     )
-
-
-def test_a_backfill_leaves_the_archive_cursor_alone(lake: Lake) -> None:
-    fills = fills_at(*range(100, 130))
-    simulated = SimulatedArchive(fills)
-    with ScriptedServer(lambda path, body: as_json(simulated.respond(body))) as server:
-        lake.load(
-            "goldsky", lambda p: goldsky(server.url, progress=p, start=110, end=120, horizon=129)
-        )
-        wanted = sum(110 <= fill.timestamp < 120 for fill in fills)
-        assert lake.count("order_filled") == wanted
-        lake.load("goldsky", lambda p: goldsky(server.url, progress=p, start=1, horizon=129))
-    assert lake.count("order_filled", final=True) == len(fills)

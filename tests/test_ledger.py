@@ -50,7 +50,7 @@ def test_a_load_goes_from_loading_to_settled(landing: Run) -> None:
     ledger = landing.ledger
     ledger.open(10, ["order_filled", "markets", "_dlt_loads", "dead_letter_sightings"])
     assert states(landing) == {(10, "order_filled"): "loading", (10, "markets"): "loading"}
-    loaded = ledger.close_loading()
+    loaded = ledger.close_loading([10])
     assert set(states(landing).values()) == {"loaded"}
     settling = ledger.start_settling(loaded)
     assert len({load.settle_id for load in settling}) == 1
@@ -59,7 +59,7 @@ def test_a_load_goes_from_loading_to_settled(landing: Run) -> None:
     ledger.finish_settling(settling[:1])
     ledger.back_to_loaded(settling[1:])
     assert sorted(states(landing).values()) == ["loaded", "settled"]
-    assert ledger.close_loading() == []
+    assert ledger.close_loading([10]) == []
 
 
 def test_closing_measures_what_is_there(landing: Run) -> None:
@@ -70,14 +70,14 @@ def test_closing_measures_what_is_there(landing: Run) -> None:
     insert_fills(landing, 10, NOON, earlier, later)
     insert_fills(landing, 11, NOON + HOUR)
     expected = Load(10, "order_filled", "loaded", loaded_rows=3, from_at=earlier, to_at=later)
-    assert landing.ledger.close_loading() == [expected]
+    assert landing.ledger.close_loading([10]) == [expected]
     assert landing.ledger.unsettled() == [expected]
     assert expected.span == timedelta(minutes=7, seconds=1)
 
 
 def test_a_load_that_brought_nothing_is_closed_as_empty(landing: Run) -> None:
     landing.ledger.open(10, ["order_filled", "events"])
-    assert landing.ledger.close_loading() == [
+    assert landing.ledger.close_loading([10]) == [
         Load(10, table, "loaded", from_at=EPOCH, to_at=EPOCH)
         for table in ("order_filled", "events")
     ]
@@ -90,7 +90,7 @@ def test_a_load_that_is_opened_again_is_measured_again(landing: Run) -> None:
         landing.ledger.open(10, ["order_filled"])
         if rows == 2:
             insert_fills(landing, 10, NOON + HOUR, NOON + 2 * HOUR)
-        (load,) = landing.ledger.close_loading()
+        (load,) = landing.ledger.close_loading([10])
         landing.ledger.finish_settling([load])
     assert (load.loaded_rows, load.from_at, load.to_at) == (3, NOON, NOON + 2 * HOUR)
 
@@ -102,12 +102,14 @@ def test_the_last_word_counts_though_the_clock_went_back(
     ledger = landing.ledger
     first_id = now_us()
     ledger.open(first_id, ["order_filled"])
-    first = ledger.start_settling(ledger.close_loading())
+    first = ledger.start_settling(ledger.close_loading([first_id]))
     monkeypatch.setattr(ledger_module, "now_us", lambda: clock_us)
     ledger.back_to_loaded(first)
     assert states(landing) == {(first_id, "order_filled"): "loaded"}
     ledger.open(first_id + 10**9, ["markets"])  # from a machine whose clock is ahead
-    loaded = [load for load in ledger.close_loading() if load.table_name == "markets"]
+    loaded = [
+        load for load in ledger.close_loading([first_id + 10**9]) if load.table_name == "markets"
+    ]
     second = ledger.start_settling(loaded + first)
     assert {load.settle_id for load in second} == {first_id + 10**9 + 1}
     third = ledger.start_settling(second[:1])
@@ -121,7 +123,7 @@ def test_a_rebuild_takes_the_next_free_ids_and_waits_its_turn(landing: Run) -> N
     ahead = now_us() + 10**12  # from a machine whose clock is ahead
     insert_fills(landing, ahead, NOON)
     ledger.open(ahead, ["order_filled"])
-    ledger.close_loading()
+    ledger.close_loading([ahead])
     slices = [
         Load(0, "markets", from_at=NOON, to_at=NOON + HOUR),
         Load(0, "order_filled", from_at=NOON, to_at=NOON + HOUR, loaded_rows=1),
@@ -140,7 +142,7 @@ def test_a_rebuild_takes_the_next_free_ids_and_waits_its_turn(landing: Run) -> N
 def test_a_ledger_without_loads_has_nothing_to_settle(landing: Run) -> None:
     ledger: Ledger = landing.ledger
     ledger.finish_settling([])
-    assert ledger.unsettled() == ledger.close_loading() == []
+    assert ledger.unsettled() == ledger.close_loading([10]) == []
 
 
 @st.composite

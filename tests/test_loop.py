@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -24,8 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from worlds import HISTORY, small_world
 
 from pipeline.errors import SettingsError
-from pipeline.jobs import loop
-from pipeline.jobs.loop import until_next_tick
+from pipeline.jobs.job import next_tick
 from pipeline.settings import ARCHIVE_END, PROJECT_DIR, Settings
 from sandbox.server import AppServer, Urls, build_app
 from sandbox.world import World
@@ -49,7 +48,7 @@ NOW = datetime(2026, 6, 1, 12, 0, 0, 500_000, tzinfo=UTC)
     ],
 )
 def test_the_next_time_of_an_expression(expression: str, seconds: float) -> None:
-    assert until_next_tick(expression, NOW) == seconds
+    assert (next_tick(expression, NOW) - NOW).total_seconds() == seconds
 
 
 @pytest.mark.parametrize(
@@ -58,7 +57,7 @@ def test_the_next_time_of_an_expression(expression: str, seconds: float) -> None
 )
 def test_a_bad_expression_is_one_line(expression: str) -> None:
     with pytest.raises(SettingsError, match="is not a cron expression") as failure:
-        until_next_tick(expression, NOW)
+        next_tick(expression, NOW)
     assert "\n" not in str(failure.value)
 
 
@@ -66,36 +65,9 @@ def test_a_bad_expression_is_one_line(expression: str) -> None:
 @example("* * * * * * 2020")
 def test_any_text_is_an_expression_or_refused(expression: str) -> None:
     try:
-        assert until_next_tick(expression, NOW) > 0
+        assert next_tick(expression, NOW) > NOW
     except SettingsError as refusal:
         assert refusal.exit_code == 2
-
-
-def test_a_clock_that_is_put_back_makes_no_pause_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    class PutBack(datetime):
-        back = timedelta()
-
-        @classmethod
-        def now(cls, tz: tzinfo | None = None) -> datetime:
-            return datetime.now(tz) - cls.back
-
-    class NoWork:
-        def work(self, *_: object) -> bool:
-            PutBack.back = timedelta(hours=1)
-            return False
-
-        def wait(self, until: float) -> None:
-            time.sleep(max(until - time.monotonic(), 0))
-
-    monkeypatch.setattr(loop, "datetime", PutBack)
-    ended = threading.Event()
-
-    def pause() -> None:
-        loop._pause(None, None, NoWork(), datetime.now(UTC) + timedelta(seconds=0.3), lambda: None)
-        ended.set()
-
-    threading.Thread(target=pause, daemon=True).start()
-    assert ended.wait(30)
 
 
 # ---------- processes
@@ -108,12 +80,13 @@ class Upstream:
         self.app = app
         self.down = False
         self.waits = False
+        self.waiting_paths: tuple[str, ...] = ()
         self.asked: queue.Queue[str] = queue.Queue()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             self.asked.put(scope["path"])
-            while self.waits:
+            while self.waits or scope["path"].startswith(self.waiting_paths or "-"):
                 await asyncio.sleep(0.02)
             if self.down:
                 await PlainTextResponse("down for maintenance", 503)(scope, receive, send)
@@ -136,7 +109,7 @@ class Process:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def wait_for(self, pattern: str, times: int = 1, timeout: float = 40) -> None:
+    def wait_for(self, pattern: str, times: int = 1, timeout: float = 240) -> None:
         """Wait until so many lines match."""
         deadline = time.monotonic() + timeout
         while self.count(pattern) < times:
@@ -148,7 +121,7 @@ class Process:
         """Number of lines so far that match."""
         return sum(bool(re.search(pattern, line)) for line in self.lines)
 
-    def stop(self, number: int, within: float = 5) -> int:
+    def stop(self, number: int, within: float = 60) -> int:
         """Send a signal and return the exit code."""
         self._process.send_signal(number)
         return self.end(within)
@@ -185,6 +158,7 @@ def upstream(server: tuple[Upstream, Urls]) -> Iterator[Upstream]:
     app.asked = queue.Queue()
     yield app
     app.down = app.waits = False
+    app.waiting_paths = ()
 
 
 @pytest.fixture(scope="module")
@@ -276,16 +250,16 @@ def test_no_signal_gets_lost(tmp_path: Path, program: str) -> None:
     assert (answer.returncode, answer.stdout) == (143, "cleaned up\n"), answer.stderr
 
 
-CYCLE_DONE = r"goldsky: .* in [0-9.]+ s"  # the last source of a cycle
+READ = r"polygon: .* in [0-9.]+ s"
 
 
 def test_a_second_run_is_told_who_is_writing(
     environment: dict[str, str], upstream: Upstream
 ) -> None:
     with started(environment, "loop") as loop:
-        loop.wait_for(CYCLE_DONE)
+        loop.wait_for(READ)
         with started(environment) as second:
-            assert second.end(20) == 3
+            assert second.end(120) == 3
             assert len(second.lines) == 1
             assert second.lines[0].startswith(f"`loop` (pid {loop.pid} on ")
         assert loop.stop(signal.SIGTERM) == 143
@@ -299,15 +273,16 @@ def test_a_signal_in_the_middle_of_a_load_ends_it(
 ) -> None:
     upstream.waits = True
     with started(environment, "loop") as loop:
-        upstream.asked.get(timeout=20)
+        upstream.asked.get(timeout=120)
         assert loop.stop(number) == code
         assert "Traceback" not in "".join(loop.lines)
         assert "taken over" not in "".join(loop.lines)  # the one before had released the lock
 
 
-def test_cron_runs_cycles_at_its_times(environment: dict[str, str], upstream: Upstream) -> None:
+def test_cron_runs_jobs_at_its_times(environment: dict[str, str], upstream: Upstream) -> None:
     with started(environment, "cron", "* * * * * */2") as cron:
-        cron.wait_for(CYCLE_DONE, times=3)
+        for path in ("/polygon", "/gamma", "/goldsky") * 3:
+            wait_until_asked(upstream, path)
         assert cron.stop(signal.SIGINT) == 130
         assert "cron: * * * * * */2, first cycle in " in cron.lines[0]
 
@@ -321,23 +296,22 @@ def test_a_loop_outlasts_upstreams_that_are_down(
             wait_until_asked(upstream, "/polygon")
         world.advance(20)
         upstream.down = False
-        for source in ("gamma", "polygon"):
+        for source in ("gamma", "polygon", "goldsky"):
             loop.wait_for(f"{source}: back again")
         loop.wait_for("polygon: [1-9][0-9]* order_filled in")
-        loop.wait_for(CYCLE_DONE)
+        loop.wait_for("goldsky: .* in")
         assert loop.stop(signal.SIGTERM) == 143
         for source in ("gamma", "polygon"):
             assert loop.count(f"ERROR .*{source}: .*503") == 1, source
             assert loop.count(f"{source}: back again") == 1, source
-    program = [sys.executable, str(PROJECT_DIR / "run_pipeline.py")]
-    answer = subprocess.run(
-        [*program, "sql", "select count() from trades format TSV"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=30,
+    assert ask(environment, "select count() from trades format TSV") == f"{len(world.matches)}\n"
+    runs = (
+        "select countIf(outcome = 'failed') >= 3, max(failures) >= 3, countIf(outcome = 'done') > 0,"
+        " argMax(rows, rows) > 0 from polymarket_raw.job_runs where job = 'polygon' format TSV"
     )
-    assert answer.stdout == f"{len(world.matches)}\n"
+    assert ask(environment, runs) == "1\t1\t1\t1\n"
+    state = "select failures, outcome, problem, done_at = ended_at from polymarket_raw.jobs where job = 'polygon' format TSV"
+    assert ask(environment, state) == "0\tdone\t\t1\n"
 
 
 def test_a_dead_upstream_slows_no_other(
@@ -347,7 +321,8 @@ def test_a_dead_upstream_slows_no_other(
     dead = {"POLYMARKET_GAMMA_URL": "http://127.0.0.1:9", "POLL_INTERVAL_S": "0.2"}
     with started(environment | dead, "loop") as loop:
         loop.wait_for("ERROR .*gamma: cannot connect")
-        loop.wait_for(CYCLE_DONE, times=10)
+        for _ in range(10):
+            wait_until_asked(upstream, "/polygon")
         world.advance(20)
         loop.wait_for("polygon: [1-9][0-9]* order_filled in")
         assert loop.stop(signal.SIGTERM) == 143
@@ -355,6 +330,40 @@ def test_a_dead_upstream_slows_no_other(
         assert loop.count("ERROR") == 1
 
 
+def test_an_upstream_that_never_answers_delays_no_other(
+    environment: dict[str, str], upstream: Upstream, world: World
+) -> None:
+    """Gamma takes each request and keeps it; fills come all the same, and `status` says which job is running."""
+    upstream.waiting_paths = ("/gamma",)
+    with started(environment | {"POLL_INTERVAL_S": "0.2"}, "loop") as loop:
+        wait_until_asked(upstream, "/gamma")
+        for _ in range(5):
+            world.advance(2)
+            loop.wait_for(
+                "polygon: [1-9][0-9]* order_filled in", times=1 + loop.count("polygon: [1-9]")
+            )
+        until = time.monotonic() + 40
+        query = "select state from polymarket_raw.jobs where job = 'gamma' format TSV"
+        while ask(environment, query) != "running\n":
+            assert time.monotonic() < until
+            time.sleep(0.5)
+        assert loop.count("gamma: ") == 0
+        assert loop.stop(signal.SIGTERM, within=20) == 143
+
+
+def ask(environment: dict[str, str], query: str) -> str:
+    """What `sql` prints."""
+    answer = subprocess.run(
+        [sys.executable, str(PROJECT_DIR / "run_pipeline.py"), "sql", query],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
 def wait_until_asked(upstream: Upstream, path: str) -> None:
-    while not upstream.asked.get(timeout=20).startswith(path):
+    while not upstream.asked.get(timeout=120).startswith(path):
         pass

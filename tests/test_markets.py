@@ -19,7 +19,7 @@ from worlds import (
 
 from ingest.records import with_load_id
 from ingest.sources.gamma.entities import MARKET, entities_table
-from pipeline.jobs.sources import KnownVersions, unknown_tokens
+from ingest.sources.gamma.landed import known_versions, unknown_tokens
 from pipeline.verbs.status import read_status
 from pipeline.warehouse.ledger import now_us
 from pipeline.warehouse.run import Run
@@ -75,7 +75,7 @@ def read_market(run: Run, payload: dict, after_s: int) -> None:
     run.ledger.open(load_id, ["markets"])
     rows = with_load_id(entities_table(MARKET, [payload], fetched_at=read_at), load_id)
     run.client.insert_arrow("markets", rows, database=run.settings.raw_database)
-    run.ledger.close_loading()
+    run.ledger.close_loading([load_id])
     settle_all(run)
 
 
@@ -118,7 +118,7 @@ def test_a_market_that_returns_to_old_content_has_three_versions(run: Run, merge
     ]
     # The content known is the one read last: the next pass stores nothing.
     last = entities_table(MARKET, [market("0.4")], fetched_at=READ_AT)
-    known = KnownVersions(run)("markets", ["1"])["1"]
+    known = known_versions(run.desk.landed)("markets", ["1"])["1"]
     assert known.content_hash == last.column("content_hash")[0].as_py()
     assert known.fetched_us == int(READ_AT.timestamp() + 2) * 10**6
 
@@ -232,9 +232,9 @@ def test_a_market_that_lands_late_names_its_trades(run: Run) -> None:
     combos = {m.taker_leg.token_id for m in world.matches if module_of(m.taker_leg) == COMBO}
     positions = {m.taker_leg.token_id for m in world.matches if m.taker_leg.version == V3}
     assert combos < positions
-    assert set(unknown_tokens(run)) == traded - positions
-    assert set(unknown_tokens(run, positions=True)) == positions - combos
-    assert len(unknown_tokens(run, most=3)) == 3
+    assert set(unknown_tokens(run.desk.landed)) == traded - positions
+    assert set(unknown_tokens(run.desk.landed, positions=True)) == positions - combos
+    assert len(unknown_tokens(run.desk.landed, most=3)) == 3
     assert read_status(run).unknown_tokens == len(traded - combos)
 
     trades_before = rows_of(run, "trades_store")
@@ -242,7 +242,7 @@ def test_a_market_that_lands_late_names_its_trades(run: Run) -> None:
     unlisted = {row["token_id"] for row in Truth(world).unknown_tokens}  # Gamma never lists them
     assert len(unlisted) < len(traded)
     assert combos < unlisted
-    asked = [*unknown_tokens(run), *unknown_tokens(run, positions=True)]
+    asked = [*unknown_tokens(run.desk.landed), *unknown_tokens(run.desk.landed, positions=True)]
     assert set(asked) == unlisted - combos
     assert read_status(run).unknown_tokens == len(asked)
     assert rows_of(run, "trades_store") == trades_before
@@ -256,7 +256,7 @@ def test_tokens_that_have_only_dust_are_asked_for_too(run: Run) -> None:
     land(run, match.legs)
     settle_all(run)
     assert rows_of(run, "ohlcv_1d") == 0
-    assert unknown_tokens(run) == [match.taker_leg.token_id]
+    assert unknown_tokens(run.desk.landed) == [match.taker_leg.token_id]
     land(run, match.legs, is_deleted=1)
     settle_all(run)
-    assert unknown_tokens(run) == []
+    assert unknown_tokens(run.desk.landed) == []

@@ -34,7 +34,8 @@ from ingest.progress import Progress
 from ingest.sources.polygon.chain import Endpoints, first_since
 from ingest.sources.polygon.logs import decode_logs
 from ingest.sources.polygon.range_reader import RangeReader
-from ingest.sources.polygon.reader import Pace, polygon
+from ingest.sources.polygon.reader import Pace
+from ingest.sources.polygon.reader import streams as polygon
 from ingest.sources.polygon.rpc import Node
 from sandbox import contracts as simulated_contracts
 from sandbox.chain import Chain

@@ -16,7 +16,7 @@ from ingest_runs import Lake, open_lake
 from chaos.stories import (
     SOURCE,
     WHOLE,
-    MakeSource,
+    MakeStreams,
     Tables,
     cursor_in,
     run_story,
@@ -122,8 +122,8 @@ class LakeTables:
     def __init__(self, lake: Lake) -> None:
         self._lake, self.known = lake, lake.known_fills
 
-    def load(self, make_source: MakeSource) -> Progress:
-        return self._lake.load(SOURCE, make_source)
+    def load(self, make_streams: MakeStreams) -> Progress:
+        return self._lake.load(SOURCE, make_streams)
 
     def keys(self, first: int, last: int) -> set[tuple]:
         return set(
@@ -134,7 +134,7 @@ class LakeTables:
         )
 
     def cursor(self) -> dict[str, Any]:
-        return cursor_in(self._lake.pipeline(SOURCE).state)
+        return cursor_in(self._lake.state(SOURCE))
 
 
 @pytest.mark.parametrize("name", ["split batch", "portal forks"])

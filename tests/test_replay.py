@@ -35,7 +35,6 @@ from ingest.records import content_hash
 from ingest.sources.polygon.logs import decode_logs
 from pipeline.errors import LoadFailed, LockHeld
 from pipeline.jobs.cycle import run_cycle
-from pipeline.jobs.patience import Patience
 from pipeline.jobs.replay import Replay, merge_hours, replay
 from pipeline.settings import PROJECT_DIR, Settings
 from pipeline.timerange import TimeRange
@@ -386,8 +385,8 @@ def test_more_dead_letters_than_allowed_fail_the_source_and_keep_its_data(
             dead_letters_max=1,
         )
         with prepared(settings, template) as run:
-            with run.lock.held("run") as lock:
-                report = run_cycle(run, lock, Patience(1))
+            with run.lock.held("run"):
+                report = run_cycle(run)
             assert list(report.failures) == ["gamma"]
             assert re.match(
                 r"gamma: \d+ records of this cycle could not be used \(missing_field \d+\), more than"
@@ -401,8 +400,8 @@ def test_more_dead_letters_than_allowed_fail_the_source_and_keep_its_data(
             [letters] = read_status(run).dead_letters
             assert letters == {"source": "gamma_events", "reason": "missing_field", "records": 2}
             app.spoils = False
-            with run.lock.held("run") as lock:
-                assert run_cycle(run, lock, Patience(1)).failures == {}
+            with run.lock.held("run"):
+                assert run_cycle(run).failures == {}
 
 
 # ---------- the verb

@@ -82,7 +82,7 @@ def raw_rows(caption: str, table: Table) -> list[list]:
 def land_rows(run: Run, table: str, columns: list[str], rows: list[list]) -> None:
     run.ledger.open(rows[0][columns.index("load_id")], [table])
     run.client.insert(table, rows, column_names=columns, database=run.settings.raw_database)
-    run.ledger.close_loading()
+    run.ledger.close_loading([rows[0][columns.index("load_id")]])
     settle_all(run)
 
 

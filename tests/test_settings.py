@@ -10,16 +10,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from ingest.setting_types import parse_utc
+from ingest.sources.goldsky.settings import ARCHIVE_END
 from pipeline.errors import SettingsError
-from pipeline.settings import (
-    ARCHIVE_END,
-    ENV_FILE_VARIABLE,
-    PROJECT_DIR,
-    Settings,
-    env_file,
-    load_settings,
-    parse_utc,
-)
+from pipeline.settings import ENV_FILE_VARIABLE, PROJECT_DIR, Settings, env_file, load_settings
 from pipeline.verbs.cli import cli
 
 SECRET = "hunter2secret"

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 
 from ingest.contracts import GENESIS, V1, V1_GENESIS, V2, V2_GENESIS, VERSIONS
 from ingest.http import BACKGROUND_SHARE, RateLimit, RateLimiter
+from ingest.page import Page
 from ingest.queue.backlog import FIRST_PAUSE_S, Backlog
 from ingest.queue.fetching import FetchPool
+from ingest.queue.slices import Slice
 from ingest.records import fills_table
 from ingest.sources.polygon.chain import Block, first_since
-from ingest.sources.slices import Page, Slice
+from ingest.tables import ORDER_FILLED
 from pipeline.jobs.slicing import covered, cut, left_of, ranges
 from sandbox.clock import HORIZON
 
@@ -151,7 +153,7 @@ class Long:
 
     def pages(self, part: Slice) -> Iterator[Page]:
         for _ in range(part.start, part.end):
-            yield Page(part, [ROWS])
+            yield Page(ORDER_FILLED, [ROWS])
 
 
 def soon() -> float:
@@ -167,7 +169,7 @@ def test_memory_stays_bounded_whatever_a_slice_holds() -> None:
         ended = []
         while (page := pool.take(soon())) is not None:
             assert pool._bytes <= bound
-            taken[page.slice] += len(page.tables)
+            taken[page.slice] += len(page.page.rows) if page.page else 0
             if page.is_last:
                 ended.append((page.slice, page.fills, taken[page.slice]))
         assert sorted(ended) == [(slices[0], 50_000, 500), (slices[1], 20_000, 200)]

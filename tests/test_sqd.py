@@ -27,7 +27,8 @@ from ingest.http import HttpClient, RetryPolicy
 from ingest.progress import Progress
 from ingest.sources.polygon.chain import Endpoint, Endpoints, fills_of
 from ingest.sources.polygon.range_reader import RangeReader
-from ingest.sources.polygon.reader import Pace, block_since, polygon
+from ingest.sources.polygon.reader import Pace, block_since
+from ingest.sources.polygon.reader import streams as polygon
 from ingest.sources.polygon.rpc import Node
 from ingest.sources.sqd.portal import Portal, dataset_url, limits_of
 from sandbox.clock import HORIZON, block_time

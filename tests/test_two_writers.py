@@ -31,7 +31,6 @@ from ingest.land.working_folder import of_writer
 from pipeline.derive import settle as settle_module
 from pipeline.errors import LockHeld
 from pipeline.jobs.cycle import run_cycle
-from pipeline.jobs.patience import Patience
 from pipeline.settings import PROJECT_DIR, Settings
 from pipeline.verbs.status import read_status
 from pipeline.warehouse.ledger import Ledger, Load
@@ -86,7 +85,7 @@ def state_of(run: Run, load_id: int) -> tuple[str, int]:
 
 LATE_WRITES: dict[str, Callable[[Ledger, list[Load]], object]] = {
     "opens a load": lambda ledger, loads: ledger.open(12, ["order_filled"]),
-    "closes its load": lambda ledger, loads: ledger.close_loading(),
+    "closes its load": lambda ledger, loads: ledger.close_loading([10]),
     "starts to settle": lambda ledger, loads: ledger.start_settling(loads),
     "says that it has settled": lambda ledger, loads: ledger.finish_settling(loads),
     "gives up settling": lambda ledger, loads: ledger.back_to_loaded(loads),
@@ -120,7 +119,7 @@ def test_a_run_closes_its_own_loads_only(landing: Run) -> None:
     other_ledger = Ledger(landing.client, landing.settings.raw_database)
     other_ledger.open(10, ["order_filled"])
     landing.ledger.open(11, ["order_filled"])
-    assert [load.load_id for load in landing.ledger.close_loading()] == [11]
+    assert [load.load_id for load in landing.ledger.close_loading([10, 11])] == [11]
     assert state_of(landing, 10) == ("loading", 0)
 
 
@@ -130,7 +129,7 @@ def test_a_statement_that_arrives_again_later_changes_nothing(landing: Run) -> N
     command = landing.client.command
     landing.client.command = lambda sql, **options: (sent.append(sql), command(sql, **options))[1]
     landing.ledger.open(10, ["order_filled"])
-    landing.ledger.finish_settling(landing.ledger.close_loading())
+    landing.ledger.finish_settling(landing.ledger.close_loading([10]))
     for statement in [text for text in sent if "insert into" in text]:
         command(statement)
         assert state_of(landing, 10) == ("settled", 0)
@@ -239,8 +238,8 @@ def test_a_settle_that_goes_on_beside_its_successor_takes_nothing_from_it(
 
     with other(run) as successor, run.lock.held("sleeper"):
         land_some(run, 10, fills[:half])
-        run.ledger.close_loading()
-        execute = settle_module._execute
+        run.ledger.close_loading([10])
+        execute = settle_module.execute
 
         def paused(client: object, statement: object, settle_id: int) -> None:
             if client is run.client and len(calls) == nth:
@@ -254,16 +253,16 @@ def test_a_settle_that_goes_on_beside_its_successor_takes_nothing_from_it(
                 execute(client, statement, settle_id)
             calls.append(statement)
 
-        monkeypatch.setattr(settle_module, "_execute", paused)
+        monkeypatch.setattr(settle_module, "execute", paused)
         with ExitStack() as woken:
             before = len(calls)
             with pytest.raises(LockHeld, match="lost the writer lock"):
                 settle_all(run)
             assert len(calls) > before
             assert state_of(successor, 11) == ("loading", 0)
-            monkeypatch.setattr(settle_module, "_execute", execute)
+            monkeypatch.setattr(settle_module, "execute", execute)
             insert(successor, 11, fills[half + 40 :])
-            successor.ledger.close_loading()
+            successor.ledger.close_loading([11])
             settle_all(successor)
             assert successor.ledger.unsettled() == []
             assert_equals_truth(successor, world)
@@ -312,7 +311,7 @@ def test_late_rows_of_blocks_that_left_the_chain_are_taken_back(
         try:
             with monkeypatch.context() as patched:
                 patched.setattr(ClickHouseHttpSqlClient, "insert_file", paused)
-                report = run_cycle(run, run.lock, Patience(10))
+                report = run_cycle(run)
             assert late and "polygon" in report.failures
             world.reorg(25)
             world.advance(5)
@@ -351,7 +350,7 @@ def insert_late(run: Run, path: str, table: str) -> None:
 def catch_up(run: Run) -> None:
     """Two cycles: the second asks Gamma for the tokens that the first could not know."""
     for _ in range(2):
-        run_cycle(run, run.lock, Patience(10)).raise_failures()
+        run_cycle(run).raise_failures()
 
 
 # ---------- real processes

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from embedded_clickhouse import Endpoint
+from ingest.sources.goldsky.settings import ARCHIVE_END
 from pipeline.derive import models
 from pipeline.derive.prepare import prepare
 from pipeline.derive.settle import settle
-from pipeline.settings import ARCHIVE_END, PROJECT_DIR, Settings
+from pipeline.settings import PROJECT_DIR, Settings
 from pipeline.warehouse.ledger import now_us
 from pipeline.warehouse.run import Run, open_run
 from sandbox.contracts import Fill
@@ -206,7 +207,7 @@ def land(run: Run, fills: Iterable[Fill], *, is_deleted: int = 0) -> int:
         run.client.insert(
             "order_filled", rows, column_names=COLUMNS, database=run.settings.raw_database
         )
-    run.ledger.close_loading()
+    run.ledger.close_loading([load_id])
     return load_id
 
 
@@ -236,7 +237,7 @@ def land_gamma(run: Run, world: World) -> None:
         ]
         columns = [key, "content_hash", "fetched_at", "closed", "payload", "load_id"]
         run.client.insert(table, rows, column_names=columns, database=run.settings.raw_database)
-        run.ledger.close_loading()
+        run.ledger.close_loading([load_id])
     settle_all(run)
 
 

@@ -1,12 +1,8 @@
-"""How sources hand rows to dlt: load id, batches of useful size.
-
-Promises that rows and the cursor that follows them end up in one load package: a batch is always
-flushed before its resource ends.
-"""
+"""How rows are handed to dlt: under the load's id, in batches of useful size."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from decimal import Decimal
 from typing import Any
@@ -15,6 +11,7 @@ import dlt
 import pyarrow as pa
 from dlt.common.storages.load_package import commit_load_package_state
 
+from ingest.page import Page
 from ingest.records import DeadLetter, dead_letters_table, with_load_id
 from ingest.tables import DEAD_LETTERS
 
@@ -60,41 +57,36 @@ def load_id_of_rows(load_id: str, package_state: Mapping[str, Any]) -> int:
 
 
 class Landing:
-    """Collects pages of one resource and yields them as Arrow tables of useful size, under this load's id.
+    """Collects pages and yields them as Arrow tables of useful size, under this load's id."""
 
-    Args:
-        source: name under which records that cannot be parsed are kept.
-    """
+    def __init__(self) -> None:
+        self._rows: dict[str, list[pa.Table]] = {}
+        self._dead: dict[str, list[DeadLetter]] = {}
+        self._count = self._bytes = 0
 
-    def __init__(self, source: str) -> None:
-        self._source = source
-        self._pages: list[pa.Table] = []
-        self._dead: list[DeadLetter] = []
-        self._rows = self._bytes = 0
-
-    @property
-    def load_id(self) -> int:
-        """That of the rows; it is taken when there are some."""
-        return current_load_id()
-
-    def add(self, pages: list[pa.Table], dead: Sequence[DeadLetter] = ()) -> Iterator[Any]:
+    def add(self, page: Page) -> Iterator[Any]:
         """Take a page; yields tables for dlt when enough has come together."""
-        for page in filter(len, pages):
-            self._pages.append(page)
-            self._rows += len(page)
-            self._bytes += page.nbytes
-        self._dead.extend(dead)
-        if self._rows >= BATCH_ROWS or self._bytes >= BATCH_BYTES:
+        for rows in filter(len, page.rows):
+            self._rows.setdefault(page.table.name, []).append(rows)
+            self._count += len(rows)
+            self._bytes += rows.nbytes
+        if page.dead:
+            self._dead.setdefault(page.source, []).extend(page.dead)
+        if self._count >= BATCH_ROWS or self._bytes >= BATCH_BYTES:
             yield from self.flush()
 
     def flush(self) -> Iterator[Any]:
         """Yield everything that was collected."""
-        if self._pages:
-            rows = pa.concat_tables(self._pages).combine_chunks()
-            self._pages, self._rows, self._bytes = [], 0, 0
-            yield with_load_id(rows, self.load_id)
-        if self._dead:
-            letters, self._dead = self._dead, []
-            table = dead_letters_table(letters, source=self._source, load_id=self.load_id)
-            hints = dlt.mark.make_hints(table_name=DEAD_LETTERS.name, **RESOURCE_OPTIONS)
-            yield dlt.mark.with_hints(table, hints, create_table_variant=True)
+        collected, letters = self._rows, self._dead
+        self._rows, self._dead, self._count, self._bytes = {}, {}, 0, 0
+        for name, tables in collected.items():
+            yield _of_table(name, pa.concat_tables(tables).combine_chunks())
+        for source, dead in letters.items():
+            yield _of_table(DEAD_LETTERS.name, dead_letters_table(dead, source=source))
+
+
+def _of_table(name: str, rows: pa.Table) -> Any:
+    """Rows for dlt to load into a landing table, as rows of the load that is being extracted."""
+    hints = dlt.mark.make_hints(table_name=name, **RESOURCE_OPTIONS)
+    rows = with_load_id(rows, current_load_id())
+    return dlt.mark.with_hints(rows, hints, create_table_variant=True)

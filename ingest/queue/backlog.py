@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from ingest.sources.slices import Slice
+from ingest.queue.slices import Slice
 
 TRIES = 5
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0

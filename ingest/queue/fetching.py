@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from ingest.errors import IngestError
 from ingest.queue.backlog import Backlog
-from ingest.sources.slices import Page, Reader, Slice
+from ingest.queue.slices import Slice, SlicePage, SliceReader
 
 QUEUE_BYTES = 128 << 20
 JOIN_TIMEOUT_S = 1.0
@@ -23,7 +23,7 @@ JOIN_TIMEOUT_S = 1.0
 LOOK_AGAIN_S = 0.2
 
 # Makes the readers of one thread, by source.
-MakeReaders = Callable[[], Mapping[str, Reader]]
+MakeReaders = Callable[[], Mapping[str, SliceReader]]
 
 
 class _Abandoned(Exception):
@@ -51,7 +51,7 @@ class FetchPool:
         self._backlog, self._queue_bytes = backlog, queue_bytes
         self._threads: list[threading.Thread] = []
         self._changed = threading.Condition()
-        self._queue: deque[Page] = deque()
+        self._queue: deque[SlicePage] = deque()
         self._bytes = 0
         self._round = 0  # pages of an earlier one are worthless
         self._failures: list[tuple[Slice, IngestError]] = []
@@ -84,7 +84,7 @@ class FetchPool:
             for thread in self._threads:
                 thread.start()
 
-    def take(self, deadline: float) -> Page | None:
+    def take(self, deadline: float) -> SlicePage | None:
         """The next page; None when `deadline` (of time.monotonic) comes or nothing more will."""
         with self._changed:
             while not self._queue:
@@ -95,7 +95,7 @@ class FetchPool:
                 self._changed.wait(min(left_s, LOOK_AGAIN_S))
             return self._pop() if time.monotonic() < deadline else None
 
-    def take_ended(self) -> list[Page]:
+    def take_ended(self) -> list[SlicePage]:
         """Last pages that stand first in the queue: everything else of their slices was taken before."""
         with self._changed:
             ended = []
@@ -146,7 +146,7 @@ class FetchPool:
             self._backlog.put_back()
             self._changed.notify_all()
 
-    def _pop(self) -> Page:
+    def _pop(self) -> SlicePage:
         page = self._queue.popleft()
         self._bytes -= page.nbytes
         self._changed.notify_all()
@@ -176,13 +176,13 @@ class FetchPool:
                 self._changed.wait(LOOK_AGAIN_S)
         return None
 
-    def _read(self, readers: Mapping[str, Reader], part: Slice, of_round: int) -> None:
-        end = Page(part, is_last=True)
+    def _read(self, readers: Mapping[str, SliceReader], part: Slice, of_round: int) -> None:
+        end = SlicePage(part, is_last=True)
         try:
             for page in readers[part.source].pages(part):
-                if page.rows or page.dead:
-                    self._put(page, of_round)
-                    end = replace(end, fills=end.fills + page.rows, is_empty=False)
+                if len(page) or page.dead:
+                    self._put(SlicePage(part, page), of_round)
+                    end = replace(end, fills=end.fills + len(page), is_empty=False)
             self._end(end, of_round)
         except _Abandoned:
             return
@@ -193,7 +193,7 @@ class FetchPool:
                     self._failures.append((part, error))
                     self._changed.notify_all()
 
-    def _put(self, page: Page, of_round: int) -> None:
+    def _put(self, page: SlicePage, of_round: int) -> None:
         """Queue a page as soon as there is room."""
         with self._changed:
             while True:
@@ -206,7 +206,7 @@ class FetchPool:
             self._bytes += page.nbytes
             self._changed.notify_all()
 
-    def _end(self, end: Page, of_round: int) -> None:
+    def _end(self, end: SlicePage, of_round: int) -> None:
         with self._changed:
             if self._closed or of_round != self._round:
                 raise _Abandoned

@@ -244,23 +244,37 @@ def full_refresh_selects(run: Run) -> dict[str, str]:
             "the models are not those of this version; run `python run_pipeline.py` to build them"
         )
     with _environment(run.server, run.settings):
-        return {node.name: node.compiled_code for node in _compile("--full-refresh")}
+        return {node.name: node.compiled_code for node in _compile("--full-refresh")[0]}
 
 
 def _compile_statements(client: Client) -> list[Statement]:
     """Compile the incremental models against the tables that exist now."""
-    return [_statement(client, node) for node in _compile()]
+    nodes, parents = _compile()
+    return [_statement(client, node, _settled_parents(node, nodes, parents)) for node in nodes]
 
 
-def _compile(*flags: str) -> list[Any]:
-    """The compiled incremental models, each after those that it reads."""
+def _compile(*flags: str) -> tuple[list[Any], Mapping[str, list[str]]]:
+    """The compiled incremental models, each after those that it reads; and the ids that every node reads."""
     selected = ["--no-inject-ephemeral-ctes", "--select", f"tag:{SETTLE_TAG}*"]
     results = run_dbt(["compile", *selected, *flags]).results
     # Selecting a model selects the tests on it too.
     nodes = [entry.node for entry in results if entry.node.resource_type == "model"]
     if not nodes:
         raise ModelsError("dbt compile: no model has a settle_ tag")
-    return _in_dependency_order(nodes, run_dbt(["parse"]).parent_map)
+    parents = run_dbt(["parse"]).parent_map
+    return _in_dependency_order(nodes, parents), parents
+
+
+def _settled_parents(node: Any, nodes: list[Any], parents: Mapping[str, list[str]]) -> list[str]:
+    """Names of those of `nodes` that a node reads, directly, through a view or through one another."""
+    ancestors: set[str] = set()
+    waiting = list(parents.get(node.unique_id, []))
+    while waiting:
+        unique_id = waiting.pop()
+        if unique_id not in ancestors:
+            ancestors.add(unique_id)
+            waiting += parents.get(unique_id, [])
+    return sorted(each.name for each in nodes if each.unique_id in ancestors)
 
 
 def _in_dependency_order(nodes: list[Any], parents: Mapping[str, list[str]]) -> list[Any]:
@@ -282,7 +296,7 @@ def _in_dependency_order(nodes: list[Any], parents: Mapping[str, list[str]]) -> 
     return [by_id[unique_id] for unique_id in visited if unique_id in by_id]
 
 
-def _statement(client: Client, node: Any) -> Statement:
+def _statement(client: Client, node: Any, reads: list[str]) -> Statement:
     """The insert that dbt's append strategy makes of a compiled incremental model."""
     tag = next(tag for tag in node.tags if tag.startswith(SETTLE_TAG))
     names = client.query(
@@ -293,7 +307,7 @@ def _statement(client: Client, node: Any) -> Statement:
     query_settings = node.config["query_settings"]
     tail = ", ".join(f"{name} = {value!r}" for name, value in query_settings.items())
     sql = f"insert into {node.relation_name} ({columns})\nselect {columns} from (\n{node.compiled_code}\n)"
-    return Statement(node.name, tag.removeprefix(SETTLE_TAG), f"{sql}\nsettings {tail}")
+    return Statement(node.name, tag.removeprefix(SETTLE_TAG), f"{sql}\nsettings {tail}", reads)
 
 
 def _deployed(client: Client, settings: Settings, version: str) -> list[Statement]:

@@ -7,7 +7,7 @@ loads marked `settling` touched and writes it under the settle's own version, so
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 
 from clickhouse_connect.driver.client import Client
@@ -33,11 +33,13 @@ class Statement:
         model: name of the dbt model.
         landing_table: the landing table whose loads it settles.
         sql: the complete `insert into … select …`, with the parameter {settle_id:UInt64}.
+        reads: settled models whose rows it reads; of a deployment before there were names here, none.
     """
 
     model: str
     landing_table: str
     sql: str
+    reads: Sequence[str] = ()
 
 
 def settle(
@@ -56,34 +58,43 @@ def settle(
 
     Raises:
         LockHeld: the writer lock was lost.
-        ModelsError: a statement failed; its loads stay unsettled and the next run takes them up again.
+        ModelsError: a statement failed; its loads stay unsettled and the next run settles them.
     """
     rows = 0
-    while batch := _take(ledger, max_rows):
+    while batch := take(ledger, max_rows):
         on_batch(batch)
         for statement in statements:
             if statement.landing_table == batch[0].table_name:
                 ledger.prove()
-                _execute(client, statement, batch[0].settle_id)
+                execute(client, statement, batch[0].settle_id)
         ledger.finish_settling(batch)
         rows += sum(load.loaded_rows for load in batch)
     return rows
 
 
-def _take(ledger: Ledger, max_rows: int) -> list[Load]:
-    """Mark the next batch as being settled; empty when everything is."""
+def take(ledger: Ledger, max_rows: int, left_alone: Container[tuple[int, str]] = ()) -> list[Load]:
+    """Mark the next batch as being settled; empty when everything is.
+
+    Args:
+        left_alone: keys of loads that are not taken.
+    """
     ready = [load for load in ledger.unsettled() if load.state in ("loaded", "settling")]
     empty = [load for load in ready if load.loaded_rows == 0 and not load.is_rebuild]
     ledger.finish_settling(empty)
     pending = [load for load in ready if load not in empty]
-    batch = next_batch(pending, max_rows)
+    batch = next_batch([load for load in pending if load.key not in left_alone], max_rows)
     ledger.back_to_loaded(
         [load for load in pending if load.state == "settling" and load not in batch]
     )
     return ledger.start_settling(batch) if batch else []
 
 
-def _execute(client: Client, statement: Statement, settle_id: int) -> None:
+def execute(client: Client, statement: Statement, settle_id: int) -> None:
+    """Let ClickHouse settle the loads of a settle id for one model.
+
+    Raises:
+        ModelsError: the statement failed.
+    """
     try:
         client.command(statement.sql, parameters={"settle_id": settle_id})
     except ClickHouseError as error:

@@ -14,11 +14,12 @@ from datetime import UTC, datetime
 
 from ingest.contracts import V1
 from ingest.errors import IngestError
+from ingest.sources.polygon.source import slices as chain_slices
 from pipeline.console import Step, human, step
 from pipeline.derive.prepare import prepare
 from pipeline.errors import LoadFailed, LockHeld, NothingLoaded, SchemaError, SettingsError
 from pipeline.jobs.backup import serve_requests
-from pipeline.jobs.cycle import finish_earlier
+from pipeline.jobs.cycle import finish_earlier, settle_all
 from pipeline.jobs.slicing import (
     V1_TWICE,
     Plan,
@@ -30,11 +31,10 @@ from pipeline.jobs.slicing import (
     sources_of,
     whole_seconds,
 )
-from pipeline.jobs.sources import chain_endpoints
-from pipeline.jobs.worker import BackfillWorker, chain_reader
+from pipeline.jobs.worker import BackfillWorker
 from pipeline.signals import Stopped
 from pipeline.timerange import parse_range, show
-from pipeline.warehouse.lock import Holder, WriterLock
+from pipeline.warehouse.lock import Holder
 from pipeline.warehouse.run import Run
 from pipeline.warehouse.slices import SliceBooks, Tally
 
@@ -197,15 +197,15 @@ class _Backfill:
     def _work(self) -> bool:
         """Work the slices under the writer lock; False if another run was faster to take it."""
         try:
-            with self._run.lock.held("backfill") as lock:
+            with self._run.lock.held("backfill"):
                 prepare(self._run)
                 since = self._request()
                 finish_earlier(self._run)
-                with BackfillWorker(self._run) as worker:
+                with BackfillWorker(self._run, lambda: settle_all(self._run)) as worker:
                     with step(
                         "backfill", total=self._books.tally(since).slices, rate=False
                     ) as shown:
-                        self._land_all(worker, lock, since, shown)
+                        self._land_all(worker, since, shown)
                     finish_earlier(self._run)  # loads whose rows were read again meanwhile
                     self._report(self._books.tally(since), list(worker.failures.items()))
         except LockHeld as held:
@@ -213,17 +213,15 @@ class _Backfill:
             return False
         return True
 
-    def _land_all(
-        self, worker: BackfillWorker, lock: WriterLock, since: datetime, shown: Step
-    ) -> None:
+    def _land_all(self, worker: BackfillWorker, since: datetime, shown: Step) -> None:
         while True:
             serve_requests(self._run)
             try:
-                landed = worker.work(lock, time.monotonic() + LOG_EVERY_S, shown)
+                landed = worker.work(time.monotonic() + LOG_EVERY_S, shown)
             except IngestError as error:
                 raise LoadFailed(str(error)) from error
             self._show(self._books.tally(since), shown)
-            if not landed:
+            if landed is None:
                 if not worker.has_hope:
                     return
                 worker.wait(time.monotonic() + LOOK_EVERY_S)
@@ -288,7 +286,7 @@ class _Backfill:
 
 def _confirmed_end(run: Run) -> int:
     try:
-        return chain_reader(run.settings, chain_endpoints(run), {}).confirmed_end()
+        return chain_slices(run.desk).confirmed_end()
     except IngestError as error:
         raise LoadFailed(str(error)) from error
 

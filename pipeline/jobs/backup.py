@@ -149,7 +149,7 @@ def refuse_scratch(settings: Settings, path: Path) -> None:
 
 
 def serve_requests(run: Run) -> None:
-    """Write the backups that were requested; only under the lock, while this run loads and settles nothing.
+    """Write the backups that were requested; only under the lock. This run loads and settles nothing meanwhile.
 
     Raises:
         LockHeld: the lock was lost.
@@ -157,7 +157,15 @@ def serve_requests(run: Run) -> None:
     requests = BackupRequests(run.client, run.settings.raw_database)
     if not run.server.embedded or not requests.exist():
         return
-    for request in requests.waiting():
+    waiting = requests.waiting()
+    if not waiting:
+        return
+    with run.door.alone():
+        _serve(run, requests, waiting)
+
+
+def _serve(run: Run, requests: BackupRequests, waiting: list[str]) -> None:
+    for request in waiting:
         run.lock.check()
         requests.note(request, "taken")
         log.info("backup: writing, as requested")

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ingest.contracts import GENESIS, V1
+from ingest.sources.goldsky.source import GOLDSKY
+from ingest.sources.polygon.source import POLYGON
 from pipeline.jobs.slicing import generations, whole_seconds
 from pipeline.settings import Settings
 from pipeline.warehouse.run import Run
@@ -68,7 +70,7 @@ def loaded_spans(run: Run) -> Loaded:
     of_cycles, of_unknown = _loads(run)
     chain = run.settings.polygon_versions.split(",")
     for pipeline, span in of_cycles.items():
-        for version in [V1] if pipeline == "polymarket_goldsky" else chain:
+        for version in [V1] if pipeline == GOLDSKY.pipeline else chain:
             loaded[version].append(span)
     for spans in loaded.values():
         spans += of_unknown
@@ -90,7 +92,8 @@ def _loads(run: Run) -> tuple[dict[str, Span], list[Span]]:
         f"select pipeline, min(first), max(after) from ({loads}) as loads"
         f" inner join (select distinct load_id, pipeline from {raw}.load_packages) as packages"
         " using (load_id)"
-        " where pipeline in ('polymarket_polygon', 'polymarket_goldsky') group by pipeline"
+        " where pipeline in {pipelines:Array(String)} group by pipeline",
+        parameters={"pipelines": [POLYGON.pipeline, GOLDSKY.pipeline]},
     ).result_rows
     of_unknown = run.client.query(
         f"select first, after from ({loads})"

@@ -20,13 +20,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from ingest.errors import IngestError, RepeatedCursor, WrongShape
-from ingest.http import HttpClient, RateLimit, RetryPolicy
+from ingest.http import HttpClient, RateLimit
 from pipeline.derive.comparison import EXAMPLES, Verdict
 from pipeline.derive.verify import whole_days
 from pipeline.errors import LoadFailed
 from pipeline.jobs.coverage import Span, loaded_spans, not_loaded, subtract
 from pipeline.jobs.slicing import at
-from pipeline.jobs.sources import CONNECT_TIMEOUT_S
 from pipeline.timerange import show
 from pipeline.warehouse.run import Run
 
@@ -97,12 +96,7 @@ def crosscheck(run: Run, start: datetime | None, end: datetime | None) -> list[V
             " share, and of those none is loaded in this range"
         )
         return []
-    client = HttpClient(
-        SOURCE,
-        limits=LIMITS,
-        timeout=(CONNECT_TIMEOUT_S, run.settings.http_timeout_s),
-        retry=RetryPolicy(max_wait=run.settings.http_give_up_s),
-    )
+    client = run.desk.client(SOURCE, LIMITS, "POLYMARKET_DATA_URL")
     verdict = Verdict(TABLE)
     for condition_id, mine in totals.items():
         try:

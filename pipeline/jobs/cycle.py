@@ -1,33 +1,31 @@
-"""One cycle: load what is new from each source, and settle it.
+"""One cycle: every source read once, side by side, and all of it settled.
 
-Sources are independent: one that fails stands in the report, and the others are loaded and settled as ever; while it
-stays down it has pauses of its own (`patience.py`). Each has a work budget, so a long catch-up never holds up the rest
-for longer; a cycle says whether anything is left to catch up on.
+Sources are independent: one that fails stands in the report, and the others are loaded and settled as ever. Each has a
+work budget; a cycle says whether anything is left to catch up on. Sources that are asked about tokens come after those
+that find some.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import UTC, datetime
 
-from dlt.extract import DltSource
-
-from ingest.errors import IngestError
-from ingest.land.runner import LoadPackage, open_pipeline
-from ingest.land.runner import run as run_source
-from ingest.progress import Progress
-from pipeline.console import Step, human, step
+from ingest.sources.base import Source
+from pipeline.console import step
 from pipeline.derive.replaced import heal_replaced_tables
 from pipeline.derive.settle import settle
-from pipeline.errors import LoadFailed
-from pipeline.jobs.freshness import note_read
-from pipeline.jobs.patience import Patience
-from pipeline.jobs.sources import destination, make_source
-from pipeline.warehouse.lock import WriterLock
-from pipeline.warehouse.orphans import Recheck, adopt_orphans
+from pipeline.derive.settler import Settler
+from pipeline.errors import LoadFailed, ModelsError
+from pipeline.jobs.job import Outcome
+from pipeline.jobs.reading import make_settler, read_source
+from pipeline.jobs.runner import CLOSE_PATIENCE_S, counted
+from pipeline.warehouse.jobs import JobState, Journal, ended, read_jobs, started
+from pipeline.warehouse.orphans import adopt_orphans
 from pipeline.warehouse.run import Run
 
 log = logging.getLogger(__name__)
@@ -41,7 +39,7 @@ class CycleReport:
         rows: rows loaded, by landing table.
         caught_up: every source that answers has read all there is.
         seconds: how long it took.
-        failures: one line by source that failed.
+        failures: one line by source that failed, and by `settling`.
     """
 
     rows: Counter[str] = field(default_factory=Counter)
@@ -50,40 +48,58 @@ class CycleReport:
     failures: dict[str, str] = field(default_factory=dict)
 
     def raise_failures(self) -> None:
-        """Do nothing if every source was read.
+        """Do nothing if every source was read and everything settled.
 
         Raises:
+            ModelsError: nothing failed but settling.
             LoadFailed: a source failed; everything else of the cycle is done.
         """
+        if self.failures.keys() == {"settling"}:
+            raise ModelsError(self.failures["settling"])
         if self.failures:
             raise LoadFailed("; ".join(self.failures.values()))
 
 
-def run_cycle(run: Run, lock: WriterLock, patience: Patience) -> CycleReport:
-    """Run one cycle under the writer lock, on a prepared run, over the sources that `patience` lets it try.
+def run_cycle(run: Run, sources: Sequence[Source] | None = None) -> CycleReport:
+    """Run one cycle under the writer lock, on a prepared run.
 
-    A source that fails stands in the report, and is logged when it goes down and when it is back.
+    Args:
+        sources: which are read; None: those of the settings.
 
     Raises:
-        ModelsError: settling failed; the loads stay unsettled and the next cycle takes them up.
         LockHeld: the lock was lost meanwhile.
+        ClickHouseError: ClickHouse failed.
     """
-    started = time.monotonic()
-    report = CycleReport()
-    finish_earlier(run)
-    for name in filter(patience.may_try, run.settings.active_sources):
-        lock.check()
-        before = time.monotonic()
-        rows = _load(run, name, report)
-        _note(name, report, patience, 0.0 if rows else time.monotonic() - before)
-        lock.check()
-        _settle(run)
-        report.rows.update(rows)
-        seconds = time.monotonic() - before
-        if rows or name not in report.failures:
-            log.info("%s: %s in %.1f s", name, _counts(rows) or "no new rows", seconds)
-    report.seconds = time.monotonic() - started
+    began, report, settler = time.monotonic(), CycleReport(), make_settler(run)
+    prepare_books(run)
+    active = run.settings.active_sources if sources is None else sources
+    journal = Journal(run.client, run.settings.raw_database, run.lock)
+    states = read_jobs(run.client, run.settings.raw_database)
+    for wave in waves(active):
+        for source, outcome in zip(
+            wave, _read_all(run, wave, settler, journal, states), strict=True
+        ):
+            report.rows.update(outcome.rows)
+            report.caught_up &= outcome.caught_up or bool(outcome.failure)
+            if outcome.failure:
+                report.failures[source.name] = outcome.failure
+    with step("settling"):
+        settler.settle()
+    if settler.problems:
+        report.failures["settling"] = "; ".join(settler.problems)
+    journal.write()
+    report.seconds = time.monotonic() - began
     return report
+
+
+def prepare_books(run: Run) -> None:
+    """Close what earlier runs left half loaded; only under the lock and the door, while nothing is loaded.
+
+    Raises:
+        LockHeld: the lock was lost.
+    """
+    adopt_orphans(run)
+    heal_replaced_tables(run)
 
 
 def finish_earlier(run: Run) -> None:
@@ -92,124 +108,72 @@ def finish_earlier(run: Run) -> None:
     Raises:
         ModelsError: settling failed.
     """
-    adopt_orphans(run)
-    heal_replaced_tables(run)
-    _settle(run)
+    prepare_books(run)
+    settle_all(run)
 
 
-def _note(name: str, report: CycleReport, patience: Patience, wasted_s: float) -> None:
-    """Tell `patience` how a source did, and the log when it went down or came back."""
-    if name in report.failures:
-        if patience.failed(name, wasted_s):
-            log.error("%s", report.failures[name])
-    elif patience.succeeded(name):
-        log.info("%s: back again", name)
-
-
-def _counts(rows: Counter[str]) -> str:
-    return ", ".join(f"{human(count)} {table}" for table, count in rows.items() if count)
-
-
-def _load(run: Run, name: str, report: CycleReport) -> Counter[str]:
-    """Load one source and return the rows it brought by landing table; a failure goes into the report."""
-    progress = Progress(run.settings.cycle_budget_s)
-    rows: Counter[str] = Counter()
-    with step(f"{name}: reading") as shown:
-        recheck = Recheck.of(run) if name == "polygon" else Recheck((), ())
-        try:
-            source = make_source(name, run, progress, recheck.ranges)
-            packages = load_source(run, f"polymarket_{name}", source, progress, rows, shown)
-        except IngestError as error:
-            report.failures[name] = str(error)
-        else:
-            caught_up = all(progress.caught_up.values())
-            report.caught_up &= caught_up
-            read_to = max(progress.watermark.values(), default=0)
-            recheck.done(run, read_to)
-            raw = run.settings.raw_database
-            note_read(run.client, raw, name, read_to, caught_up, run.lock.sql_is_held())
-            if complaint := _too_many_dead_letters(run, name, [each.load_id for each in packages]):
-                report.failures[name] = complaint
-    return rows
-
-
-def _too_many_dead_letters(run: Run, name: str, loads: list[int]) -> str:
-    """What to say if these loads of a source brought more than DEAD_LETTERS_MAX records that are no rows; else nothing."""
-    if not loads:
-        return ""
-    reasons = run.client.query(
-        f"select reason, count() from {run.settings.raw_database}.dead_letter_sightings final"
-        " where load_id in {loads:Array(UInt64)} group by reason order by 2 desc",
-        parameters={"loads": loads},
-    ).result_rows
-    total = sum(count for _, count in reasons)
-    if total <= run.settings.dead_letters_max:
-        return ""
-    counts = ", ".join(f"{reason} {human(count)}" for reason, count in reasons)
-    return (
-        f"{name}: {human(total)} records of this cycle could not be used ({counts}), more than DEAD_LETTERS_MAX;"
-        " the rest is loaded, they are in dead_letters, and `replay` takes them up once that is fixed"
-    )
-
-
-def load_source(
-    run: Run,
-    pipeline_name: str,
-    source: DltSource,
-    progress: Progress,
-    rows: Counter[str],
-    shown: Step,
-) -> list[LoadPackage]:
-    """Load what a dlt source has to give, with every package in the ledger; return the packages.
-
-    Args:
-        rows: gets the rows that were loaded by landing table, also where the source fails in the end.
+def settle_all(run: Run) -> None:
+    """Settle everything; only under the lock.
 
     Raises:
-        IngestError: see `ingest.land.runner.run`.
-        LockHeld: the lock was lost meanwhile.
+        ModelsError: settling failed.
+        LockHeld: the lock was lost.
     """
-    ledger = run.ledger
+    with step("settling"):
+        settle(run.client, run.ledger, run.statements, max_rows=run.settings.settle_max_rows)
 
-    def before_load(package: LoadPackage) -> None:
-        ledger.open(package.load_id, package.rows)
-        shown.update(f"loading {human(sum(package.rows.values()))} rows")
 
-    pipeline = open_pipeline(
-        pipeline_name,
-        destination(run),
-        database=run.settings.raw_database,
-        pipelines_dir=run.pipelines_dir,
-    )
+def waves(sources: Sequence[Source]) -> list[list[Source]]:
+    """Sources that may be read side by side, in order: those that look up tokens after those that find them."""
+    first = [source for source in sources if not source.looks_up_tokens]
+    second = [source for source in sources if source.looks_up_tokens]
+    return [wave for wave in (first, second) if wave]
+
+
+def _read_all(
+    run: Run,
+    sources: Sequence[Source],
+    settler: Settler,
+    journal: Journal,
+    states: dict[str, JobState],
+) -> list[Outcome]:
+    """Read sources in a thread each.
+
+    Raises:
+        BaseException: the first thing that no outcome stands for, once all have ended.
+    """
+    outcomes: list[Outcome] = [Outcome() for _ in sources]
+    errors: list[BaseException] = []
+
+    def read(at: int, source: Source) -> None:
+        state = started(states.get(source.name, JobState(source.name)), datetime.now(UTC))
+        try:
+            outcomes[at] = outcome = read_source(run, source, settler)
+        except BaseException as error:
+            errors.append(error)
+            return
+        now = datetime.now(UTC)
+        rows, failure = outcome.rows.total(), outcome.failure
+        state = ended(state, now, rows=rows, problem=failure, next_at=JobState.next_at)
+        journal.note(state, caught_up=outcome.caught_up)
+        if failure:
+            log.error("%s", failure)
+        if rows or not failure:
+            seconds = (now - state.started_at).total_seconds()
+            log.info("%s: %s in %.1f s", source.name, counted(outcome) or "nothing new", seconds)
+
+    threads = [
+        threading.Thread(target=read, args=(at, source), name=f"read-{source.name}", daemon=True)
+        for at, source in enumerate(sources)
+    ]
+    for thread in threads:
+        thread.start()
     try:
-        packages = run_source(
-            pipeline,
-            source,
-            progress,
-            before_load=before_load,
-            after_load=lambda package: rows.update(package.rows),
-            take_id=lambda package_id: ledger.take_id(package_id, pipeline_name),
-        )
-    except IngestError:
-        ledger.prove()
-        ledger.close_loading(is_whole=False)
+        for thread in threads:
+            thread.join()
+    except BaseException:  # a signal: what is being loaded may end, nothing new begins
+        run.door.close(CLOSE_PATIENCE_S)
         raise
-    ledger.close_loading()
-    return packages
-
-
-def _settle(run: Run) -> None:
-    with step("settling") as shown:
-
-        def on_batch(batch: list[Any]) -> None:
-            shown.update(
-                f"{human(sum(load.loaded_rows for load in batch))} rows of {batch[0].table_name}"
-            )
-
-        settle(
-            run.client,
-            run.ledger,
-            run.statements,
-            max_rows=run.settings.settle_max_rows,
-            on_batch=on_batch,
-        )
+    if errors:
+        raise errors[0]
+    return outcomes

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 from clickhouse_connect.driver.client import Client
 
+from ingest.sources.base import Source
 from pipeline.settings import Settings
 
 FRESH, STALE, NEVER, COMPLETE = "fresh", "stale", "never read", "complete"
@@ -41,7 +42,7 @@ class Freshness:
     """How fresh one source is, or `settling`, which stands for everything that is derived.
 
     Attributes:
-        source: gamma, polygon, goldsky or settling.
+        source: name of a source, or settling.
         state: fresh, stale, never read, in the future (a clock is or was wrong), or complete (an archive that was read
             to its end).
         read_to: time up to which it was read, ISO, UTC; None: never, or nothing is left to settle.
@@ -66,35 +67,33 @@ def judge(
 ) -> list[Freshness]:
     """How fresh each source of a cycle is, and what is derived.
 
-    The lag of polygon is the age of the newest block read. Gamma has no such time, and the archive is old by nature:
-    theirs is the time since they were last read without a failure.
+    The lag of the chain is the age of the newest block read. Others have no such time, or are old by nature: theirs is
+    the time since they were last read without a failure.
 
     Args:
         unsettled_since: when the oldest load came that is not settled; None: all are.
         now: by ClickHouse's clock, which all of these times are of.
     """
-    limits = {
-        "gamma": settings.gamma_max_lag_s,
-        "polygon": settings.polygon_max_lag_s,
-        "goldsky": settings.goldsky_max_lag_s,
-    }
-    answer = [_judge(name, reads.get(name), limits[name], now) for name in settings.active_sources]
+    answer = [
+        _judge(source, reads.get(source.name), source.max_lag_s(settings), now)
+        for source in settings.active_sources
+    ]
     lag_s = 0.0 if unsettled_since is None else _seconds(unsettled_since, now)
     state = _state(lag_s, settings.polygon_max_lag_s)
     since = None if unsettled_since is None else _iso(unsettled_since)
     return [*answer, Freshness(SETTLING, state, since, lag_s, settings.polygon_max_lag_s)]
 
 
-def _judge(source: str, read: Read | None, limit_s: float, now: datetime) -> Freshness:
+def _judge(source: Source, read: Read | None, limit_s: float, now: datetime) -> Freshness:
     if read is None:
-        return Freshness(source, NEVER, None, None, limit_s)
-    lag_s = _seconds(read.read_to if source == "polygon" else read.read_at, now)
+        return Freshness(source.name, NEVER, None, None, limit_s)
+    lag_s = _seconds(read.read_to if source.lag_of_newest else read.read_at, now)
     state = _state(lag_s, limit_s)
     if _seconds(read.read_at, now) < -AHEAD_S:
         state = AHEAD
-    if source == "goldsky" and read.caught_up:
+    if source.ends and read.caught_up:
         state = COMPLETE
-    return Freshness(source, state, _iso(read.read_to), lag_s, limit_s)
+    return Freshness(source.name, state, _iso(read.read_to), lag_s, limit_s)
 
 
 def _state(lag_s: float, limit_s: float) -> str:
@@ -120,8 +119,6 @@ def note_read(
     now, reading = client.query(
         f"select toUnixTimestamp64Micro(now64(6)), max(reading) + 1 from {raw_database}.source_readings"
     ).result_rows[0]
-    # That of Gamma is the newest record it has, which says nothing about when it was asked.
-    known = watermark and source != "gamma"
     client.command(
         f"insert into {raw_database}.source_readings (source, read_at, read_to, caught_up, reading)"
         " select {source:String}, fromUnixTimestamp64Micro({now:Int64}, 'UTC'),"
@@ -130,7 +127,7 @@ def note_read(
         parameters={
             "source": source,
             "now": now,
-            "read_to": watermark * 1_000_000 if known else now,
+            "read_to": watermark * 1_000_000 if watermark else now,
             "caught_up": int(caught_up),
             "reading": reading,
         },

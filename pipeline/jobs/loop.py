@@ -1,173 +1,186 @@
-"""When cycles run: once, in a loop with a pause, or at the times of a cron expression.
+"""When jobs run: all of them once, or each at its own times until a signal comes.
 
-What fails is reported and tried again; only `once` ends with it. A source that is down has pauses of its own, in which
-the others go on. The writer lock is held for as long as this process runs, so that two loops do not take turns by accident.
-Pauses between cycles go to the slices that `backfill` has requested; a cycle waits for one package of them at most. A
-backup that `backup` has requested is written first.
+What fails is noted and tried again; only `once` ends with it. The writer lock is held for as long as this process runs,
+so that two loops do not take turns by accident. Slices that `backfill` has requested, and backups that `backup` has
+requested, are jobs like any other.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from datetime import UTC, datetime
+from functools import partial
 
 from clickhouse_connect.driver.exceptions import ClickHouseError
-from croniter import CroniterError, croniter
 
-from ingest.errors import IngestError
+from ingest.sources.base import Source
 from pipeline.console import step
 from pipeline.derive.prepare import prepare
-from pipeline.errors import ClickHouseUnavailable, ModelsError, SettingsError
+from pipeline.derive.settler import Settler
+from pipeline.errors import ClickHouseUnavailable, SettingsError
 from pipeline.jobs.backup import serve_requests
-from pipeline.jobs.cycle import run_cycle
-from pipeline.jobs.patience import Patience, backoff
-from pipeline.jobs.worker import SHORTEST_S, BackfillWorker
+from pipeline.jobs.cycle import prepare_books, run_cycle
+from pipeline.jobs.job import Job, Outcome, Schedule, next_tick
+from pipeline.jobs.reading import make_settler, read_source, settle
+from pipeline.jobs.runner import Runner
+from pipeline.jobs.worker import BackfillWorker
 from pipeline.settings import Settings
 from pipeline.warehouse.client import first_line
-from pipeline.warehouse.lock import WriterLock
+from pipeline.warehouse.jobs import read_jobs
 from pipeline.warehouse.run import Run, open_run
 
-# How long a request of `backfill`, or a closed laptop, may go unnoticed in a pause.
-LONGEST_SLEEP_S = 2.0
-AFTER_FAILURE_S = 30.0
-Result = TypeVar("Result")
+SETTLING, BACKFILL, BACKUP = "settling", "backfill", "backup"
+SETTLING_EVERY_S = 30.0
+# How long a request of `backfill` or `backup` may go unnoticed.
+REQUESTS_EVERY_S = 2.0
+# After so long a backfill looks for pages again; packages get so long to fill.
+BACKFILL_PAUSE_S = 0.1
+PACKAGE_S = 10.0
 log = logging.getLogger(__name__)
 
 
-def run_once(settings: Settings) -> None:
-    """Run one cycle.
+def run_once(settings: Settings, only: Sequence[str] = (), skip: Sequence[str] = ()) -> None:
+    """Read every source once.
+
+    Args:
+        only, skip: names of sources; see `chosen`.
 
     Raises:
+        SettingsError: there is no such source.
         LoadFailed: a source failed; the others were loaded and settled.
+        ModelsError: what was loaded could not be settled; the next run settles it.
         LockHeld: another run is writing.
         ClickHouseUnavailable: ClickHouse failed or went away.
     """
-    with _naming_clickhouse(), open_run(settings) as run, run.lock.held("run") as lock:
+    sources = chosen(settings, only, skip)
+    with _naming_clickhouse(), open_run(settings) as run, run.lock.held("run"):
         prepare(run)
-        run_cycle(run, lock, Patience(settings.poll_interval_s)).raise_failures()
+        run_cycle(run, sources).raise_failures()
 
 
-def run_loop(settings: Settings) -> None:
-    """Run cycles until a signal comes; pause only when every source that answers is caught up.
-
-    Raises:
-        LockHeld: another run is writing.
-        ClickHouseUnavailable: it failed before the first cycle, or it is the embedded one and went away.
-    """
-    with _naming_clickhouse(), open_run(settings) as run, run.lock.held("loop") as lock:
-        prepare(run)
-        patience, failures = Patience(settings.poll_interval_s), 0
-        with BackfillWorker(run, for_ever=True) as worker:
-            while True:
-                caught_up, failures = _try_cycle(run, lock, patience, failures)
-                pause_s = settings.poll_interval_s if caught_up else 0.0
-                if failures:
-                    pause_s = backoff(settings.poll_interval_s, failures)
-                until = datetime.now(UTC) + timedelta(seconds=pause_s)
-                _pause(run, lock, worker, until, lambda: serve_requests(run))
-
-
-def run_cron(settings: Settings, expression: str) -> None:
-    """Run a cycle at each time of a cron expression (UTC, seconds as an optional sixth field) until a signal comes.
-
-    A time that passes while a cycle runs is skipped; so is a source that is down, until its pause is over.
-
-    Raises:
-        SettingsError: the expression makes no sense.
-        LockHeld: another run is writing.
-        ClickHouseUnavailable: it failed before the first cycle, or it is the embedded one and went away.
-    """
-    until_next_tick(expression, datetime.now(UTC))
-    with _naming_clickhouse(), open_run(settings) as run, run.lock.held("cron") as lock:
-        prepare(run)
-        patience = Patience(settings.poll_interval_s)
-        tick = datetime.now(UTC)
-        pause = until_next_tick(expression, tick)
-        log.info("cron: %s, first cycle in %.0f s", expression, pause)
-        with BackfillWorker(run, for_ever=True) as worker:
-            while True:
-                tick += timedelta(seconds=pause)
-                _pause(run, lock, worker, tick, lambda: serve_requests(run))
-                _try_cycle(run, lock, patience, 0)
-                # A clock that was put back a little must not give the same time twice.
-                tick = max(tick, datetime.now(UTC))
-                pause = until_next_tick(expression, tick)
-
-
-def until_next_tick(expression: str, now: datetime) -> float:
-    """Seconds from `now` to the next time of a cron expression.
-
-    Raises:
-        SettingsError: the expression makes no sense, or no time will ever match it.
-    """
-    try:
-        return (croniter(expression, now).get_next(datetime) - now).total_seconds()
-    except (CroniterError, KeyError, ValueError) as error:
-        raise SettingsError(f"{expression!r} is not a cron expression: {error}") from error
-
-
-def _pause(
-    run: Run,
-    lock: WriterLock,
-    worker: BackfillWorker,
-    until: datetime,
-    between: Callable[[], None],
+def run_loop(
+    settings: Settings,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    *,
+    verb: str = "loop",
+    cron: str = "",
 ) -> None:
-    """Land packages of a backfill until a moment, one at least if there is one, and sleep while there is none.
+    """Run every job at its own times until a signal comes.
 
-    Before each package and each sleep it does `between`, while nothing is being loaded.
-    Sleeps in short turns, because the clock that sleep goes by stands still while a laptop is closed. A clock that is put
-    back meanwhile makes no pause longer.
+    Args:
+        only, skip: names of sources; see `chosen`.
+        verb: what this run does, for others to read.
+        cron: expression for the sources that have none of their own; empty: they are read every POLL_INTERVAL_S.
+
+    Raises:
+        SettingsError: there is no such source, or the expression makes no sense.
+        LockHeld: another run is writing.
+        ClickHouseUnavailable: it failed before the first run, or it is the embedded one and went away.
     """
-    longest = time.monotonic() + _seconds_until(until)
-
-    def left_s() -> float:
-        return min(_seconds_until(until), longest - time.monotonic())
-
-    while True:
-        _try(run, between)
-        landed = _try(run, lambda: _land(worker, lock, left_s()))
-        left = left_s()
-        if left <= 0:
-            return
-        if landed is None:
-            time.sleep(min(left, AFTER_FAILURE_S))
-        elif left < SHORTEST_S:
-            time.sleep(left)
-        elif not landed:
-            worker.wait(time.monotonic() + min(left, LONGEST_SLEEP_S))
+    sources = chosen(settings, only, skip)
+    if cron:
+        pause_s = (next_tick(cron, datetime.now(UTC)) - datetime.now(UTC)).total_seconds()
+    with _naming_clickhouse(), open_run(settings) as run, run.lock.held(verb):
+        prepare(run)
+        if cron:
+            log.info("cron: %s, first cycle in %.0f s", cron, pause_s)
+        settler = make_settler(run)
+        with BackfillWorker(run, partial(settle, run, settler), for_ever=True) as worker:
+            states = dict(read_jobs(run.client, settings.raw_database))
+            jobs = [*_source_jobs(run, sources, settler, cron), *_tasks(run, settler, worker)]
+            with Runner(run, jobs, states) as runner:
+                runner.wait()
 
 
-def _land(worker: BackfillWorker, lock: WriterLock, left_s: float) -> bool:
+def run_cron(
+    settings: Settings, expression: str, only: Sequence[str] = (), skip: Sequence[str] = ()
+) -> None:
+    """Run every job at the times of a cron expression (UTC, seconds as an optional sixth field) until a signal comes.
+
+    A time that passes while a job runs is skipped.
+
+    Raises:
+        SettingsError, LockHeld, ClickHouseUnavailable: see `run_loop`.
+    """
+    run_loop(settings, only, skip, verb="cron", cron=expression)
+
+
+def chosen(settings: Settings, only: Sequence[str], skip: Sequence[str]) -> list[Source]:
+    """The sources of the settings, or of them those that are named.
+
+    Args:
+        only: names of those that are read; empty: all.
+        skip: names of those that are not.
+
+    Raises:
+        SettingsError: one is not a source of the settings, or none is left.
+    """
+    active = settings.active_sources
+    names = [source.name for source in active]
+    if unknown := [name for name in (*only, *skip) if name not in names]:
+        raise SettingsError(
+            f"{', '.join(unknown)}: not read by these settings (SOURCES, GOLDSKY_START); there are {', '.join(names)}"
+        )
+    left = [each for each in active if each.name not in skip and (not only or each.name in only)]
+    if not left:
+        raise SettingsError("no source is left to read; see SOURCES, --only and --skip")
+    return left
+
+
+def _source_jobs(run: Run, sources: Sequence[Source], settler: Settler, cron: str) -> list[Job]:
+    """A job for each source; new tokens are looked up at once by a source that would come to it much later."""
+    settings = run.settings
+    schedules = {
+        each.name: Schedule(settings.poll_interval_s, each.schedule(settings) or cron)
+        for each in sources
+    }
+    looks_up = [each.name for each in sources if each.looks_up_tokens and schedules[each.name].cron]
+    return [
+        Job(
+            source.name,
+            schedules[source.name],
+            partial(read_source, run, source, settler),
+            then=looks_up if source.finds_tokens else (),
+        )
+        for source in sources
+    ]
+
+
+def _tasks(run: Run, settler: Settler, worker: BackfillWorker) -> list[Job]:
+    """What runs beside the sources."""
+    return [
+        Job(SETTLING, Schedule(SETTLING_EVERY_S), partial(_settle_the_rest, run, settler)),
+        Job(BACKFILL, Schedule(BACKFILL_PAUSE_S), partial(_backfill, worker), is_quiet=True),
+        Job(BACKUP, Schedule(REQUESTS_EVERY_S), partial(_backup, run), is_quiet=True),
+    ]
+
+
+def _settle_the_rest(run: Run, settler: Settler) -> Outcome:
+    """Close what was left half loaded, and settle what is left, again what failed before."""
+    with run.door.one_at_a_time():
+        prepare_books(run)
+    settle(run, settler)
+    return Outcome(failure="; ".join(settler.problems))
+
+
+def _backfill(worker: BackfillWorker) -> Outcome:
+    """Land a package of what was read of slices, or wait a little for some."""
     with step("backfill") as shown:
-        return worker.work(lock, time.monotonic() + left_s, shown)
+        rows = worker.work(time.monotonic() + PACKAGE_S, shown)
+    if rows is None:
+        worker.wait(time.monotonic() + REQUESTS_EVERY_S)
+        return Outcome()
+    return Outcome(Counter(order_filled=rows), caught_up=False)
 
 
-def _seconds_until(moment: datetime) -> float:
-    return (moment - datetime.now(UTC)).total_seconds()
-
-
-def _try_cycle(run: Run, lock: WriterLock, patience: Patience, failures: int) -> tuple[bool, int]:
-    """Run a cycle and return whether all is caught up, and the number of cycles in a row that could not be finished."""
-    report = _try(run, lambda: run_cycle(run, lock, patience))
-    return (True, failures + 1) if report is None else (report.caught_up, 0)
-
-
-def _try(run: Run, action: Callable[[], Result]) -> Result | None:
-    """The result of an action; None if it failed in a way that another try may mend, which the log then says."""
-    try:
-        return action()
-    except (ModelsError, IngestError) as error:
-        log.error("%s", error)
-    except ClickHouseError as error:
-        if run.server.embedded:  # nobody starts it again
-            raise
-        log.error("%s failed: %s", run.server, first_line(error))
-    return None
+def _backup(run: Run) -> Outcome:
+    serve_requests(run)
+    return Outcome()
 
 
 @contextmanager

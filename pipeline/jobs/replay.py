@@ -10,44 +10,47 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import orjson
 import pyarrow as pa
 
 from ingest.errors import IngestError
-from ingest.records import NO_LOAD, DeadLetter, decode_batch, fill_keys, with_load_id
+from ingest.page import Page, Stream
+from ingest.progress import Progress
+from ingest.records import NO_LOAD, DeadLetter, fill_keys
+from ingest.sources import SOURCES
+from ingest.sources.base import Parsed
 from ingest.sources.gamma.entities import (
     EVENT,
     MARKET,
     Entity,
     among_versions,
-    entities_table,
 )
-from ingest.sources.goldsky import reader as goldsky
-from ingest.sources.polygon import reader as polygon
+from ingest.sources.gamma.landed import known_versions
 from ingest.sources.polygon.chain import Endpoints, quantity
-from ingest.sources.polygon.logs import decode_logs
+from ingest.sources.polygon.endpoints import endpoints_of
+from ingest.tables import TABLES
 from pipeline.derive.prepare import prepare
 from pipeline.derive.rebuild import FILLS, plan_fills
 from pipeline.derive.settle import settle
 from pipeline.errors import LoadFailed
-from pipeline.jobs.sources import KnownVersions, chain_endpoints
+from pipeline.jobs.load import lander
 from pipeline.timerange import TimeRange
 from pipeline.warehouse.orphans import adopt_orphans
-from pipeline.warehouse.run import Run
+from pipeline.warehouse.run import REPLAY, Run
 
 BATCH = 1000
-ENTITIES = {f"gamma_{entity.table}": entity for entity in (MARKET, EVENT)}
-SOURCES = (*ENTITIES, goldsky.SOURCE, polygon.SOURCE)
+# By the name that letters are kept under.
+KINDS = {name: kind for source in SOURCES for name, kind in source.letters.items()}
+ENTITIES = {entity.table: entity for entity in (MARKET, EVENT)}
 # What refused_fills_mv says: the fills are landed, and no parser refused them.
 REFUSED_BY_SQL = ("unknown_contract_version", "unknown_exchange")
 HOUR = timedelta(hours=1)
 log = logging.getLogger(__name__)
-
-Parsed = tuple[list[pa.Table], list[DeadLetter]]
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ def replay(run: Run, source: str | None, reason: str | None, *, dry_run: bool = 
 
 def _replay(run: Run, source: str | None, reason: str | None, *, dry_run: bool) -> Replay:
     report = Replay()
-    chain = Chain(chain_endpoints(run))
+    chain = Chain(endpoints_of(run.desk))
     for letters in _batches(run, source, reason):
         try:
             _replay_batch(run, letters, chain, report, dry_run)
@@ -149,23 +152,12 @@ class Chain:
 
 
 def parse(letter: Letter) -> Parsed:
-    """Landing rows of a letter, or why it still makes none.
-
-    A market or event is a version of the time at which it was read: a newer one that is landed stays the current one.
-    """
+    """Landing rows of a letter, or why it still makes none."""
     try:
         record = orjson.loads(letter.payload)
     except orjson.JSONDecodeError as error:
         return [], [DeadLetter("not_json", str(error), letter.payload.encode())]
-    if letter.source == polygon.SOURCE:
-        return decode_logs([record], source=polygon.SOURCE)
-    if letter.source == goldsky.SOURCE:
-        return goldsky.decode_fills([record])
-
-    def entities(rows: Sequence[dict]) -> pa.Table:
-        return entities_table(ENTITIES[letter.source], rows, fetched_at=letter.seen_at)
-
-    return decode_batch([record], entities)
+    return KINDS[letter.source].parse(record, letter.seen_at)
 
 
 def _replay_batch(
@@ -178,11 +170,13 @@ def _replay_batch(
         tables, dead = parse(letter)
         if dead:
             report.refused[letter.source, dead[0].reason] += 1
-        elif letter.source == polygon.SOURCE and not chain.holds(orjson.loads(letter.payload)):
+        elif KINDS[letter.source].table.has_blocks and not chain.holds(
+            orjson.loads(letter.payload)
+        ):
             report.gone[letter.source, letter.reason] += 1
             closed.append(letter)
         else:
-            parsed.append((letter, _landing_table(letter.source), tables))
+            parsed.append((letter, KINDS[letter.source].table.name, tables))
     landed = _landed_keys(
         run, (table for _, name, tables in parsed if name == FILLS for table in tables)
     )
@@ -194,8 +188,8 @@ def _replay_batch(
         closed.append(letter)
     if dry_run:
         return
-    for entity in filter(lambda each: each.table in rows, ENTITIES.values()):
-        rows[entity.table] = [_among_versions(run, entity, pa.concat_tables(rows[entity.table]))]
+    for name in ENTITIES.keys() & rows.keys():
+        rows[name] = [_among_versions(run, ENTITIES[name], pa.concat_tables(rows[name]))]
     load_id = _land(run, rows) if rows else NO_LOAD
     _close(run, [letter.key for letter in closed], load_id)
 
@@ -203,13 +197,9 @@ def _replay_batch(
 def _among_versions(run: Run, entity: Entity, rows: pa.Table) -> pa.Table:
     """Landing rows of letters, each in its place among the versions that are stored."""
     return among_versions(
-        rows, KnownVersions(run)(entity.table, rows.column(entity.id_column).to_pylist())
+        rows,
+        known_versions(run.desk.landed)(entity.table, rows.column(entity.id_column).to_pylist()),
     )
-
-
-def _landing_table(source: str) -> str:
-    entity: Entity | None = ENTITIES.get(source)
-    return entity.table if entity else FILLS
 
 
 def _landed_keys(run: Run, tables: Iterable[pa.Table]) -> set[tuple]:
@@ -227,14 +217,15 @@ def _landed_keys(run: Run, tables: Iterable[pa.Table]) -> set[tuple]:
 
 
 def _land(run: Run, rows: dict[str, list[pa.Table]]) -> int:
-    """Land rows as one load, in the ledger before the first of them, and again after the last; return its id."""
-    load_id = run.ledger.next_id()
-    run.ledger.open(load_id, rows)
-    for name, tables in rows.items():
-        landed = with_load_id(pa.concat_tables(tables).combine_chunks(), load_id)
-        run.client.insert_arrow(name, landed, database=run.settings.raw_database)
-    run.ledger.close_loading()
-    return load_id
+    """Land rows as one load; return its id."""
+
+    def pages(_: dict[str, Any]) -> Iterator[Page]:
+        for name, tables in rows.items():
+            yield Page(TABLES[name], tables)
+
+    stream = Stream("replayed", TABLES[next(iter(rows))], pages)
+    packages = lander(run, REPLAY).land("replay", [stream], Progress(), Counter())
+    return packages[-1].load_id
 
 
 def _close(run: Run, keys: list[tuple[str, str, int]], load_id: int) -> None:

@@ -14,11 +14,12 @@ from datetime import UTC, datetime
 from itertools import pairwise
 
 from ingest.contracts import GENESIS, V1, V2
-from ingest.sources.slices import Slice
+from ingest.queue.slices import Slice
+from ingest.sources import SOURCES
 from pipeline.errors import SettingsError
 from pipeline.settings import Settings
 
-SOURCES = ("goldsky", "polygon")
+SLICED = tuple(sorted(source.name for source in SOURCES if source.slices))
 V1_TWICE = "V1 would be read from the archive and from the chain, and each fill counted twice"  # docs/sources.md
 
 
@@ -53,7 +54,7 @@ def sources_of(settings: Settings, asked: str | None) -> list[str]:
         raise SettingsError(f"--source goldsky: with POLYGON_VERSIONS={versions} {V1_TWICE}")
     if asked is not None:
         return [asked]
-    return ["polygon"] if v1_from_chain else list(SOURCES)
+    return ["polygon"] if v1_from_chain else list(SLICED)
 
 
 def first_second(source: str, versions: str) -> int:

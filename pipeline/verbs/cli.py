@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +19,7 @@ from pathlib import Path
 import click
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
+from ingest.sources import SOURCES
 from pipeline import console
 from pipeline.errors import PipelineError, SourcesStale, TablesDiffer, UsageError
 from pipeline.settings import PROJECT_DIR, Settings, load_settings
@@ -112,34 +113,51 @@ def cli(context: click.Context, use_demo: bool) -> None:
         )
     context.obj = use_demo
     if context.invoked_subcommand is None:
-        context.invoke(once)
+        context.invoke(once, only=(), skip=())
+
+
+def _choosing(command: Callable) -> Callable:
+    """Give a verb the options that choose sources."""
+    names = click.Choice([source.name for source in SOURCES])
+    only = click.option(
+        "--only", type=names, multiple=True, help="Read this source alone. Repeatable."
+    )
+    skip = click.option(
+        "--skip", type=names, multiple=True, help="Leave this source out. Repeatable."
+    )
+    return only(skip(command))
 
 
 @cli.command()
+@_choosing
 @click.pass_context
-def once(context: click.Context) -> None:
-    """Run one cycle: load what is new, settle it. The same as no command."""
+def once(context: click.Context, only: tuple[str, ...], skip: tuple[str, ...]) -> None:
+    """Read every source once and settle what is new. The same as no command."""
     from pipeline.jobs.loop import run_once
 
     with verb(context) as settings:
-        run_once(settings)
+        run_once(settings, only, skip)
 
 
 @cli.command()
+@_choosing
 @click.pass_context
-def loop(context: click.Context) -> None:
-    """Run cycles until stopped, with a pause (POLL_INTERVAL_S) when there is nothing to catch up on."""
+def loop(context: click.Context, only: tuple[str, ...], skip: tuple[str, ...]) -> None:
+    """Read every source at its own times until stopped: every POLL_INTERVAL_S, or as its schedule says."""
     from pipeline.jobs.loop import run_loop
 
     with verb(context) as settings:
-        run_loop(settings)
+        run_loop(settings, only, skip)
 
 
 @cli.command()
 @click.argument("expression")
+@_choosing
 @click.pass_context
-def cron(context: click.Context, expression: str) -> None:
-    """Run a cycle at each time of a cron EXPRESSION (UTC); a sixth field gives seconds.
+def cron(
+    context: click.Context, expression: str, only: tuple[str, ...], skip: tuple[str, ...]
+) -> None:
+    """Read every source at each time of a cron EXPRESSION (UTC); a sixth field gives seconds.
 
     \b
     Every ten minutes:       cron "*/10 * * * *"
@@ -148,7 +166,7 @@ def cron(context: click.Context, expression: str) -> None:
     from pipeline.jobs.loop import run_cron
 
     with verb(context) as settings:
-        run_cron(settings, expression)
+        run_cron(settings, expression, only, skip)
 
 
 @cli.command()
@@ -184,7 +202,7 @@ def rebuild(
 @click.option("--to", "to_text", metavar="TIME", help="First moment after it; else all there is.")
 @click.option(
     "--source",
-    type=click.Choice(["goldsky", "polygon"]),
+    type=click.Choice(sorted(each.name for each in SOURCES if each.slices)),
     help="Read this one only; else V1 from the archive (goldsky), V2 and V3 from the chain (polygon).",
 )
 @click.option("--workers", type=click.IntRange(1, 64), help="Instead of BACKFILL_WORKERS.")
@@ -289,7 +307,7 @@ def verify(
 @cli.command()
 @click.option(
     "--source",
-    type=click.Choice(["gamma_markets", "gamma_events", "goldsky", "polygon"]),
+    type=click.Choice(sorted(name for each in SOURCES for name in each.letters)),
     help="Only dead letters of this source.",
 )
 @click.option("--reason", help="Only those of this reason, as `status` names it.")

@@ -20,9 +20,8 @@ from pipeline.derive.prepare import prepare
 from pipeline.errors import PipelineError
 from pipeline.jobs.backfill import Request, backfill
 from pipeline.jobs.cycle import CycleReport, run_cycle
-from pipeline.jobs.patience import Patience
 from pipeline.settings import DEMO_DIR, Settings
-from pipeline.warehouse.lock import PREFIX, WriterLock
+from pipeline.warehouse.lock import PREFIX
 from pipeline.warehouse.ports import owner_of
 from pipeline.warehouse.run import Run, open_run
 from sandbox.matches import TRIAL_SECONDS
@@ -61,13 +60,13 @@ def run_demo(settings: Settings, *, seed: int, matches: int) -> None:
     )
     with SandboxServer(world) as upstream, open_run(_pointed_at(settings, upstream)) as run:
         out.print(f"  served on 127.0.0.1:{upstream.port}; loading into {run.server}")
-        with run.lock.held("demo") as lock:
+        with run.lock.held("demo"):
             _clear(run)
             prepare(run)
-            _cycle("First cycle", run, lock)
+            _cycle("First cycle", run)
             world.advance(NEW_BLOCKS)
-            _cycle(f"Second cycle, {NEW_BLOCKS} blocks later", run, lock)
-            _cycle("Third cycle", run, lock)
+            _cycle(f"Second cycle, {NEW_BLOCKS} blocks later", run)
+            _cycle("Third cycle", run)
         _backfill_trial(run)
         _print_top_markets(run)
         with step("comparing with the truth") as shown:
@@ -151,8 +150,8 @@ def _pointed_at(settings: Settings, upstream: SandboxServer) -> Settings:
     )
 
 
-def _cycle(title: str, run: Run, lock: WriterLock) -> CycleReport:
-    report = run_cycle(run, lock, Patience(run.settings.poll_interval_s))
+def _cycle(title: str, run: Run) -> CycleReport:
+    report = run_cycle(run)
     report.raise_failures()
     rows = (
         ", ".join(f"{human(count)} {name}" for name, count in report.rows.items() if count)

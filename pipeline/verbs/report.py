@@ -11,10 +11,11 @@ from embedded_clickhouse.passwords import OWNER, READER, password_file, password
 from pipeline.console import human, out, simple_table
 from pipeline.derive.rebuild import span_of
 from pipeline.jobs.freshness import COMPLETE, Freshness
-from pipeline.jobs.slicing import SOURCES, Plan, at
+from pipeline.jobs.slicing import SLICED, Plan, at
 from pipeline.timerange import show
 from pipeline.verbs.doctor import Finding
-from pipeline.verbs.status import Status
+from pipeline.verbs.status import JobStatus, Status
+from pipeline.warehouse.jobs import RUNNING
 from pipeline.warehouse.ledger import Load
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def print_status(status: Status) -> None:
         out.print("Nothing is loaded yet. Run `python run_pipeline.py` for a first cycle.")
         return
     _print_freshness(status.sources)
+    _print_jobs(status.jobs)
     table = simple_table(("table", "left"), ("rows", "right"), ("newest", "left"), ("age", "right"))
     for row in status.tables:
         table.add_row(row.name, human(row.rows), row.newest_at or "", age(row.age_s))
@@ -111,6 +113,28 @@ def _print_freshness(sources: list[Freshness]) -> None:
     out.print(table)
 
 
+def _print_jobs(jobs: list[JobStatus]) -> None:
+    """What runs by itself, and why what does not run well does not."""
+    table = simple_table(
+        ("job", "left"), ("schedule", "left"), ("last run", "left"), ("", "left"), ("rows", "right"), ("next", "left")
+    )  # fmt: skip
+    for each in jobs:
+        how = "running" if each.state == RUNNING else each.outcome or ""
+        how = f"[red]{how}[/]" if each.failures else how
+        last, following = each.started_at or "", each.next_at or ""
+        table.add_row(each.job, each.schedule, last, how, human(each.rows), following)
+    if jobs:
+        out.print(table)
+    for each in jobs:
+        if each.failures:
+            again = f"; tried again at {each.next_at}" if each.next_at else ""
+            times = "once" if each.failures == 1 else f"{human(each.failures)} times in a row"
+            out.print(
+                f"[red]{each.job}[/]: failed {times} since {each.failing_since}{again}: {escape(each.problem or '')}",
+                soft_wrap=True,
+            )
+
+
 def print_replay(report: Replay, *, dry_run: bool) -> None:
     """Print what `replay` did, or would do."""
     if not report.letters:
@@ -158,7 +182,7 @@ def print_plan(plan: Plan) -> None:
     table = simple_table(
         ("source", "left"), ("from", "left"), ("to", "left"), ("slices", "right"), ("done", "right")
     )
-    for source in SOURCES:
+    for source in SLICED:
         slices = [part for part in plan.slices if part.source == source]
         if slices:
             done = len(slices) - sum(part.source == source for part in plan.left)

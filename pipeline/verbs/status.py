@@ -10,6 +10,8 @@ from typing import Any
 from embedded_clickhouse.passwords import OWNER, password_file
 from pipeline.jobs.freshness import Freshness, judge, last_reads
 from pipeline.settings import Settings
+from pipeline.warehouse.jobs import WAITING, read_jobs
+from pipeline.warehouse.ledger import EPOCH
 from pipeline.warehouse.run import Run
 
 # Promised table -> the column that says how new it is.
@@ -36,6 +38,30 @@ class TableStatus:
 
 
 @dataclass(frozen=True)
+class JobStatus:
+    """One job as it was last noted; times are ISO, UTC, None where there is none.
+
+    Attributes:
+        state: running (for a while now) or waiting.
+        outcome: done or failed: how the last run ended; None: it has not.
+        next_at: when it runs next; None while nothing runs it.
+    """
+
+    job: str
+    state: str
+    schedule: str
+    started_at: str | None
+    ended_at: str | None
+    outcome: str | None
+    rows: int
+    failures: int
+    failing_since: str | None
+    problem: str | None
+    done_at: str | None
+    next_at: str | None
+
+
+@dataclass(frozen=True)
 class Status:
     """The answer of `status`.
 
@@ -46,6 +72,7 @@ class Status:
         ready: False until the first run has made the schema.
         writer: who holds the writer lock, or None.
         sources: how fresh each source of a cycle is, and what is derived.
+        jobs: every job that a run has noted.
         tables: promised tables.
         unsettled_loads: loads that derived tables do not reflect yet.
         unchecked: rows by landing table of those of them whose blocks are read again first, because they may have come late.
@@ -65,6 +92,7 @@ class Status:
     ready: bool
     writer: str | None
     sources: list[Freshness]
+    jobs: list[JobStatus]
     tables: list[TableStatus]
     unsettled_loads: int
     unchecked: dict[str, int]
@@ -125,6 +153,7 @@ def read_status(run: Run) -> Status:
         ready=ready,
         writer=str(holder) if writing else None,
         sources=judge(settings, reads, unsettled_since, now),
+        jobs=_jobs(run, is_running=writing),
         tables=[_table(run, name, column, now) for name, column in TABLES.items()] if ready else [],
         unsettled_loads=loads[0],
         unchecked=unchecked,
@@ -136,6 +165,31 @@ def read_status(run: Run) -> Status:
         late_fills=_late_fills(run),
         password_file=_password_file(settings),
     )
+
+
+def _jobs(run: Run, *, is_running: bool) -> list[JobStatus]:
+    """Jobs by name; what a run that has ended had planned is no plan any more."""
+    return [
+        JobStatus(
+            each.job,
+            each.state if is_running else WAITING,
+            each.schedule,
+            _moment(each.started_at),
+            _moment(each.ended_at),
+            each.outcome or None,
+            each.rows,
+            each.failures,
+            _moment(each.failing_since),
+            each.problem or None,
+            _moment(each.done_at),
+            _moment(each.next_at) if is_running else None,
+        )
+        for each in read_jobs(run.client, run.settings.raw_database).values()
+    ]
+
+
+def _moment(at: datetime) -> str | None:
+    return None if at == EPOCH else _iso(at)
 
 
 def _password_file(settings: Settings) -> str | None:

@@ -12,6 +12,7 @@ once their blocks were read again (`unchecked` until then).
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -128,6 +129,8 @@ class Ledger:
         self._raw = raw_database
         self._lock = lock
         self._opened: dict[tuple[int, str], Load] = {}
+        # Sources take ids side by side: an id is written down before the next one is chosen.
+        self._choosing = threading.RLock()
         self._has_measured_all = False
 
     def open(self, load_id: int, tables: Iterable[str]) -> None:
@@ -138,20 +141,23 @@ class Ledger:
         self._write(loads)
         self._opened |= {load.key: load for load in loads}
 
-    def close_loading(self, *, is_whole: bool = True) -> list[Load]:
-        """Mark the loads that this ledger opened as loaded, with the rows they really have, and return them.
+    def close_loading(self, load_ids: Iterable[int], *, is_whole: bool = True) -> list[Load]:
+        """Mark loads that this ledger opened as loaded, with the rows they really have, and return them.
 
         Args:
+            load_ids: which of them.
             is_whole: every insert of them has been answered. Else rows may still be under way, and they stay orphans
                 until they are opened again.
         """
-        closed_under = self._fence if is_whole else 0
+        closed_under, wanted = self._fence if is_whole else 0, set(load_ids)
+        opened = [load for load in self._opened.values() if load.load_id in wanted]
         loaded = [
             self._measure(replace(load, state="loaded", closed_under=closed_under))
-            for load in self._opened.values()
+            for load in opened
         ]
         self._write(loaded)
-        self._opened = {}
+        for load in opened:
+            del self._opened[load.key]
         return loaded
 
     def adopt_orphans(self) -> list[Load]:
@@ -226,19 +232,21 @@ class Ledger:
 
         From then on they are unsettled loads like any other: whoever settles next does them.
         """
-        first_id = self.next_id()
-        loads = [
-            replace(each, load_id=first_id + number, state="loaded", is_rebuild=True)
-            for number, each in enumerate(slices)
-        ]
-        self._write(loads)
+        with self._choosing:
+            first_id = self.next_id()
+            loads = [
+                replace(each, load_id=first_id + number, state="loaded", is_rebuild=True)
+                for number, each in enumerate(slices)
+            ]
+            self._write(loads)
         return loads
 
     def start_settling(self, loads: list[Load]) -> list[Load]:
         """Mark loads as being settled under one new settle id, later than every load and settle before it."""
-        settle_id = self.next_id()
-        settling = [replace(load, state="settling", settle_id=settle_id) for load in loads]
-        self._write(settling)
+        with self._choosing:
+            settle_id = self.next_id()
+            settling = [replace(load, state="settling", settle_id=settle_id) for load in loads]
+            self._write(settling)
         return settling
 
     def finish_settling(self, loads: list[Load]) -> None:
@@ -275,20 +283,21 @@ class Ledger:
         Raises:
             LockHeld: the lock was lost.
         """
-        load_id = self.next_id()
-        summary = self._client.command(
-            f"insert into {self._raw}.load_packages (load_id, package_id, pipeline, fence)"
-            " select {load_id:UInt64}, {package_id:String}, {pipeline:String}, {fence:UInt64}"
-            f" where {self._is_held()}",
-            parameters={
-                "load_id": load_id,
-                "package_id": package_id,
-                "pipeline": pipeline,
-                "fence": self._fence,
-            },
-        )
-        if not summary.written_rows:
-            self.prove()
+        with self._choosing:
+            load_id = self.next_id()
+            summary = self._client.command(
+                f"insert into {self._raw}.load_packages (load_id, package_id, pipeline, fence)"
+                " select {load_id:UInt64}, {package_id:String}, {pipeline:String}, {fence:UInt64}"
+                f" where {self._is_held()}",
+                parameters={
+                    "load_id": load_id,
+                    "package_id": package_id,
+                    "pipeline": pipeline,
+                    "fence": self._fence,
+                },
+            )
+            if not summary.written_rows:
+                self.prove()
         return load_id
 
     # -- measuring ---

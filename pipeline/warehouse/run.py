@@ -12,20 +12,24 @@ from typing import TYPE_CHECKING
 from clickhouse_connect.driver.client import Client
 
 from ingest.land.working_folder import of_writer
+from ingest.sources import SOURCES
+from ingest.sources.desk import Desk
 from pipeline.errors import RestoreUnfinished
 from pipeline.settings import Settings
 from pipeline.warehouse.client import Server, connect, server
+from pipeline.warehouse.door import Door
+from pipeline.warehouse.landed import ClickHouseLanded
 from pipeline.warehouse.ledger import Ledger
 from pipeline.warehouse.lock import WriterLock
 
 if TYPE_CHECKING:
-    from ingest.http import HttpClient
-    from ingest.sources.polygon.chain import Endpoints
     from pipeline.derive.settle import Statement
+    from pipeline.jobs.load import Lander
 
 # A table that is there for as long as a restore goes on.
 UNFINISHED = "restore_unfinished"
-PIPELINES = tuple(f"polymarket_{source}" for source in ("gamma", "goldsky", "polygon", "backfill"))
+BACKFILL, REPLAY = "polymarket_backfill", "polymarket_replay"
+PIPELINES = (*(source.pipeline for source in SOURCES), BACKFILL, REPLAY)
 
 
 @dataclass
@@ -37,16 +41,22 @@ class Run:
         server: the ClickHouse in use.
         client: a client of it; threads may share it.
         statements: settling statements of the models, once prepared.
-        http_clients: one per upstream, kept between cycles because rate limits span them.
-        chain_endpoints: those of the chain, kept because they remember what each provider takes.
+        door: which of this run's threads may write.
+        landers: one per dlt pipeline and hold of the lock.
     """
 
     settings: Settings
     server: Server
     client: Client
     statements: list[Statement] = field(default_factory=list)
-    http_clients: dict[str, HttpClient] = field(default_factory=dict)
-    chain_endpoints: Endpoints | None = None
+    door: Door = field(default_factory=Door)
+    landers: dict[tuple[str, int], Lander] = field(default_factory=dict)
+
+    @cached_property
+    def desk(self) -> Desk:
+        """What sources share while this run reads."""
+        raw, models = self.settings.raw_database, self.settings.clickhouse_database
+        return Desk(self.settings, ClickHouseLanded(self.client, raw, models))
 
     @cached_property
     def lock(self) -> WriterLock:

@@ -13,7 +13,7 @@ from typing import Any
 
 from clickhouse_connect.driver.client import Client
 
-from ingest.sources.slices import Page, Slice
+from ingest.queue.slices import Slice, SlicePage
 from pipeline.jobs.slicing import at
 from pipeline.warehouse.ledger import EPOCH
 from pipeline.warehouse.lock import WriterLock
@@ -99,7 +99,7 @@ class SliceBooks:
             self._client.insert("backfill_slices", rows, column_names=COLUMNS, database=self._raw)
         return now
 
-    def finish(self, ended: Iterable[Page], load_id: int) -> None:
+    def finish(self, ended: Iterable[SlicePage], load_id: int) -> None:
         """Say that slices are done, whatever has become of their request.
 
         Args:

@@ -19,12 +19,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import dlt
 import pyarrow as pa
-from dlt.extract import DltResource, DltSource
 
 from ingest.http import HttpClient, RateLimit
-from ingest.land.landing import RESOURCE_OPTIONS, Landing
+from ingest.page import Page, Stream
 from ingest.progress import Progress
 from ingest.records import decode_batch
 from ingest.sources.gamma.entities import (
@@ -63,12 +61,11 @@ KnownOpen = Callable[[str], Iterable[str]]
 logger = logging.getLogger(__name__)
 
 
-@dlt.source(name=SOURCE, max_table_nesting=0)
-def gamma(
+def streams(
     url: str,
     *,
     progress: Progress,
-    known_versions: KnownVersions,
+    known_versions: KnownVersions = lambda table, ids: {},
     known_open: KnownOpen = lambda table: (),
     tokens: Sequence[str] = (),
     positions: Sequence[str] = (),
@@ -77,12 +74,12 @@ def gamma(
     overlap: float = OVERLAP,
     now: Callable[[], float] = time.time,
     client: HttpClient | None = None,
-) -> DltSource:
+) -> Sequence[Stream]:
     """Markets and events.
 
     Args:
         url: base URL of Gamma.
-        progress: budget of this run; says afterwards by resource whether it is caught up.
+        progress: budget of this run; says afterwards by stream whether it is caught up.
         known_versions: asked for every page which versions of its records are the current ones.
         known_open: asked in a run that reads all open records: those of its ids that are not among them are read too.
         tokens: outcome tokens (decimal) whose markets are wanted at once, before any pass.
@@ -102,11 +99,10 @@ def gamma(
         Pass("closed", closed=True, cadence=closed_cadence),
     )
 
-    def resource(entity: Entity, share: float, lookups: Mapping[str, Sequence[str]]) -> DltResource:
-        def rows() -> Iterator[Any]:
+    def stream(entity: Entity, share: float, lookups: Mapping[str, Sequence[str]]) -> Stream:
+        def pages(state: dict[str, Any]) -> Iterator[Page]:
             keyset = Keyset(client, url, entity, entity.page_limit)
             sink = _Sink(entity, known_versions, now)
-            state = dlt.current.resource_state()
             states = {each.name: state.setdefault(each.name, {}) for each in passes}
             failed_before = len(progress.failures)
 
@@ -115,7 +111,7 @@ def gamma(
 
             with progress.recording_failures():
                 for records in _markets_by_token(keyset, lookups):
-                    yield from sink.add(records)
+                    yield sink.page(records)
             for a_pass in passes:
                 its_state = states[a_pass.name]
                 if progress.upstream_is_down or not a_pass.is_due(its_state, now()):
@@ -133,56 +129,54 @@ def gamma(
                         now=now,
                         overlap=overlap,
                     ):
-                        yield from sink.add(records)
+                        yield sink.page(records)
                         if gone:
                             gone.add(records)
                     for records in _by_id(keyset, gone.ids() if gone else (), has_time):
-                        yield from sink.add(records)
+                        yield sink.page(records)
                 if a_pass.instead and its_state.pop("missed", False):
                     states[a_pass.instead]["again"] = True
-            yield from sink.finish()
+            sink.finish()
             under_way = any({"cursor", "again"} & its_state.keys() for its_state in states.values())
             state["caught_up"] = not under_way and len(progress.failures) == failed_before
             progress.caught_up[entity.table] = state["caught_up"]
             progress.watermark[entity.table] = int(states["new"].get("watermark", 0))
 
-        return dlt.resource(rows, name=entity.table, **RESOURCE_OPTIONS)
+        return Stream(entity.table, entity.landing, pages)
 
     lookups = {"clob_token_ids": tokens, "position_ids": positions}
-    return resource(MARKET, MARKETS_SHARE, lookups), resource(EVENT, 1.0, {})
+    return stream(MARKET, MARKETS_SHARE, lookups), stream(EVENT, 1.0, {})
 
 
 class _Sink:
-    """Takes pages of records and hands on those that changed since they were stored."""
+    """Makes pages of the records that changed since they were stored."""
 
     def __init__(
         self, entity: Entity, known_versions: KnownVersions, now: Callable[[], float]
     ) -> None:
         self._entity, self._known_versions, self._now = entity, known_versions, now
-        self._landing = Landing(f"{SOURCE}_{entity.table}")
         self._stored: dict[str, Version] = {}  # by this run, so not yet known to ClickHouse
         self._outdated = 0
 
-    def add(self, records: Sequence[Any]) -> Iterator[Any]:
-        """Take a page; yields tables for dlt when enough has come together."""
+    def page(self, records: Sequence[Any]) -> Page:
+        """The page that these records make."""
         read_us = int(self._now() * 10**6)
 
         def to_table(batch: Sequence[Any]) -> pa.Table:
             return entities_table(self._entity, batch, fetched_at=at_micros(read_us))
 
         tables, dead = decode_batch(records, to_table)
-        pages = [self._changed(table, read_us) for table in tables]
-        yield from self._landing.add(pages, dead)
+        rows = [self._changed(table, read_us) for table in tables]
+        return Page(self._entity.landing, rows, f"{SOURCE}_{self._entity.table}", dead)
 
-    def finish(self) -> Iterator[Any]:
-        """Yield what is left."""
+    def finish(self) -> None:
+        """Say what was skipped."""
         if self._outdated:
             logger.info(
                 "%s: %d records of cached pages were older than what is stored, and skipped",
                 self._entity.table,
                 self._outdated,
             )
-        yield from self._landing.flush()
 
     def _changed(self, rows: pa.Table, read_us: int) -> pa.Table:
         versions = self._versions(rows, read_us)

@@ -19,10 +19,8 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import dlt
 import pyarrow as pa
 import pyarrow.compute as pc
-from dlt.extract import DltSource
 
 from ingest.columns import decimal_ids, hex_text, numbers
 from ingest.contracts import EXCHANGES, V1, V1_GENESIS, V1_HORIZON
@@ -38,7 +36,7 @@ from ingest.errors import (
     one_line,
 )
 from ingest.http import HttpClient, RateLimit
-from ingest.land.landing import RESOURCE_OPTIONS, Landing
+from ingest.page import Page, Stream
 from ingest.progress import Progress
 from ingest.records import (
     DeadLetter,
@@ -52,7 +50,7 @@ from ingest.tables import ORDER_FILLED
 
 logger = logging.getLogger(__name__)
 
-SOURCE = "goldsky"
+SOURCE, RESOURCE = "goldsky", "order_filled_v1"
 LIMITS = (RateLimit(requests=1000),)
 PAGE_SIZE, SMALLEST_PAGE = 1000, 50  # 1000 is graph-node's cap
 FUTURE_S = 86_400  # a fill later than this from now cannot be: the cursor would skip all that comes
@@ -74,25 +72,21 @@ query Newest {
 }"""
 
 
-@dlt.source(name=SOURCE, max_table_nesting=0)
-def goldsky(
+def streams(
     url: str,
     *,
     progress: Progress,
     start: int = V1_GENESIS,
-    end: int | None = None,
     horizon: int = V1_HORIZON,
     page_size: int = PAGE_SIZE,
     client: HttpClient | None = None,
-) -> DltSource:
+) -> Sequence[Stream]:
     """The V1 archive.
 
     Args:
         url: GraphQL endpoint of the orderbook subgraph.
         progress: budget of this run; says afterwards whether it is caught up, and what failed.
-        start, end: unix seconds, half-open. With an `end` the run is a backfill of that range, with
-            a cursor of its own that is forgotten when the range is done; without, it follows the
-            cursor that leads from `start` to the horizon and stays there.
+        start: unix seconds where the cursor begins; it leads to the horizon and stays there.
         horizon: unix seconds of the newest fill the archive is known to have.
         page_size: rows asked for at first; halved when the archive times out.
 
@@ -101,25 +95,19 @@ def goldsky(
     """
     client = client or HttpClient(SOURCE, limits=LIMITS)
 
-    @dlt.resource(name="order_filled_v1", table_name=ORDER_FILLED.name, **RESOURCE_OPTIONS)
-    def order_filled_v1() -> Iterator[Any]:
+    def pages(states: dict[str, Any]) -> Iterator[Page]:
         archive = Archive(client, url, page_size)
-        landing = Landing(SOURCE)
-        states = dlt.current.resource_state()
-        key = f"{'archive' if end is None else f'{start}-{end}'} of {_endpoint(url)}"
-        if states and key not in states and end is None:
+        key = f"archive of {_endpoint(url)}"
+        if states and key not in states:
             logger.info("goldsky: %s is new here, it is read from the start", _endpoint(url))
         state = states.setdefault(key, {"timestamp": start - 1, "id": None})
         with progress.recording_failures():
-            for rows in archive_pages(archive, state, end, horizon, progress):
-                yield from landing.add(*decode_fills(rows))
-        yield from landing.flush()
-        progress.caught_up["order_filled_v1"] = state.get("complete", False)
-        progress.watermark["order_filled_v1"] = state["timestamp"]
-        if end is not None and state.get("complete"):
-            del states[key]
+            for rows in archive_pages(archive, state, None, horizon, progress):
+                yield fills_page(rows)
+        progress.caught_up[RESOURCE] = state.get("complete", False)
+        progress.watermark[RESOURCE] = state["timestamp"]
 
-    return order_filled_v1
+    return [Stream(RESOURCE, ORDER_FILLED, pages)]
 
 
 def _endpoint(url: str) -> str:
@@ -277,6 +265,12 @@ def _check_answer(answer: Any, where: dict[str, str]) -> None:
     data = answer.get("data")
     if not isinstance(data, dict) or not isinstance(data.get("orderFilledEvents"), list):
         raise WrongShape("no list `data.orderFilledEvents` in the answer", **where)
+
+
+def fills_page(rows: Sequence[Any]) -> Page:
+    """The page that subgraph rows make."""
+    tables, dead = decode_fills(rows)
+    return Page(ORDER_FILLED, tables, SOURCE, dead)
 
 
 def decode_fills(rows: Sequence[Any]) -> tuple[list[pa.Table], list[DeadLetter]]:

@@ -17,9 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-import dlt
 import pyarrow as pa
-from dlt.extract import DltSource
 
 from ingest.contracts import EXCHANGES, V2, V3
 from ingest.errors import (
@@ -31,9 +29,9 @@ from ingest.errors import (
     UpstreamError,
     WrongShape,
 )
-from ingest.land.landing import RESOURCE_OPTIONS, Landing
+from ingest.page import Page, Stream
 from ingest.progress import Progress
-from ingest.records import as_order_filled, fill_keys, late_fills_table, tombstones
+from ingest.records import DeadLetter, as_order_filled, fill_keys, late_fills_table, tombstones
 from ingest.sources.polygon.chain import (
     GENESIS,
     RECENT_BLOCKS,
@@ -55,9 +53,6 @@ from ingest.tables import LATE_FILLS, ORDER_FILLED
 logger = logging.getLogger(__name__)
 
 RESOURCE = "order_filled_chain"
-PUBLIC_RPC_URLS = ("https://polygon.drpc.org", "https://1rpc.io/matic")
-# What they take: small batches, small ranges.
-PUBLIC_RPC_BATCH, PUBLIC_RPC_RANGE = 3, 16
 
 LAST_SECOND = (1 << 32) - 1  # of the times that can be stored
 MILESTONES = (
@@ -93,19 +88,18 @@ class Pace:
     second_reading: float | None = 300.0
 
 
-@dlt.source(name=SOURCE, max_table_nesting=0)
-def polygon(
+def streams(
     endpoints: Endpoints,
     *,
     progress: Progress,
-    known_fills: KnownFills,
+    known_fills: KnownFills = lambda first, last: ORDER_FILLED.schema.empty_table(),
     versions: tuple[str, ...] = (V2, V3),
     start: int | datetime | None = None,
     lookback: int = 3600,
     pace: Pace | None = None,
     recheck: Sequence[tuple[int, int]] = (),
     now: Callable[[], float] = time.time,
-) -> DltSource:
+) -> Sequence[Stream]:
     """OrderFilled logs of the chain.
 
     Args:
@@ -123,10 +117,8 @@ def polygon(
     """
     pace = pace or Pace()
 
-    @dlt.resource(name=RESOURCE, table_name=ORDER_FILLED.name, **RESOURCE_OPTIONS)
-    def order_filled_chain() -> Iterator[Any]:
-        landing = Landing(SOURCE)
-        state = dlt.current.resource_state().setdefault("head", {})
+    def pages(states: dict[str, Any]) -> Iterator[Page]:
+        state = states.setdefault("head", {})
         state["caught_up"] = False
         with progress.recording_failures():
             head = endpoints.ask(lambda endpoint: endpoint.head())
@@ -135,7 +127,7 @@ def polygon(
                 state["next_block"] = _first_block(endpoints, start, lookback, head)
                 state["second_next"] = state["next_block"]
             reader = RangeReader(endpoints, versions, head.number)
-            chain = _Chain(reader, landing, state, known_fills)
+            chain = _Chain(reader, state, known_fills)
             # Whoever asked for it must know whether it was done, and what follows must not wait for it.
             with progress.recording_failures():
                 for first, until in recheck:
@@ -150,11 +142,10 @@ def polygon(
                 logger.warning("%s", error)
             if pace.stale_after is not None:
                 _check_head(head, now(), pace.stale_after, endpoints.preferred)
-        yield from landing.flush()
         progress.caught_up[RESOURCE] = state["caught_up"]
         progress.watermark[RESOURCE] = state.get("watermark", 0)
 
-    return order_filled_chain
+    return [Stream(RESOURCE, ORDER_FILLED, pages)]
 
 
 class _Chain:
@@ -163,18 +154,17 @@ class _Chain:
     def __init__(
         self,
         reader: RangeReader,
-        landing: Landing,
         state: dict[str, Any],
         known_fills: KnownFills,
     ) -> None:
-        self._reader, self._landing, self._state = reader, landing, state
+        self._reader, self._state = reader, state
         self._endpoints, self._known_fills = reader.endpoints, known_fills
         # The last block before those that this run reads: its own rows land when it is over.
         self._landed = state["next_block"] - 1
 
     # -- the first reading ---
 
-    def follow(self, last: int, progress: Progress) -> Iterator[Any]:
+    def follow(self, last: int, progress: Progress) -> Iterator[Page]:
         """Read from the cursor to block `last`, moving the cursor; until then or the budget ends.
 
         Every range must follow the one before by its hash. If it does not, the run ends there, because what it has
@@ -191,7 +181,7 @@ class _Chain:
                 logger.info("%s; they are read again in the next run", error)
                 last = first - 1
                 break
-            yield from self._landing.add(tables, dead)
+            yield fills_page(tables, dead)
             self._move(end)
             if not progress.has_time():
                 break
@@ -212,7 +202,7 @@ class _Chain:
 
     # -- reading again ---
 
-    def reread_after_reorg(self, last: int, depth: int) -> Iterator[Any]:
+    def reread_after_reorg(self, last: int, depth: int) -> Iterator[Page]:
         """If the last block read left the chain: read what follows the last common block again.
 
         The budget does not count here: rows taken back and rows read again belong into one package.
@@ -255,7 +245,7 @@ class _Chain:
         block = self._endpoints.ask(lambda endpoint: endpoint.block(number))
         return block.hash == block_hash.lower()
 
-    def compare(self, first: int, last: int) -> Iterator[Any]:
+    def compare(self, first: int, last: int) -> Iterator[Page]:
         """Read blocks again, land what is missing and take back what is not on the chain.
 
         Raises:
@@ -266,7 +256,7 @@ class _Chain:
             raise NodeBehind(message, source=SOURCE, url=self._endpoints.preferred.url)
         yield from self._compare(first, last)
 
-    def _compare(self, first: int, last: int) -> Iterator[Any]:
+    def _compare(self, first: int, last: int) -> Iterator[Page]:
         self._landed = min(self._landed, first - 1)
         again: set[tuple] = set()
         number, end, is_whole = first, None, True
@@ -274,7 +264,7 @@ class _Chain:
             tables, dead, end = self._reader.read(number, last, end)
             is_whole = is_whole and not dead
             again.update(key for table in tables for key in fill_keys(table))
-            yield from self._landing.add(tables, dead)
+            yield fills_page(tables, dead)
             number = end.number + 1
         known = as_order_filled(self._known_fills(first, last))
         known = self._reader.only_mine(known, first, last)
@@ -282,12 +272,12 @@ class _Chain:
         if gone and not is_whole:
             raise _unreadable(first, last, self._endpoints.preferred)
         if gone:
-            yield from self._landing.add([tombstones(known.take(gone))])
+            yield fills_page([tombstones(known.take(gone))])
         return end
 
     # -- the second reading ---
 
-    def read_again(self, head: Block, delay_s: float, progress: Progress) -> Iterator[Any]:
+    def read_again(self, head: Block, delay_s: float, progress: Progress) -> Iterator[Page]:
         """Read ranges a second time once they are `delay_s` old, and compare them with what has landed.
 
         Compares taker legs only, by place, transaction and time: every match has one, and they are a third of all
@@ -323,7 +313,7 @@ class _Chain:
                 url=preferred.url,
             )
 
-    def _read_again(self, endpoint: Endpoint, first: int, last: int) -> Iterator[Any]:
+    def _read_again(self, endpoint: Endpoint, first: int, last: int) -> Iterator[Page]:
         wanted = taker_legs_of(self._reader.versions)
         found, _ = self._reader.ask(endpoint, first, last, wanted)
         last = found.end.number
@@ -340,7 +330,7 @@ class _Chain:
             yield from self._repair(endpoint, block, self._reader.only_mine(known, block, block))
         self._state["second_next"] = last + 1
 
-    def _repair(self, endpoint: Endpoint, block: int, known: pa.Table) -> Iterator[Any]:
+    def _repair(self, endpoint: Endpoint, block: int, known: pa.Table) -> Iterator[Page]:
         """Land what the first reading missed of a block, and take back what is not in it.
 
         One of a gateway's nodes may be on a fork. So the block has to be the one from which a block descends that was
@@ -358,8 +348,8 @@ class _Chain:
         if gone:
             tables.append(tombstones(known.take(gone)))
         if gone or late:
-            yield from self._landing.add(tables, dead)
-            yield from self._note_late(endpoint, block, late, len(gone))
+            yield fills_page(tables, dead)
+            yield self._note_late(endpoint, block, late, len(gone))
 
     def _remembered(self, number: int) -> Block:
         """The first block at or behind this one whose hash is remembered; its time is not."""
@@ -368,18 +358,17 @@ class _Chain:
         found = next(each for each in (*state.get("milestones", []), last) if each[0] >= number)
         return Block(found[0], 0, found[1])
 
-    def _note_late(self, endpoint: Endpoint, block: int, fills: int, gone: int) -> Iterator[Any]:
+    def _note_late(self, endpoint: Endpoint, block: int, fills: int, gone: int) -> Page:
         logger.warning(
             "%s: the second reading of block %d found %d fills that the first one missed, and took back %d",
             SOURCE, block, fills, gone,
         )  # fmt: skip
-        note = late_fills_table(block, fills, gone, name_of(endpoint), self._landing.load_id)
-        hints = dlt.mark.make_hints(table_name=LATE_FILLS.name, **RESOURCE_OPTIONS)
-        yield dlt.mark.with_hints(note, hints, create_table_variant=True)
+        note = late_fills_table(block, fills, gone, name_of(endpoint))
+        return Page(LATE_FILLS, [note])
 
     # -- contracts that are not known ---
 
-    def look_for_strangers(self, head: Block) -> Iterator[Any]:
+    def look_for_strangers(self, head: Block) -> Iterator[Page]:
         """Once an hour: find logs with the topic of a fill from contracts that are not known; keep them as dead letters."""
         state = self._state
         last = state["next_block"] - 1
@@ -412,7 +401,12 @@ class _Chain:
                 SOURCE, len(strangers), first, last, ", ".join(addresses),
             )  # fmt: skip
             dead = decode_logs(kept, source=SOURCE)[1]
-            yield from self._landing.add([], dead)
+            yield fills_page([], dead)
+
+
+def fills_page(tables: Sequence[pa.Table], dead: Sequence[DeadLetter] = ()) -> Page:
+    """A page of fills of the chain."""
+    return Page(ORDER_FILLED, tables, SOURCE, dead)
 
 
 def _unreadable(first: int, last: int, endpoint: Endpoint) -> WrongShape:

@@ -1,33 +1,40 @@
-"""One run of one source: finish what an earlier run left, extract, normalize, load.
+"""Runs of one source: finish what an earlier run left, read, extract, normalize, load.
 
 Promises that a cursor never gets ahead of ClickHouse. dlt writes the state that holds it into the
 load package of the rows it follows; here the working folder is only believed as far as ClickHouse
 confirms it or a pending package will bring it, and given up otherwise (state is then restored from
 ClickHouse). A package that could not be loaded stays pending and goes first in the next run.
-The caller's ledger is told about every package before its first row is inserted and after its last.
+
+A run that brings no row is not handed to dlt: its cursor is kept in memory, and stored now and then.
+Losing it means reading again what held nothing.
 """
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import dlt
 import pyarrow.parquet as pq
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from dlt.common.destination.exceptions import DestinationException, DestinationUndefinedEntity
-from dlt.extract import DltSource
 from dlt.pipeline.exceptions import PipelineStepFailed
 from dlt.pipeline.state_sync import decompress_state
 
 from ingest.errors import IngestError, LoadError, one_line
-from ingest.land.landing import TakeLoadId, load_id_as_integer, load_id_of_rows, take_load_id
+from ingest.land.landing import load_id_as_integer, load_id_of_rows, take_load_id
+from ingest.land.reading import Reading
 from ingest.land.working_folder import forget_old_packages, give_up, make_room, mend
+from ingest.page import Stream
 from ingest.progress import Progress
 
 KEPT_PACKAGES = 20
+STORE_EVERY_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -39,9 +46,6 @@ class LoadPackage:
 
     load_id: int
     rows: dict[str, int]
-
-
-PackageCallback = Callable[[LoadPackage], None]
 
 
 def open_pipeline(
@@ -57,44 +61,120 @@ def open_pipeline(
     )
 
 
-def run(
-    pipeline: dlt.Pipeline,
-    source: DltSource,
-    progress: Progress,
-    *,
-    before_load: PackageCallback = lambda package: None,
-    after_load: PackageCallback = lambda package: None,
-    take_id: TakeLoadId = load_id_as_integer,
-) -> list[LoadPackage]:
-    """Load pending packages, then what `source` has to give.
+class Books(Protocol):
+    """Where packages are written down."""
+
+    def take_id(self, package_id: str) -> int:
+        """The load id of the rows of a new package, once it has rows; `package_id` is dlt's load id."""
+
+    def loading(self, packages: Sequence[LoadPackage]) -> AbstractContextManager[None]:
+        """Entered before a row of the packages is inserted, left when all are in ClickHouse or with the failure."""
+
+    def stored_cursor(self, pipeline: str) -> object:
+        """Something that changes whenever the stored state of the pipeline does."""
+
+
+class NoBooks:
+    """Books of a caller who keeps none."""
+
+    def take_id(self, package_id: str) -> int:
+        """See `Books`."""
+        return load_id_as_integer(package_id)
+
+    def loading(self, packages: Sequence[LoadPackage]) -> AbstractContextManager[None]:
+        """See `Books`."""
+        return nullcontext()
+
+    def stored_cursor(self, pipeline: str) -> object:
+        """See `Books`: nobody knows."""
+        return object()
+
+
+class Loader:
+    """Lands what streams bring through one dlt pipeline; kept between runs, used by one thread at a time.
 
     Args:
-        progress: the one that the source was made with.
-        before_load: called for every package before any of its rows is inserted.
-        after_load: called for every package when all of its rows are in ClickHouse.
-        take_id: called with dlt's load id of a new package, once it has rows; returns the load id of the rows.
-
-    Returns:
-        The packages that were loaded, pending ones included.
-
-    Raises:
-        LoadError: rows did not get into ClickHouse; running again loads them.
-        IngestError: the source's first failure, after everything that was read is loaded.
+        books: told of every package.
+        store_every_s: seconds after which cursors are stored although no row came.
+        clock: seconds that only grow, replaceable for tests.
     """
-    mend(pipeline)
-    _take_over_state_of_destination(pipeline)
-    loaded = _finish(pipeline, before_load, after_load)
-    if loaded:  # a kill right after a package was finished leaves its cursor in there alone
-        _take_over_state_of_destination(pipeline)
-    token = take_load_id.set(take_id)
-    try:
-        _step(pipeline, lambda: pipeline.extract(source))
-    finally:
-        take_load_id.reset(token)
-    loaded += _finish(pipeline, before_load, after_load)
-    if progress.failures:
-        raise progress.failures[0]
-    return loaded
+
+    def __init__(
+        self,
+        pipeline: dlt.Pipeline,
+        books: Books | None = None,
+        *,
+        store_every_s: float = STORE_EVERY_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._pipeline, self._books = pipeline, books or NoBooks()
+        self._store_every_s, self._clock = store_every_s, clock
+        self._cursors: dict[str, dict[str, Any]] | None = None  # None: what is stored counts
+        self._stored: object = None
+        self._stored_at = -math.inf
+
+    def run(self, name: str, streams: Sequence[Stream], progress: Progress) -> list[LoadPackage]:
+        """Load pending packages, then what the streams have to give.
+
+        Args:
+            name: of the dlt source.
+            progress: the one that the streams were made with.
+
+        Returns:
+            The packages that were loaded, pending ones included.
+
+        Raises:
+            LoadError: rows did not get into ClickHouse; running again loads them.
+            IngestError: the source's first failure, after everything that was read is loaded.
+        """
+        loaded: list[LoadPackage] = []
+        if self._cursors is None or self._books.stored_cursor(self._name) != self._stored:
+            self._cursors = None
+            loaded = self._catch_up()
+        cursors, self._cursors = self._cursors, None  # whatever fails now, what is stored counts
+        reading = Reading(streams, cursors or resource_states(self._pipeline))
+        if _step(self._pipeline, reading.finds_a_page) or (reading.has_moved and self._is_due()):
+            token = take_load_id.set(self._books.take_id)
+            try:
+                _step(self._pipeline, lambda: self._pipeline.extract(reading.as_dlt_source(name)))
+            finally:
+                take_load_id.reset(token)
+            loaded += self._finish()
+            self._stored, self._stored_at = self._books.stored_cursor(self._name), self._clock()
+        self._cursors = reading.cursors
+        if progress.failures:
+            raise progress.failures[0]
+        return loaded
+
+    @property
+    def _name(self) -> str:
+        return self._pipeline.pipeline_name
+
+    def _is_due(self) -> bool:
+        return self._clock() - self._stored_at >= self._store_every_s
+
+    def _catch_up(self) -> list[LoadPackage]:
+        """Bring the working folder in line with ClickHouse, and load the packages that are left in it."""
+        mend(self._pipeline)
+        _take_over_state_of_destination(self._pipeline)
+        loaded = self._finish()
+        if loaded:  # a kill right after a package was finished leaves its cursor in there alone
+            _take_over_state_of_destination(self._pipeline)
+        self._stored = self._books.stored_cursor(self._name)
+        return loaded
+
+    def _finish(self) -> list[LoadPackage]:
+        """Normalize and load every package there is."""
+        pipeline = self._pipeline
+        if pipeline.list_extracted_load_packages():
+            _step(pipeline, pipeline.normalize)
+        packages = [_describe(pipeline, x) for x in pipeline.list_normalized_load_packages()]
+        if packages:
+            with self._books.loading(packages):
+                make_room(pipeline)
+                _step(pipeline, pipeline.load)
+        forget_old_packages(pipeline, KEPT_PACKAGES)
+        return packages
 
 
 def resource_states(pipeline: dlt.Pipeline) -> dict[str, dict[str, Any]]:
@@ -136,24 +216,6 @@ def _stored_state(pipeline: dlt.Pipeline) -> tuple[int, str]:
     return (stored.version, decompress_state(stored.state)["_version_hash"]) if stored else (0, "")
 
 
-def _finish(
-    pipeline: dlt.Pipeline, before_load: PackageCallback, after_load: PackageCallback
-) -> list[LoadPackage]:
-    """Normalize and load every package there is."""
-    if pipeline.list_extracted_load_packages():
-        _step(pipeline, pipeline.normalize)
-    packages = [_describe(pipeline, x) for x in pipeline.list_normalized_load_packages()]
-    for package in packages:
-        before_load(package)
-    if packages:
-        make_room(pipeline)
-        _step(pipeline, pipeline.load)
-    for package in packages:
-        after_load(package)
-    forget_old_packages(pipeline, KEPT_PACKAGES)
-    return packages
-
-
 def _describe(pipeline: dlt.Pipeline, load_id: str) -> LoadPackage:
     """Rows by landing table, counted in the package's files, those loaded already included."""
     rows: dict[str, int] = {}
@@ -175,12 +237,12 @@ def _step(pipeline: dlt.Pipeline, step: Callable[[], Any]) -> Any:
     """
     try:
         return step()
-    except (PipelineStepFailed, DestinationException) as failure:
+    except (PipelineStepFailed, DestinationException, ClickHouseError) as failure:
         causes = list(_causes(failure))
         for cause in causes:
             if isinstance(cause, IngestError | KeyboardInterrupt):
                 raise cause from failure
-        name = getattr(failure, "step", "comparing cursors")
+        name = getattr(failure, "step", "reading")
         raise LoadError(
             f"{pipeline.pipeline_name}: {name} failed: {_reason(causes)}; run again when"
             " that is fixed, nothing was lost"
