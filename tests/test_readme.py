@@ -10,16 +10,22 @@ from pipeline.settings import PROJECT_DIR, Settings
 from pipeline.verbs.cli import cli
 
 README = (PROJECT_DIR / "README.md").read_text()
+SETTINGS = (PROJECT_DIR / "docs/settings.md").read_text()
 
 
 def documented_settings() -> dict[str, str]:
-    section = README.split("## Settings")[1].split("\n## ")[0]
-    rows = re.findall(r"^\| `([A-Z0-9_]+)` \| (.*?) \| (.+) \|$", section, re.MULTILINE)
+    rows = re.findall(r"^\| `([A-Z0-9_]+)` \| (.*?) \| (.+) \|$", SETTINGS, re.MULTILINE)
     return {name: default.strip("`") for name, default, _ in rows}
 
 
 def test_every_setting_stands_in_its_table() -> None:
-    assert list(documented_settings()) == [name.upper() for name in Settings.model_fields]
+    assert sorted(documented_settings()) == sorted(name.upper() for name in Settings.model_fields)
+
+
+def test_settings_of_the_readme_are_told_as_in_the_table() -> None:
+    section = README.split("## Settings")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `[A-Z0-9_]+` .*$", section, re.MULTILINE)
+    assert rows and all(row in SETTINGS for row in rows)
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
