@@ -86,4 +86,4 @@ def prepared(memory_gb: float = 4.0, **overrides: Any) -> Iterator[Place]:
 
 def without_limits(run: Run, source: str) -> None:
     """Let a source be read as fast as it answers: the real one's rate limit is not what is measured."""
-    run.http_clients[source] = HttpClient(source)
+    run.desk.kept(f"client of {source}", lambda: HttpClient(source))

@@ -84,7 +84,7 @@ def stored_rows(run: Run) -> dict[str, int]:
         run.client.query(
             "select database || '.' || name, total_rows from system.tables where total_rows is not null"
             " and database in ({raw:String}, {models:String})"
-            " and not match(name, '^(_dlt_|loads$|load_packages$|source_readings$|writer_lock)')",
+            " and not match(name, '^(_dlt_|job_|loads$|load_packages$|source_readings$|writer_lock)')",
             parameters={
                 "raw": run.settings.raw_database,
                 "models": run.settings.clickhouse_database,

@@ -7,7 +7,7 @@ before its resource ends.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -50,26 +50,16 @@ class Reading:
 
     def as_dlt_source(self, name: str) -> DltSource:
         """What the streams have to give still, and the cursors behind it."""
-
-        @dlt.source(name=name, max_table_nesting=0)
-        def source() -> Sequence[DltResource]:
-            return [self._resource(stream, pages) for stream, pages in self._streams]
-
-        return source()
+        return _source(name, [self._resource(stream, pages) for stream, pages in self._streams])
 
     def _resource(self, stream: Stream, pages: Iterator[Page]) -> DltResource:
         def rows() -> Iterator[Any]:
-            landing = Landing()
-            for page in pages:
-                yield from landing.add(page)
-            yield from landing.flush()
+            yield from _batches(pages)
             cursor = dlt.current.resource_state()
             cursor.clear()
             cursor.update(copy.deepcopy(self.cursors[stream.name]))
 
-        return dlt.resource(
-            rows, name=stream.name, table_name=stream.table.name, **RESOURCE_OPTIONS
-        )
+        return _resource(stream, rows)
 
 
 def as_dlt_source(name: str, streams: Sequence[Stream], progress: Progress) -> DltSource:
@@ -84,19 +74,25 @@ def as_dlt_source(name: str, streams: Sequence[Stream], progress: Progress) -> D
 
     def strict(stream: Stream) -> DltResource:
         def rows() -> Iterator[Any]:
-            landing = Landing()
-            for page in stream.read(dlt.current.resource_state()):
-                yield from landing.add(page)
+            yield from _batches(stream.read(dlt.current.resource_state()))
             if progress.failures:
                 raise progress.failures[0]
-            yield from landing.flush()
 
-        return dlt.resource(
-            rows, name=stream.name, table_name=stream.table.name, **RESOURCE_OPTIONS
-        )
+        return _resource(stream, rows)
 
-    @dlt.source(name=name, max_table_nesting=0)
-    def source() -> Sequence[DltResource]:
-        return [strict(stream) for stream in streams]
+    return _source(name, [strict(stream) for stream in streams])
 
-    return source()
+
+def _batches(pages: Iterable[Page]) -> Iterator[Any]:
+    landing = Landing()
+    for page in pages:
+        yield from landing.add(page)
+    yield from landing.flush()
+
+
+def _resource(stream: Stream, rows: Callable[[], Iterator[Any]]) -> DltResource:
+    return dlt.resource(rows, name=stream.name, table_name=stream.table.name, **RESOURCE_OPTIONS)
+
+
+def _source(name: str, resources: Sequence[DltResource]) -> DltSource:
+    return dlt.source(lambda: resources, name=name, max_table_nesting=0)()
