@@ -32,11 +32,15 @@ class ClickHouseUnavailable(PipelineError):
 
 
 class SchemaError(PipelineError):
-    """A migration failed, was edited after it was applied, or is unknown to this version."""
+    """A migration failed or was edited after it was applied, or the database is of a later version."""
 
 
 class ModelsError(PipelineError):
     """dbt could not build the models."""
+
+
+class UpgradeNeeded(PipelineError):
+    """The database is to be brought to this version, and that takes too long to be done unasked."""
 
 
 class QueryFailed(PipelineError):

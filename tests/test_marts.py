@@ -22,7 +22,7 @@ from worlds import (
 )
 
 from embedded_clickhouse import Endpoint
-from pipeline.derive.models import DBT_DIR, dbt_command
+from pipeline.derive.dbt import DBT_DIR, dbt_command
 from pipeline.settings import Settings
 from pipeline.warehouse.run import Run
 from sandbox.truth import Truth

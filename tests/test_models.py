@@ -24,7 +24,8 @@ from worlds import (
 from embedded_clickhouse import Endpoint
 from ingest import contracts
 from pipeline.derive import models
-from pipeline.derive.models import dbt_command, ensure_models, project_hash
+from pipeline.derive.dbt import dbt_command
+from pipeline.derive.models import ensure_models, project_hash
 from pipeline.derive.prepare import prepare
 from pipeline.settings import Settings
 from pipeline.warehouse.run import Run, open_run
@@ -130,7 +131,7 @@ def test_stores_of_this_version_are_not_derived_again(
     monkeypatch.setattr(models, "run_dbt", only_parse)
     monkeypatch.setattr(models, "project_hash", lambda settings: "another version")
     with pytest.raises(AssertionError, match=r"^\['run'\]"):
-        ensure_models(loaded.client, loaded.server, loaded.settings)
+        ensure_models(loaded)
 
 
 def as_in_an_earlier_version(run: Run) -> None:
@@ -177,8 +178,8 @@ def test_an_upgrade_derives_markets_again_and_keeps_the_rest(
         patched.setattr(
             models, "run_dbt", interrupted_at(3)
         )  # parse, the first stores, and the next
-        ensure_models(loaded.client, loaded.server, loaded.settings)
-    loaded.statements = ensure_models(loaded.client, loaded.server, loaded.settings)
+        ensure_models(loaded)
+    loaded.statements = ensure_models(loaded)
     after = dict(loaded.client.query(uuids).result_rows)
     assert {name for name in before if before[name] != after[name]} == {
         "markets_store", "events_store", "market_history_store", "outcome_tokens_store",
@@ -196,7 +197,7 @@ def test_dropped_models_are_built_again_with_their_data(loaded: Run) -> None:
     """The models can always be thrown away: everything in them follows from raw."""
     loaded.client.command(f"drop database {loaded.settings.clickhouse_database}")
     loaded.client.command(f"create database {loaded.settings.clickhouse_database}")
-    loaded.statements = ensure_models(loaded.client, loaded.server, loaded.settings)
+    loaded.statements = ensure_models(loaded)
     assert_equals_truth(loaded, loaded.world)
 
 
@@ -235,10 +236,10 @@ def test_models_are_built_once_per_version(run: Run, monkeypatch: pytest.MonkeyP
         raise AssertionError(f"dbt {arguments} although nothing changed")
 
     monkeypatch.setattr(models, "run_dbt", refuse)
-    assert ensure_models(run.client, run.server, run.settings) == run.statements
+    assert ensure_models(run) == run.statements
     with pytest.raises(AssertionError, match="although"):
         monkeypatch.setattr(models, "project_hash", lambda settings: "another version")
-        ensure_models(run.client, run.server, run.settings)
+        ensure_models(run)
 
 
 def test_the_version_follows_files_and_names(

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedded_clickhouse import Endpoint
-from pipeline.derive.models import DBT_DIR
+from pipeline.derive.dbt import DBT_DIR
 from sandbox.positions import BINARY, COMBO, NEG_RISK, describe, position_id, position_row
 
 MACROS = (DBT_DIR / "macros" / "position_ids.sql").read_text()

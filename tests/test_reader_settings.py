@@ -30,7 +30,7 @@ from worlds import (
 
 from embedded_clickhouse import Endpoint
 from ingest.query_settings import PINNED
-from pipeline.derive.models import DBT_DIR
+from pipeline.derive.dbt import DBT_DIR
 from pipeline.derive.prepare import prepare
 from pipeline.settings import PROJECT_DIR, Settings
 from pipeline.warehouse.run import Run, open_run

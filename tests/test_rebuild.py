@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from worlds import all_fills, assert_equals_truth, land, land_gamma, rows_of, settle_all
 
-from pipeline.derive.rebuild import cut, plan, rebuild, span_of
+from pipeline.derive.cutting import cut, span_of
+from pipeline.derive.rebuild import plan, rebuild
 from pipeline.errors import NothingLoaded, SettingsError
 from pipeline.settings import PROJECT_DIR, Settings
 from pipeline.timerange import EARLIEST, LATEST, TimeRange, parse_moment, parse_range, show

@@ -17,8 +17,8 @@ from worlds import (
     small_world,
 )
 
-from pipeline.derive import models
-from pipeline.derive.models import dbt_command, ensure_models, full_refresh_selects, writes
+from pipeline.derive.dbt import FENCE_VARIABLE, dbt_command, writes
+from pipeline.derive.models import ensure_models, full_refresh_selects
 from pipeline.derive.replaced import heal_replaced_tables
 from pipeline.settings import PROJECT_DIR
 from pipeline.warehouse.run import Run
@@ -65,7 +65,7 @@ def test_a_view_that_was_dropped_is_built_again(run: Run) -> None:
     database = run.settings.clickhouse_database
     run.client.command(f"drop view {database}.trades")
     run.client.command(f"drop view {database}.order_fills_mv")
-    run.statements = ensure_models(run.client, run.server, run.settings)
+    run.statements = ensure_models(run)
     assert rows_of(run, "trades") == 0
     assert run.client.command(f"exists table {database}.order_fills_mv")
 
@@ -106,4 +106,4 @@ def test_dbt_does_not_write_beside_a_run(run: Run, capfd: pytest.CaptureFixture)
         assert dbt_command(run.server, run.settings, select, lock.number + 1) != 0
         assert "lost the writer lock" in capfd.readouterr().out
     assert dbt_command(run.server, run.settings, select) == 0
-    assert models.FENCE_VARIABLE not in environment(run.settings)
+    assert FENCE_VARIABLE not in environment(run.settings)

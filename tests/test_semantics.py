@@ -25,7 +25,7 @@ from worlds import (
 )
 
 from embedded_clickhouse import Endpoint
-from pipeline.derive.models import DBT_DIR, dbt_command
+from pipeline.derive.dbt import DBT_DIR, dbt_command
 from pipeline.settings import PROJECT_DIR, Settings
 from pipeline.warehouse.ledger import now_us
 from pipeline.warehouse.run import Run

@@ -130,7 +130,10 @@ def copy_databases(run: Run, template: Settings) -> None:
             " order by engine in ('View', 'MaterializedView'), metadata_modification_time, name",
             parameters={"raw": f"{old}_raw", "models": old},
         ).result_rows
-        migrations = source.client.query(f"select * from {old}_raw.schema_migrations")
+        copied = {
+            table: source.client.query(f"select * from {old}_raw.{table}")
+            for table in ("schema_migrations", "deployed_stores")
+        }
         statements, relations = source.client.query(
             f"select statements, relations from {old}_raw.model_deployments final"
         ).result_rows[0]
@@ -140,12 +143,10 @@ def copy_databases(run: Run, template: Settings) -> None:
         if len(failed) == len(pending):
             run.client.command(failed[0])  # raises, and says why
         pending = failed
-    run.client.insert(
-        "schema_migrations",
-        migrations.result_rows,
-        column_names=migrations.column_names,
-        database=f"{new}_raw",
-    )
+    for table, rows in copied.items():
+        run.client.insert(
+            table, rows.result_rows, column_names=rows.column_names, database=f"{new}_raw"
+        )
     run.client.insert(
         "model_deployments",
         [

@@ -100,7 +100,7 @@ def find_differences(
                 length(stored) != 1 or not has(derived, stored[1])
             )
         from keys
-        {_only(run, part)}
+        {only(run, part)}
     """).result_rows[0]
     return (
         rows,
@@ -133,8 +133,8 @@ def _both_sides(comparison: Comparison) -> str:
     """
 
 
-def _only(run: Run, part: TimeRange | None) -> str:
-    """Limits every table that has a time of trading to a part of it, before anything is computed."""
+def only(run: Run, part: TimeRange | None) -> str:
+    """The settings clause that limits every table with a time of trading to a part of it, before anything is computed."""
     if part is None:
         return ""
     first, last = (f"toDateTime({int(moment.timestamp())})" for moment in (part.start, part.end))
@@ -167,7 +167,7 @@ def in_words(
         from ({_both_sides(comparison)})
         where key_hash in ({", ".join(str(each.key) for each in differences)})
         order by key_hash, is_stored, {comparison.version}
-        {_only(run, part)}
+        {only(run, part)}
     """).result_rows
     names = list(comparison.columns)
     lines = []

@@ -7,14 +7,19 @@ from pipeline.warehouse.migrations import migrate
 from pipeline.warehouse.run import Run
 
 
-def prepare(run: Run) -> None:
+def prepare(run: Run, *, patient: bool = False, back: bool = False) -> None:
     """Bring schema and models up to date; hold the writer lock.
+
+    Args:
+        patient: do it however long it takes.
+        back: derive by this version although the database was brought to a later one.
 
     Raises:
         RestoreUnfinished: the databases hold a part of a backup.
-        SchemaError: a migration failed or was edited.
+        SchemaError: a migration failed or was edited, or the database is of a later version.
+        UpgradeNeeded: it takes long.
         ModelsError: dbt failed.
     """
     run.refuse_unfinished()
     migrate(run.client, run.settings)
-    run.statements = ensure_models(run.client, run.server, run.settings, run.lock.number)
+    run.statements = ensure_models(run, patient=patient, back=back)

@@ -1,6 +1,6 @@
-"""`rebuild`: derives everything of a time range again from the landing tables, and nothing is read from upstream.
+"""`rebuild` and `upgrade`: derive again from the landing tables, and nothing is read from upstream.
 
-The range is cut into slices that fit into memory, and each slice is a load in the ledger that says "recompute all of
+The range of a rebuild is cut into slices that fit into memory, and each slice is a load in the ledger that says "recompute all of
 this", settled by the same statements as any load. All slices are written down before the first is settled: whatever a
 crash leaves, the next rebuild or cycle finishes.
 """
@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from ingest.tables import ORDER_FILLED, SETTLED
+from ingest.tables import SETTLED
 from pipeline.console import human, step
+from pipeline.derive.cutting import FILLS, parameters_of, plan_fills, slice_of, span_of, within
+from pipeline.derive.owed import derive_owed, pay
 from pipeline.derive.prepare import prepare
+from pipeline.derive.replaced import heal_replaced_tables
 from pipeline.derive.settle import settle
 from pipeline.errors import NothingLoaded
 from pipeline.timerange import TimeRange, show
@@ -23,7 +25,6 @@ from pipeline.warehouse.lock import WriterLock
 from pipeline.warehouse.orphans import adopt_orphans
 from pipeline.warehouse.run import Run
 
-FILLS = ORDER_FILLED.name
 log = logging.getLogger(__name__)
 
 
@@ -48,6 +49,7 @@ def rebuild(run: Run, start: datetime | None, end: datetime) -> list[Load]:
             _settle(run, lock, earlier)
         slices = run.ledger.add_rebuild(plan(run, start, end))
         _settle(run, lock, slices)
+        pay(run, TimeRange(slices[0].from_at if start is None else start, end))
     log.info(
         "rebuild: done, %d slices, %s rows, %.1f s",
         len(slices),
@@ -55,6 +57,26 @@ def rebuild(run: Run, start: datetime | None, end: datetime) -> list[Load]:
         time.monotonic() - began,
     )
     return slices
+
+
+def upgrade(run: Run, *, back: bool = False) -> None:
+    """Bring the database to this version and derive again what is owed, however long it takes.
+
+    Args:
+        back: also if the database was brought to a later version of the models.
+
+    Raises:
+        LockHeld: another run is writing.
+        SchemaError: the database is of a later version.
+        ModelsError: dbt or a statement failed; the same command goes on.
+    """
+    with run.lock.held("upgrade"):
+        prepare(run, patient=True, back=back)
+        adopt_orphans(run)
+        heal_replaced_tables(run)
+        settle(run.client, run.ledger, run.statements, max_rows=run.settings.settle_max_rows)
+        while derive_owed(run):
+            pass
 
 
 def plan(run: Run, start: datetime | None, end: datetime) -> list[Load]:
@@ -69,52 +91,8 @@ def plan(run: Run, start: datetime | None, end: datetime) -> list[Load]:
         raise NothingLoaded(
             f"nothing to rebuild: the first landed row is of {show(first)}, not before --to {show(end)}"
         )
-    whole = [_slice(table, span, _count(run, table, span)) for table in SETTLED if table != FILLS]
+    whole = [slice_of(table, span, _count(run, table, span)) for table in SETTLED if table != FILLS]
     return whole + plan_fills(run, span)
-
-
-def plan_fills(run: Run, span: TimeRange) -> list[Load]:
-    """The slices that derive the fills of a range again, oldest first."""
-    return cut(span, rows_by_hour(run, span), run.settings.settle_max_rows)
-
-
-def rows_by_hour(run: Run, span: TimeRange) -> list[tuple[datetime, int]]:
-    """Hours of a range that hold raw fills, in order, each with their number."""
-    column = ORDER_FILLED.time
-    rows = run.client.query(
-        f"select toStartOfHour({column}) as hour, count() from {run.settings.raw_database}.{FILLS}"
-        f" where {_within(column)} group by hour order by hour",
-        parameters=_parameters(span),
-    ).result_rows
-    return [(hour.replace(tzinfo=UTC), count) for hour, count in rows]
-
-
-def cut(span: TimeRange, hours: Iterable[tuple[datetime, int]], max_rows: int) -> list[Load]:
-    """Cut a range of fills into slices that follow each other without a gap.
-
-    A slice holds fills of one day and at most `max_rows` of them, but never less than an hour. Time without any fill
-    belongs to the slice before it.
-
-    Args:
-        hours: hours that hold fills, in order, each with their number.
-    """
-    slices: list[Load] = []
-    start, rows, day = span.start, 0, None
-    for hour, count in hours:
-        if rows and (hour.date() != day or rows + count > max_rows):
-            slices.append(_slice(FILLS, TimeRange(start, hour), rows))
-            start, rows = hour, 0
-        rows, day = rows + count, hour.date()
-    return [*slices, _slice(FILLS, TimeRange(start, span.end), rows)]
-
-
-def span_of(load: Load) -> TimeRange:
-    """The half-open range of a slice, whose ledger row names its first and last moment."""
-    return TimeRange.including(load.from_at, load.to_at)
-
-
-def _slice(table: str, span: TimeRange, rows: int) -> Load:
-    return Load(0, table, from_at=span.start, to_at=span.last, loaded_rows=rows)
 
 
 def _settle(run: Run, lock: WriterLock, loads: list[Load]) -> None:
@@ -164,18 +142,6 @@ def _landed(run: Run) -> datetime:
 
 def _count(run: Run, table: str, span: TimeRange) -> int:
     return run.client.query(
-        f"select count() from {run.settings.raw_database}.{table} where {_within(SETTLED[table].time)}",
-        parameters=_parameters(span),
+        f"select count() from {run.settings.raw_database}.{table} where {within(SETTLED[table].time)}",
+        parameters=parameters_of(span),
     ).result_rows[0][0]
-
-
-def _within(column: str) -> str:
-    start, end = (f"toDateTime64({{{name}:String}}, 6, 'UTC')" for name in ("start", "end"))
-    return f"{column} >= {start} and {column} < {end}"
-
-
-def _parameters(span: TimeRange) -> dict[str, str]:
-    return {
-        "start": f"{span.start:%Y-%m-%d %H:%M:%S.%f}",
-        "end": f"{span.end:%Y-%m-%d %H:%M:%S.%f}",
-    }

@@ -30,7 +30,8 @@ from pipeline.derive.comparison import (
     find_differences,
     in_words,
 )
-from pipeline.derive.rebuild import FILLS, cut, rows_by_hour, span_of
+from pipeline.derive.cutting import FILLS, cut, rows_by_hour, span_of
+from pipeline.derive.owed import owed
 from pipeline.errors import NothingLoaded, NotSettled
 from pipeline.timerange import EARLIEST, LATEST, TimeRange
 from pipeline.warehouse.run import Run
@@ -58,7 +59,7 @@ def verify(
 
     Raises:
         NothingLoaded: there is nothing to compare with.
-        NotSettled: loads wait to be settled, and nobody is doing it.
+        NotSettled: loads wait to be settled, and nobody is doing it; or fills are still to be derived by this version.
     """
     if not run.client.command(f"exists table {run.settings.raw_database}.{FILLS}"):
         raise NothingLoaded("nothing is loaded yet; run `python run_pipeline.py` for a first cycle")
@@ -67,6 +68,11 @@ def verify(
         raise NotSettled(
             f"{len(waiting)} loads are not settled, so tables must differ;"
             " run `python run_pipeline.py`, which settles them first, and then verify"
+        )
+    if left := sum(each.loaded_rows for each in owed(run)):
+        raise NotSettled(
+            f"{human(left)} fills stand as an earlier version derived them; run `python run_pipeline.py upgrade`,"
+            " or wait for the loop, which derives them again between its cycles"
         )
     span = whole_days(start, end)
     comparisons = [*_of_models(run, selects_of(run)), _of_refused(run), _of_volumes(run)]

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 
 from ingest.sources.base import Source
 from pipeline.console import step
+from pipeline.derive.owed import derive_owed
 from pipeline.derive.replaced import heal_replaced_tables
 from pipeline.derive.settle import settle
 from pipeline.derive.settler import Settler
@@ -37,7 +38,7 @@ class CycleReport:
 
     Attributes:
         rows: rows loaded, by landing table.
-        caught_up: every source that answers has read all there is.
+        caught_up: every source that answers has read all there is, and nothing is to be derived again.
         seconds: how long it took.
         failures: one line by source that failed, and by `settling`.
     """
@@ -87,6 +88,8 @@ def run_cycle(run: Run, sources: Sequence[Source] | None = None) -> CycleReport:
         settler.settle()
     if settler.problems:
         report.failures["settling"] = "; ".join(settler.problems)
+    else:
+        report.caught_up &= not derive_owed(run)
     journal.write()
     report.seconds = time.monotonic() - began
     return report

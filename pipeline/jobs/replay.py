@@ -34,8 +34,8 @@ from ingest.sources.gamma.landed import known_versions
 from ingest.sources.polygon.chain import Endpoints, quantity
 from ingest.sources.polygon.endpoints import endpoints_of
 from ingest.tables import TABLES
+from pipeline.derive.cutting import FILLS, plan_fills
 from pipeline.derive.prepare import prepare
-from pipeline.derive.rebuild import FILLS, plan_fills
 from pipeline.derive.settle import settle
 from pipeline.errors import LoadFailed
 from pipeline.jobs.load import lander

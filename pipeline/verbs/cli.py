@@ -198,6 +198,29 @@ def rebuild(
 
 
 @cli.command()
+@click.option("--dry-run", is_flag=True, help="Only print what this version changes.")
+@click.option("--back", is_flag=True, help="Also from a later version of the models to this one.")
+@click.pass_context
+def upgrade(context: click.Context, dry_run: bool, back: bool) -> None:
+    """Bring the database to this version and derive again what it changes, at once and however long it takes.
+
+    Every run does it too, but leaves to this command what would keep it from loading for minutes.
+    """
+    from pipeline.derive.models import upgrade_of
+    from pipeline.derive.owed import owed
+    from pipeline.derive.rebuild import upgrade as upgrading
+    from pipeline.verbs.report import print_upgrade
+    from pipeline.warehouse.run import open_run
+
+    with verb(context) as settings, open_run(settings) as run:
+        if not dry_run:
+            upgrading(run, back=back)
+            return
+        left = sum(each.loaded_rows for each in owed(run))
+        print_upgrade(upgrade_of(run), left)
+
+
+@cli.command()
 @click.option("--from", "from_text", metavar="TIME", help="First moment.")
 @click.option("--to", "to_text", metavar="TIME", help="First moment after it; else all there is.")
 @click.option(
@@ -538,7 +561,7 @@ def dbt(context: click.Context, arguments: tuple[str, ...]) -> None:
 
     Commands that change tables (run, build, seed, ...) hold the writer lock meanwhile.
     """
-    from pipeline.derive.models import asks_only, dbt_command, writes
+    from pipeline.derive.dbt import asks_only, dbt_command, writes
     from pipeline.warehouse.run import open_run
 
     if asks_only(arguments):

@@ -9,7 +9,7 @@ from rich.markup import escape
 from embedded_clickhouse.ownership import make_folder
 from embedded_clickhouse.passwords import OWNER, READER, password_file, password_of
 from pipeline.console import human, out, simple_table
-from pipeline.derive.rebuild import span_of
+from pipeline.derive.cutting import span_of
 from pipeline.jobs.freshness import COMPLETE, Freshness
 from pipeline.jobs.slicing import SLICED, Plan, at
 from pipeline.timerange import show
@@ -20,6 +20,7 @@ from pipeline.warehouse.ledger import Load
 
 if TYPE_CHECKING:
     from pipeline.derive.comparison import Verdict
+    from pipeline.derive.upgrade import Upgrade
     from pipeline.jobs.backup import Made
     from pipeline.jobs.backup_file import Manifest
     from pipeline.jobs.replay import Replay
@@ -68,6 +69,11 @@ def print_status(status: Status) -> None:
         f"loads: {human(status.settled_loads)} settled, {human(status.unsettled_loads)} not yet; "
         f"last {status.last_load_at or 'never'}"
     )
+    if status.to_derive_again:
+        out.print(
+            f"[red]to derive again[/]: {human(status.to_derive_again)} fills stand as an earlier version derived them;"
+            " cycles do it bit by bit, `python run_pipeline.py upgrade` at once"
+        )
     for table_name, rows in status.unchecked.items():
         out.print(
             f"[red]unchecked[/]: {human(rows)} rows of {table_name} may be of blocks that left the chain;"
@@ -239,3 +245,16 @@ def print_restored(manifest: Manifest) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def print_upgrade(upgrade: Upgrade, owed: int) -> None:
+    """Print what `upgrade` would do to each store."""
+    table = simple_table(("store", "left"), ("what", "left"), ("raw rows", "right"))
+    beside = {store.name for store in upgrade.beside}
+    for store in upgrade.stores:
+        change = upgrade.changes[store.name]
+        how = ", filled beside" if store.name in beside else ""
+        rows = "" if change == "unchanged" else human(upgrade.rows[store.name])
+        table.add_row(store.name, f"{change}{how}", rows)
+    out.print(table)
+    out.print(f"{human(owed)} fills are to be derived again already; nothing was written")

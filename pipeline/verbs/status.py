@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from embedded_clickhouse.passwords import OWNER, password_file
+from pipeline.derive.owed import owed
 from pipeline.jobs.freshness import Freshness, judge, last_reads
 from pipeline.settings import Settings
 from pipeline.warehouse.jobs import WAITING, read_jobs
@@ -83,6 +84,7 @@ class Status:
         dead_letters: distinct records that could not be parsed and were not replayed, per source and reason.
         late_fills: what the second reading of the chain found and the first had missed (fills), or had and should not
             have (taken_back), in so many blocks; when it last did, ISO, UTC, or None.
+        to_derive_again: fills that stand as an earlier version of the models derived them.
         password_file: the file with the owner's password of the embedded ClickHouse; None: there is none.
     """
 
@@ -102,6 +104,7 @@ class Status:
     backfills: list[dict[str, Any]]
     dead_letters: list[dict[str, Any]]
     late_fills: dict[str, Any]
+    to_derive_again: int = 0
     password_file: str | None = None
 
     @property
@@ -163,6 +166,7 @@ def read_status(run: Run) -> Status:
         backfills=_backfills(run) if ready else [],
         dead_letters=letters,
         late_fills=_late_fills(run),
+        to_derive_again=sum(each.loaded_rows for each in owed(run)) if ready else 0,
         password_file=_password_file(settings),
     )
 
