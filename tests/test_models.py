@@ -23,7 +23,7 @@ from worlds import (
 
 from embedded_clickhouse import Endpoint
 from ingest import contracts
-from pipeline.derive import models
+from pipeline.derive import models, upgrade
 from pipeline.derive.dbt import dbt_command
 from pipeline.derive.models import ensure_models, project_hash
 from pipeline.derive.prepare import prepare
@@ -121,14 +121,15 @@ def test_what_comes_after_a_full_refresh_still_settles(loaded: Run) -> None:
 def test_stores_of_this_version_are_not_derived_again(
     loaded: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another version whose columns are the same is built by a plain run."""
+    """Another version whose stores are the same is built by a plain run."""
     run_dbt = models.run_dbt
 
-    def only_parse(arguments: list[str], *_: Any) -> Any:
-        assert arguments == ["parse"], arguments
+    def only_compile(arguments: list[str], *_: Any) -> Any:
+        assert arguments == ["compile", "--full-refresh"], arguments
         return run_dbt(arguments)
 
-    monkeypatch.setattr(models, "run_dbt", only_parse)
+    monkeypatch.setattr(models, "run_dbt", only_compile)
+    monkeypatch.setattr(upgrade, "fill_beside", None)
     monkeypatch.setattr(models, "project_hash", lambda settings: "another version")
     with pytest.raises(AssertionError, match=r"^\['run'\]"):
         ensure_models(loaded)
@@ -149,18 +150,20 @@ def as_in_an_earlier_version(run: Run) -> None:
         f"insert into {models}.outcome_tokens_store select * replace ('' as token_id)"
         f" from {models}.outcome_tokens_store limit 1"
     )
-    run.client.command(f"truncate table {run.settings.raw_database}.model_deployments")
+    raw = run.settings.raw_database
+    run.client.command(f"delete from {raw}.deployed_stores where name = 'outcome_tokens_store'")
+    run.client.command(f"truncate table {raw}.model_deployments")
 
 
-def interrupted_at(number: int) -> Callable[[list[str]], Any]:
-    """dbt, interrupted at this one of its commands."""
-    run_dbt, asked = models.run_dbt, []
+def interrupted_at(number: int) -> Callable[[Run, Any], None]:
+    """`fill_beside`, interrupted at this one of its calls."""
+    fill_beside, asked = upgrade.fill_beside, []
 
-    def interrupted(arguments: list[str]) -> Any:
-        asked.append(arguments)
+    def interrupted(run: Run, store: Any) -> None:
+        asked.append(store)
         if len(asked) == number:
             raise KeyboardInterrupt
-        return run_dbt(arguments)
+        fill_beside(run, store)
 
     return interrupted
 
@@ -175,9 +178,7 @@ def test_an_upgrade_derives_markets_again_and_keeps_the_rest(
     before = dict(loaded.client.query(uuids).result_rows)
     assert rows_of(loaded, "markets_store where volume_usd is null") == 0
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(
-            models, "run_dbt", interrupted_at(3)
-        )  # parse, the first stores, and the next
+        patched.setattr(upgrade, "fill_beside", interrupted_at(3))
         ensure_models(loaded)
     loaded.statements = ensure_models(loaded)
     after = dict(loaded.client.query(uuids).result_rows)

@@ -1,8 +1,8 @@
 """`rebuild` and `upgrade`: derive again from the landing tables, and nothing is read from upstream.
 
-The range of a rebuild is cut into slices that fit into memory, and each slice is a load in the ledger that says "recompute all of
+The range of a rebuild is cut into slices that fit into memory. Each is a load in the ledger that says "recompute all of
 this", settled by the same statements as any load. All slices are written down before the first is settled: whatever a
-crash leaves, the next rebuild or cycle finishes.
+crash leaves, the next rebuild or cycle finishes. An upgrade does the same with what a new version of the models changes.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from typing import Any
 
 SETTLE_TAG = "settle_"
 # Texts in quotes stay; comments and white space are one space.
-NOISE = re.compile(r"('(?:[^'\\]|\\.|'')*')|--[^\n]*|/\*.*?\*/|\s+", re.DOTALL)
+NOISE = re.compile(r"('(?:[^'\\]|\\.|'')*')|(?:--[^\n]*|/\*.*?\*/|\s)+", re.DOTALL)
 
 
 class Change(StrEnum):
@@ -97,7 +97,9 @@ def stores_of(nodes: Sequence[Any]) -> list[Store]:
         if node.unique_id not in rules:
             settings = sorted(node.config.get("query_settings", {}).items())
             parents = [rule(by_id[each]) for each in _parents(node, by_id)]
-            text = f"{without_noise(node.compiled_code)}\0{settings}\0{sorted(parents)}"
+            # Without the names of the databases, which a copy may have other than these.
+            sql = re.sub(rf"`{node.schema}(_raw)?`", r"`\1`", without_noise(node.compiled_code))
+            text = f"{sql}\0{settings}\0{sorted(parents)}"
             rules[node.unique_id] = hashlib.sha256(text.encode()).hexdigest()
         return rules[node.unique_id]
 
@@ -125,7 +127,7 @@ def tag_of(node: Any) -> str:
 
 def without_noise(sql: str) -> str:
     """SQL without comments, and with every white space outside of quotes as one space."""
-    return " ".join(NOISE.sub(lambda found: found[1] or " ", sql).split(" ")).strip()
+    return NOISE.sub(lambda found: found[1] or " ", sql).strip()
 
 
 def _parents(node: Any, by_id: Mapping[str, Any]) -> list[str]:

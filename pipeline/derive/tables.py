@@ -21,7 +21,7 @@ TABLE_SETTINGS = {"replicated_deduplication_window": "0"}
 def definition(run: Run, store: Store, name: str) -> str:
     """The statement that makes the table of a store under another name, empty."""
     config = store.node.config
-    columns = [_column(each) for each in store.node.columns.values()]
+    columns = [column_definition(each) for each in store.node.columns.values()]
     indexes = [f"index {it['name']} {it['definition']}" for it in config.get("indexes") or []]
     partition = _listed(config.get("partition_by"))
     settings = {**(config.get("settings") or {}), **TABLE_SETTINGS}
@@ -35,6 +35,12 @@ def definition(run: Run, store: Store, name: str) -> str:
         + (f"ttl {config['ttl']}\n" if config.get("ttl") else "")
         + f"settings {pairs}"
     )
+
+
+def column_definition(column: Any) -> str:
+    """Name, type and codec of a column of a model."""
+    codec = column.to_dict().get("codec")
+    return f"`{column.name}` {column.data_type}" + (f" codec({codec})" if codec else "")
 
 
 def on_cluster(run: Run) -> str:
@@ -86,11 +92,6 @@ def drop(run: Run, name: str) -> None:
     """Drop a table or view if it is there."""
     database = run.settings.clickhouse_database
     run.client.command(f"drop table if exists {database}.`{name}` {on_cluster(run)} sync")
-
-
-def _column(column: Any) -> str:
-    codec = column.to_dict().get("codec")
-    return f"`{column.name}` {column.data_type}" + (f" codec({codec})" if codec else "")
 
 
 def _listed(keys: Any) -> str:

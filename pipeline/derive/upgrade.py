@@ -18,7 +18,7 @@ from pipeline.derive.cutting import FILLS
 from pipeline.derive.dbt import run_dbt
 from pipeline.derive.owed import owe_all
 from pipeline.derive.stores import Change, Store, change_of, stores_of
-from pipeline.derive.tables import drop, on_cluster, present_shapes, wanted_shape
+from pipeline.derive.tables import column_definition, drop, on_cluster, present_shapes, wanted_shape
 from pipeline.errors import UpgradeNeeded
 from pipeline.warehouse.run import Run
 
@@ -167,12 +167,14 @@ def _rules(run: Run) -> dict[str, str]:
 def _add_columns(run: Run, store: Store) -> None:
     """Add the columns that a store lacks; the rows that are there have their defaults until they are derived again."""
     present = present_shapes(run)[store.name].columns
+    place = "first"
     for column in store.node.columns.values():
         if column.name not in present:
             run.client.command(
                 f"alter table {run.settings.clickhouse_database}.`{store.name}` {on_cluster(run)}"
-                f" add column if not exists `{column.name}` {column.data_type}"
+                f" add column if not exists {column_definition(column)} {place}"
             )
+        place = f"after `{column.name}`"
 
 
 def _left_over(run: Run) -> list[str]:

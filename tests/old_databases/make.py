@@ -35,12 +35,13 @@ def main(archive: Path) -> None:
         world = small_world(matches=700)
         with running(folder / "data", 0) as endpoint, SandboxServer(world) as upstream:
             settings = sandbox_settings(endpoint, "polymarket", folder, upstream)
-            with open_run(settings) as run, run.lock.held("run") as lock:
-                run.prepare()
-                for _ in range(2):
-                    while not run_cycle(run, lock, Patience(1.0)).caught_up:
-                        pass
-                    world.advance(60)
+            with open_run(settings) as run:
+                with run.lock.held("run") as lock:
+                    run.prepare()
+                    for _ in range(2):
+                        while not run_cycle(run, lock, Patience(1.0)).caught_up:
+                            pass
+                        world.advance(60)
                 parts = dict(_parts(run.client))
         with tarfile.open(archive, "w:xz", preset=9) as packed:
             for each, content in parts.items():
@@ -57,6 +58,9 @@ def _parts(client):
         " order by engine in ('View', 'MaterializedView'), metadata_modification_time, name",
         parameters={"databases": list(DATABASES)},
     ).result_rows
+    tables = [
+        table for table in tables if not table[1].startswith("writer_lock")
+    ]  # names a machine
     yield "ddl.json", json.dumps([query for *_, query in tables], indent=1).encode()
     for database, name, engine, _ in tables:
         if engine.endswith("MergeTree"):
