@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from old_worlds import ARCHIVES, unpack
-from test_interruptions import environment
+from test_interruptions import call, environment
 from test_rebuild import contents
 from worlds import (
     all_fills,
@@ -35,7 +35,6 @@ from pipeline.derive.deployments import Deployment, refuse_later
 from pipeline.derive.models import full_refresh_selects, upgrade_of
 from pipeline.derive.prepare import prepare
 from pipeline.derive.rebuild import rebuild
-from pipeline.derive.rebuild import upgrade as upgrade_all
 from pipeline.derive.stores import Change, Shape, change_of, stores_of, without_noise
 from pipeline.derive.tables import SAMPLE, definition
 from pipeline.derive.verify import verify
@@ -368,7 +367,9 @@ def test_a_rebuild_pays_what_is_owed(loaded: Run) -> None:
     assert [each.from_at for each in owed.owed(loaded)] == [
         each.from_at for each in reversed(slices[:-1])
     ]
-    upgrade_all(loaded)
+    answer = call(loaded.settings, "upgrade")
+    assert answer.returncode == 0, answer.stderr
+    assert "fills derived again" in answer.stderr
     assert owed.owed(loaded) == []
 
 

@@ -17,7 +17,7 @@ from pipeline.console import human, step
 from pipeline.derive.cutting import FILLS, plan_fills, slice_of, span_of
 from pipeline.derive.settle import settle
 from pipeline.timerange import TimeRange
-from pipeline.warehouse.ledger import Load
+from pipeline.warehouse.ledger import ROWS_PER_STATEMENT, Load
 from pipeline.warehouse.run import Run
 
 # How long a cycle goes on with it: of the order of the pause between cycles, so that what is live stays live.
@@ -97,15 +97,18 @@ def pay(run: Run, span: TimeRange) -> None:
 
 def _write(run: Run, slices: Sequence[tuple[Load, int]]) -> None:
     """Write what slices owe, if the lock is ours."""
-    if not slices:
-        return
+    for first in range(0, len(slices), ROWS_PER_STATEMENT):
+        run.ledger.prove()
+        _write_some(run, slices[first : first + ROWS_PER_STATEMENT])
+
+
+def _write_some(run: Run, slices: Sequence[tuple[Load, int]]) -> None:
     raw = run.settings.raw_database
     held = run.lock.sql_is_held() if run.lock.number else "1"
     rows = ", ".join(
         f"('{each.table_name}', '{each.from_at:%Y-%m-%d %H:%M:%S.%f}', '{each.to_at:%Y-%m-%d %H:%M:%S.%f}', {rows})"
         for each, rows in slices
     )
-    run.ledger.prove()
     run.client.command(
         f"insert into {raw}.owed_slices (table_name, from_at, to_at, owed_rows, updated_at)"
         " select *, (select greatest(now64(6, 'UTC'), addMicroseconds(max(updated_at), 1))"
