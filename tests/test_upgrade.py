@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from old_worlds import ARCHIVES, unpack
+from pipeline.jobs.patience import Patience
 from test_interruptions import call, environment
 from test_rebuild import contents
 from worlds import (
@@ -40,7 +41,6 @@ from pipeline.derive.tables import SAMPLE, definition
 from pipeline.derive.verify import verify
 from pipeline.errors import NotSettled, SchemaError, UpgradeNeeded
 from pipeline.jobs.cycle import run_cycle
-from pipeline.jobs.patience import Patience
 from pipeline.settings import PROJECT_DIR, Settings
 from pipeline.verbs.status import read_status
 from pipeline.warehouse.client import connect

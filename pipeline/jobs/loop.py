@@ -19,6 +19,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from ingest.sources.base import Source
 from pipeline.console import step
+from pipeline.derive.owed import derive_owed, owed
 from pipeline.derive.prepare import prepare
 from pipeline.derive.settler import Settler
 from pipeline.errors import ClickHouseUnavailable, SettingsError
@@ -33,7 +34,7 @@ from pipeline.warehouse.client import first_line
 from pipeline.warehouse.jobs import read_jobs
 from pipeline.warehouse.run import Run, open_run
 
-SETTLING, BACKFILL, BACKUP = "settling", "backfill", "backup"
+SETTLING, UPGRADE, BACKFILL, BACKUP = "settling", "upgrade", "backfill", "backup"
 SETTLING_EVERY_S = 30.0
 # How long a request of `backfill` or `backup` may go unnoticed.
 REQUESTS_EVERY_S = 2.0
@@ -155,6 +156,9 @@ def _tasks(run: Run, settler: Settler, worker: BackfillWorker) -> list[Job]:
     """What runs beside the sources."""
     return [
         Job(SETTLING, Schedule(SETTLING_EVERY_S), partial(_settle_the_rest, run, settler)),
+        Job(
+            UPGRADE, Schedule(SETTLING_EVERY_S), partial(_derive_owed, run, settler), is_quiet=True
+        ),
         Job(BACKFILL, Schedule(BACKFILL_PAUSE_S), partial(_backfill, worker), is_quiet=True),
         Job(BACKUP, Schedule(REQUESTS_EVERY_S), partial(_backup, run), is_quiet=True),
     ]
@@ -166,6 +170,14 @@ def _settle_the_rest(run: Run, settler: Settler) -> Outcome:
         prepare_books(run)
     settle(run, settler)
     return Outcome(failure="; ".join(settler.problems))
+
+
+def _derive_owed(run: Run, settler: Settler) -> Outcome:
+    """Derive a slice again that an upgrade has left, unless something cannot be settled."""
+    if settler.problems or not owed(run):
+        return Outcome()
+    with run.door.one_at_a_time():
+        return Outcome(caught_up=not derive_owed(run, budget_s=0.0))
 
 
 def _backfill(worker: BackfillWorker) -> Outcome:
