@@ -79,8 +79,12 @@ class Plan:
     where: str = ""
 
 
-def plans(truth: Truth) -> Iterator[Plan]:
-    """The promised tables, each made in its turn, because the largest take gigabytes."""
+def plans(truth: Truth, filled_rows: int) -> Iterator[Plan]:
+    """The promised tables, each made in its turn, because the largest take gigabytes.
+
+    Args:
+        filled_rows: see `reconcile`.
+    """
     of_candle = ("token_id", "bucket_at")
     yield Plan("order_fills", truth.order_fills, ("tx_hash", "order_hash", "log_index"))
     yield Plan("trades", truth.trades, ("tx_hash", "order_hash"))
@@ -90,8 +94,8 @@ def plans(truth: Truth) -> Iterator[Plan]:
     yield Plan("ohlcv_1h", truth.candles("1h"), of_candle)
     yield Plan("ohlcv_1d", truth.candles("1d"), of_candle)
     yield Plan("market_ohlcv_1h", truth.market_ohlcv_1h, ("market_id", "bucket_at"))
-    yield _sample_of_filled(truth, "1m")
-    yield _sample_of_filled(truth, "1h")
+    yield _sample_of_filled(truth, "1m", filled_rows)
+    yield _sample_of_filled(truth, "1h", filled_rows)
     yield Plan("ohlcv_1d_filled", truth.filled_candles("1d"), of_candle)
     yield Plan("volume_daily", truth.volume_daily, ("day", "token_id"))
     yield Plan("market_volume_daily", truth.market_volume_daily, ("day", "market_id"))
@@ -112,9 +116,9 @@ def plans(truth: Truth) -> Iterator[Plan]:
     yield Plan("position_ids", truth.position_ids, ("token_id",))
 
 
-def _sample_of_filled(truth: Truth, interval: str) -> Plan:
+def _sample_of_filled(truth: Truth, interval: str, most_rows: int) -> Plan:
     """Gap-filled candles of as many tokens as are compared in seconds, every row of theirs."""
-    tokens = truth.filled_sample(interval, FILLED_ROWS)
+    tokens = truth.filled_sample(interval, most_rows)
     return Plan(
         f"ohlcv_{interval}_filled",
         truth.filled_candles(interval, tokens),
@@ -128,10 +132,16 @@ def reconcile(
     database: str,
     truth: Truth,
     on_table: Callable[[str], None] = lambda table: None,
+    filled_rows: int = FILLED_ROWS,
 ) -> list[Check]:
-    """Compare every promised table with the truth, one check each; `on_table` is told each before its turn."""
+    """Compare every promised table with the truth, one check each.
+
+    Args:
+        on_table: is told each before its turn.
+        filled_rows: gap-filled candles of an interval that are compared, where there are more.
+    """
     checks = []
-    for plan in plans(truth):
+    for plan in plans(truth, filled_rows):
         on_table(plan.table)
         checks.append(_compare(client, database, plan))
     return checks

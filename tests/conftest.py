@@ -7,10 +7,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import clickhouse_connect
 import pytest
 from hypothesis import settings as hypothesis_settings
-from worlds import make_settings, prepared, sandbox_settings
+from worlds import emptied, make_settings, prepared, sandbox_settings
 
 from embedded_clickhouse import Endpoint, running
 from pipeline.derive.prepare import prepare
@@ -32,16 +31,30 @@ def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
         yield endpoint
 
 
+@pytest.fixture(scope="session")
+def copies() -> list[str]:
+    """Prefixes of copies of the template that are as it was, without data."""
+    return []
+
+
 @pytest.fixture
-def database_prefix(clickhouse: Endpoint) -> Iterator[str]:
-    """A prefix that no other test uses; databases `<prefix>` and `<prefix>_raw` are dropped."""
-    prefix = f"t_{uuid.uuid4().hex[:8]}"
+def database_prefix(
+    request: pytest.FixtureRequest, clickhouse: Endpoint, copies: list[str], tmp_path: Path
+) -> Iterator[str]:
+    """A prefix that no other test uses meanwhile; databases `<prefix>` and `<prefix>_raw` are dropped.
+
+    A test that begins with a copy of the template may get one that another test has left, and leaves its own.
+    """
+    is_copy = not {"run", "reading_from"}.isdisjoint(request.fixturenames)
+    template = request.getfixturevalue("template") if is_copy else None
+    prefix = copies.pop() if is_copy and copies else f"t_{uuid.uuid4().hex[:8]}"
     yield prefix
-    client = clickhouse_connect.get_client(
-        host=clickhouse.host, port=clickhouse.port, password=clickhouse.password
-    )
-    for database in (prefix, f"{prefix}_raw"):
-        client.command(f"drop database if exists {database}")
+    with open_run(make_settings(clickhouse, prefix, tmp_path)) as run:
+        if template and run.has_database(f"{prefix}_raw") and emptied(run, template):
+            copies.append(prefix)
+            return
+        for database in (prefix, f"{prefix}_raw"):
+            run.client.command(f"drop database if exists {database}")
 
 
 @pytest.fixture(scope="session")
@@ -71,6 +84,28 @@ def reading_from(
         return prepared(settings, template)
 
     return opened
+
+
+@pytest.fixture(scope="module")
+def settled_by(
+    clickhouse: Endpoint, template: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[Callable[[Run], None]], Settings]]:
+    """Settings of databases that a function has filled, once per module, for `worlds.copy_rows`."""
+    prefixes: list[str] = []
+
+    def filled(fill: Callable[[Run], None]) -> Settings:
+        prefixes.append(f"t_{uuid.uuid4().hex[:8]}")
+        folder = tmp_path_factory.mktemp("settled")
+        settings = make_settings(clickhouse, prefixes[-1], folder)
+        with prepared(settings, template) as run:
+            fill(run)
+        return settings
+
+    yield filled
+    with open_run(template) as run:
+        for prefix in prefixes:
+            run.client.command(f"drop database if exists {prefix}")
+            run.client.command(f"drop database if exists {prefix}_raw")
 
 
 @pytest.fixture

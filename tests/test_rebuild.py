@@ -14,7 +14,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from worlds import all_fills, assert_equals_truth, land, land_gamma, rows_of, settle_all
+from worlds import all_fills, assert_equals_truth, copy_rows, land, land_gamma, rows_of, settle_all
 
 from pipeline.derive.cutting import cut, span_of
 from pipeline.derive.rebuild import plan, rebuild
@@ -38,12 +38,20 @@ def world() -> World:
     return World.generate(11, now=NOW, markets=30, matches=1200, v1_days=2.4, v2_days=2)
 
 
+@pytest.fixture(scope="module")
+def settled_once(settled_by, world: World) -> Settings:
+    def fill(run: Run) -> None:
+        land_gamma(run, world)
+        land(run, all_fills(world))
+        settle_all(run)
+
+    return settled_by(fill)
+
+
 @pytest.fixture
-def settled(run: Run, world: World) -> Run:
+def settled(run: Run, settled_once: Settings) -> Run:
     """A run whose world is landed and settled."""
-    land_gamma(run, world)
-    land(run, all_fills(world))
-    settle_all(run)
+    copy_rows(run, settled_once)
     return run
 
 

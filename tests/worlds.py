@@ -1,6 +1,8 @@
 """Helpers for tests that run the pipeline: settings for a database prefix, and databases with the models already built.
 
-dbt takes seconds to build the models, so one template is built per session and copied by its DDL.
+dbt takes seconds to build the models, so one template is built per session and copied by its DDL. That takes two seconds
+still, so a copy that a test has left as it was made is emptied and given to the next test. A world that many tests of a
+module begin with is settled once, and its parts are attached to the databases of each.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ COLUMNS = [
     "is_deleted",
     "load_id",
 ]
+FILLED_ROWS = 15_000  # compared in each of many tests; `demo` and `chaos` compare 100,000
 HISTORY = timedelta(days=0.3)  # of fills of each generation, with room
 
 
@@ -110,7 +113,8 @@ def small_world(
 def prepared(settings: Settings, template: Settings):
     """An open run on a copy of the template's databases, as `prepare` would leave it."""
     with open_run(settings) as run:
-        copy_databases(run, template)
+        if not run.has_database(settings.raw_database):  # else they are a copy that was emptied
+            copy_databases(run, template)
         prepare(run)
         yield run
 
@@ -120,29 +124,86 @@ def copy_databases(run: Run, template: Settings) -> None:
 
     The template may be in another ClickHouse.
     """
-    old, new = template.clickhouse_database, run.settings.clickhouse_database
+    new = run.settings.clickhouse_database
     for database in (f"{new}_raw", new):
         run.client.command(f"create database if not exists {database}")
     with open_run(template) as source:
-        # Tables before the views that read them, views in the order in which they were made.
-        tables = source.client.query(
-            "select create_table_query from system.tables where database in ({raw:String}, {models:String})"
-            " order by engine in ('View', 'MaterializedView'), metadata_modification_time, name",
-            parameters={"raw": f"{old}_raw", "models": old},
-        ).result_rows
-        copied = {
-            table: source.client.query(f"select * from {old}_raw.{table}")
-            for table in ("schema_migrations", "deployed_stores")
-        }
-        statements, relations = source.client.query(
-            f"select statements, relations from {old}_raw.model_deployments final"
-        ).result_rows[0]
-    pending = [query.replace(old, new) for (query,) in tables]
-    while pending:
-        failed = [query for query in pending if not _created(run, query)]
-        if len(failed) == len(pending):
-            run.client.command(failed[0])  # raises, and says why
-        pending = failed
+        pending = list(_definitions(source, new))
+        while pending:
+            failed = [query for query in pending if not _created(run, query)]
+            if len(failed) == len(pending):
+                run.client.command(failed[0])  # raises, and says why
+            pending = failed
+        _copy_books(source, run)
+
+
+def emptied(run: Run, template: Settings) -> bool:
+    """Empty a copy of the template for the next test; False if it cannot be made as it was.
+
+    Tables beyond those of the template go, such as dlt's. The copy is given up if one of the template's is changed or gone,
+    or if a statement still runs in it.
+    """
+    new = run.settings.clickhouse_database
+    names = {"databases": [new, f"{new}_raw"]}
+    busy = run.client.query(
+        "select (select count() from system.processes where position(query, {name:String}) and query_id != queryID())"
+        " + (select count() from system.mutations where database in {databases:Array(String)} and not is_done)",
+        parameters=names | {"name": new},
+    ).result_rows[0][0]
+    tables = run.client.query(
+        "select create_table_query, database || '.' || name, has_parts from system.tables left join ("
+        "   select database, table as name, 1 as has_parts from system.parts where active group by all"
+        " ) as parts using (database, name) where database in {databases:Array(String)}",
+        parameters=names,
+    ).result_rows
+    with open_run(template) as source:
+        wanted = set(_definitions(source, new))
+        if busy or not wanted <= {query for query, _, _ in tables}:
+            return False
+        for query, name, has_parts in tables:
+            if query not in wanted:
+                run.client.command(f"drop table {name}")
+            elif has_parts:
+                run.client.command(f"truncate table {name}")
+        _copy_books(source, run)
+    return True
+
+
+def copy_rows(run: Run, settled: Settings) -> None:
+    """Fill the empty databases of a run with the rows of others in the same ClickHouse, as they were loaded and settled."""
+    new, old = run.settings.clickhouse_database, settled.clickhouse_database
+    tables = run.client.query(
+        "select distinct database, table from system.parts where active and database in {databases:Array(String)}"
+        " and table not in ('schema_migrations', 'deployed_stores', 'model_deployments')",
+        parameters={"databases": [old, f"{old}_raw"]},
+    ).result_rows
+    for database, table in tables:
+        copy = f"{new}{database.removeprefix(old)}.{table}"
+        run.client.command(f"alter table {copy} attach partition all from {database}.{table}")
+
+
+def _definitions(source: Run, name: str) -> dict[str, None]:
+    """How the tables and views of a template are made under another name, in the order in which they can be."""
+    old = source.settings.clickhouse_database
+    # Tables before the views that read them, views in the order in which they were made.
+    tables = source.client.query(
+        "select create_table_query from system.tables where database in ({raw:String}, {models:String})"
+        " order by engine in ('View', 'MaterializedView'), metadata_modification_time, name",
+        parameters={"raw": f"{old}_raw", "models": old},
+    ).result_rows
+    return {query.replace(old, name): None for (query,) in tables}
+
+
+def _copy_books(source: Run, run: Run) -> None:
+    """Note in a copy of the template what is noted in the template: its migrations and its models."""
+    old, new = source.settings.clickhouse_database, run.settings.clickhouse_database
+    copied = {
+        table: source.client.query(f"select * from {old}_raw.{table}")
+        for table in ("schema_migrations", "deployed_stores")
+    }
+    statements, relations = source.client.query(
+        f"select statements, relations from {old}_raw.model_deployments final"
+    ).result_rows[0]
     for table, rows in copied.items():
         run.client.insert(
             table, rows.result_rows, column_names=rows.column_names, database=f"{new}_raw"
@@ -243,7 +304,9 @@ def land_gamma(run: Run, world: World) -> None:
 
 
 def assert_equals_truth(run: Run, world: World) -> None:
-    checks = reconcile(run.client, run.settings.clickhouse_database, Truth(world))
+    """Every promised table is equal; of gap-filled candles, which follow from the others, those of a few tokens."""
+    database = run.settings.clickhouse_database
+    checks = reconcile(run.client, database, Truth(world), filled_rows=FILLED_ROWS)
     wrong = {c.name: c.differences or (c.expected, c.actual) for c in checks if not c.equal}
     assert not wrong, wrong
 
