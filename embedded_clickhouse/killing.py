@@ -26,6 +26,8 @@ _COLUMNS = "kill_status String, query_id String, user String, query String"
 
 def kills_queries(text: bytes) -> bool:
     """Whether a statement is a KILL QUERY that kills; with TEST it only says whom it would."""
+    if sqltext.verb(text) != "KILL":
+        return False
     query = sqltext.output_clauses(text).query
     words = [token.text.upper() if token.kind == "word" else b"" for token in tokens(query)]
     return words[:2] == [b"KILL", b"QUERY"] and words[-1] != b"TEST"
@@ -120,9 +122,11 @@ class Running:
         Returns:
             The SELECT that has a server's answer; None if it is no `KILL QUERY WHERE query_id = '…'`.
         """
+        if not may_kill or sqltext.verb(text) != "KILL":
+            return None
         query, output_format, tail = sqltext.output_clauses(text)
         found = _KILL.fullmatch(query)
-        if found is None or not may_kill:
+        if found is None:
             return None
         name = found[1].decode("utf-8", "replace")
         calls = list(self._calls.get(name, ()))
