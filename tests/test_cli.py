@@ -285,6 +285,14 @@ def test_clickhouse_stays_up_until_stopped(environment: dict[str, str], tmp_path
         assert server.wait(timeout=20) == 130
 
 
+def test_verbs_that_load_nothing_wait_for_no_import_of_dlt_or_dbt() -> None:
+    modules = "pipeline.verbs.report, pipeline.verbs.status, pipeline.verbs.query, pipeline.derive.rebuild"
+    code = f"import sys, {modules}; print(sorted(sys.modules.keys() & {{'dlt', 'dbt', 'pandas'}}))"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=PROJECT_DIR, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[]\n", done.stderr
+
+
 def test_status_names_the_file_of_the_password_and_not_the_password(
     environment: dict[str, str], tmp_path: Path
 ) -> None:

@@ -1,4 +1,7 @@
-"""How answers look on a terminal: tables and short lines, nothing that needs a wide screen."""
+"""How answers look on a terminal: tables and short lines, nothing that needs a wide screen.
+
+Every verb imports this module, so what takes long to import (dlt, a second) is imported where it is needed.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,9 @@ from rich.markup import escape
 from embedded_clickhouse.ownership import make_folder
 from embedded_clickhouse.passwords import OWNER, READER, password_file, password_of
 from pipeline.console import human, out, simple_table
-from pipeline.derive.cutting import span_of
 from pipeline.jobs.freshness import COMPLETE, Freshness
-from pipeline.jobs.slicing import SLICED, Plan, at
 from pipeline.timerange import show
-from pipeline.verbs.doctor import Finding
-from pipeline.verbs.status import JobStatus, Status
 from pipeline.warehouse.jobs import RUNNING
-from pipeline.warehouse.ledger import Load
 
 if TYPE_CHECKING:
     from pipeline.derive.comparison import Verdict
@@ -24,7 +22,11 @@ if TYPE_CHECKING:
     from pipeline.jobs.backup import Made
     from pipeline.jobs.backup_file import Manifest
     from pipeline.jobs.replay import Replay
+    from pipeline.jobs.slicing import Plan
     from pipeline.settings import Settings
+    from pipeline.verbs.doctor import Finding
+    from pipeline.verbs.status import JobStatus, Status
+    from pipeline.warehouse.ledger import Load
 
 
 def how_to_connect(settings: Settings) -> str:
@@ -174,6 +176,8 @@ def print_verdicts(verdicts: list[Verdict]) -> None:
 
 def print_slices(slices: list[Load]) -> None:
     """Print what a rebuild would do."""
+    from pipeline.derive.cutting import span_of
+
     table = simple_table(("raw table", "left"), ("from", "left"), ("to", "left"), ("rows", "right"))
     for load in slices:
         span = span_of(load)
@@ -185,6 +189,8 @@ def print_slices(slices: list[Load]) -> None:
 
 def print_plan(plan: Plan) -> None:
     """Print what a backfill would do."""
+    from pipeline.jobs.slicing import SLICED, at
+
     table = simple_table(
         ("source", "left"), ("from", "left"), ("to", "left"), ("slices", "right"), ("done", "right")
     )

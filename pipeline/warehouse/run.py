@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from clickhouse_connect.driver.client import Client
 
-from ingest.land.working_folder import of_writer
 from ingest.sources import SOURCES
 from ingest.sources.desk import Desk
 from pipeline.errors import RestoreUnfinished
@@ -74,6 +73,8 @@ class Run:
         folder = self.settings.dlt_pipelines_dir
         if not self.lock.number:
             return folder
+        from ingest.land.working_folder import of_writer  # dlt takes a second to import
+
         return of_writer(folder, self.settings.raw_database, self.lock.number, PIPELINES)
 
     def refuse_unfinished(self) -> None:
