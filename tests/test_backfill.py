@@ -19,7 +19,14 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from worlds import all_fills, assert_equals_truth, land_gamma, prepared, sandbox_settings
+from worlds import (
+    PATIENCE_S,
+    all_fills,
+    assert_equals_truth,
+    land_gamma,
+    prepared,
+    sandbox_settings,
+)
 
 from embedded_clickhouse import Endpoint
 from ingest.queue.slices import SlicePage
@@ -389,7 +396,7 @@ def started(environment: dict[str, str], *arguments: str) -> Iterator[subprocess
 
 def call(environment: dict[str, str], *arguments: str) -> tuple[int, str, str]:
     with started(environment, *arguments) as process:
-        output, errors = process.communicate(timeout=180)
+        output, errors = process.communicate(timeout=PATIENCE_S)
         assert "Traceback" not in errors, errors
         return process.returncode, output, errors
 
@@ -404,7 +411,7 @@ def test_killed_again_and_again_it_ends_equal(filling: Run, polymarket: SandboxS
     for _ in range(3):
         before = landed(filling)[0]
         with started(environment, *FROM) as process:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + PATIENCE_S
             while landed(filling)[0] == before and process.poll() is None:
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
@@ -466,7 +473,7 @@ def reconciled(run: Run, world: World) -> list[str]:
     return [check.name for check in checks if not check.equal]
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -518,7 +525,7 @@ def test_watching_ends_by_a_signal_or_a_cancellation(
             wait_for(lambda: bool(books(filling).in_state("requested")))
             wait_for_line(watching, "does the work")
             watching.send_signal(signal.SIGINT)
-            errors = watching.communicate(timeout=20)[1]
+            errors = watching.communicate(timeout=PATIENCE_S)[1]
             assert watching.returncode == 130
             assert "`backfill --cancel` takes it back" in errors
         requested = len(books(filling).in_state("requested"))
@@ -526,7 +533,7 @@ def test_watching_ends_by_a_signal_or_a_cancellation(
             wait_for_line(watching, "does the work")
             code, output, _ = call(environment, "backfill", "--cancel")
             assert (code, output) == (0, f"{requested} slices cancelled\n")
-            errors = watching.communicate(timeout=20)[1]
+            errors = watching.communicate(timeout=PATIENCE_S)[1]
             assert watching.returncode == 1
             assert errors.endswith(f"backfill: {requested} slices were cancelled\n")
     assert landed(filling) == (0, 0)
@@ -538,7 +545,7 @@ def test_another_verb_is_waited_for(filling: Run, polymarket: SandboxServer) -> 
         with filling.lock.held("rebuild"):
             process = until_it_ends.enter_context(started(environment, *FROM))
             wait_for_line(process, "waiting for `rebuild` (pid")
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0, errors
     assert_equals_truth(filling, polymarket.world)
 

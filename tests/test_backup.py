@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 from test_cli import call, command, started
 from worlds import (
+    PATIENCE_S,
     all_fills,
     assert_equals_truth,
     land,
@@ -274,7 +275,7 @@ def test_beside_a_loop_the_loop_writes_the_backup(
         refused = call(env, tmp_path, "restore", str(made), "--replace")
         assert refused.returncode == 3 and f"`loop` (pid {loop.pid}" in refused.stderr
         loop.send_signal(signal.SIGTERM)
-        assert loop.wait(timeout=60) == 143
+        assert loop.wait(timeout=PATIENCE_S) == 143
     check(made, has_network=False)
     with open_run(settings) as run:
         restore(run, made, replace=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from worlds import (
     COLUMNS,
+    PATIENCE_S,
     all_fills,
     land,
     land_gamma,
@@ -187,7 +188,7 @@ def test_a_little_of_everything_loses_and_doubles_nothing() -> None:
         env=os.environ,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     first, *_, last = done.stdout.splitlines()

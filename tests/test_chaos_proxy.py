@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from worlds import PATIENCE_S
 
 from chaos.proxy import Proxy
 from chaos.schedule import FAULT_KINDS, Fault
@@ -25,7 +26,9 @@ class Session:
 
     def send(self, statement: str, connection: http.client.HTTPConnection | None = None) -> bytes:
         """The body of the answer; whatever stopped it is raised."""
-        connection = connection or http.client.HTTPConnection("127.0.0.1", self._port, timeout=20)
+        connection = connection or http.client.HTTPConnection(
+            "127.0.0.1", self._port, timeout=PATIENCE_S
+        )
         body = statement.format(self._table).encode()
         connection.request("POST", "/?wait_end_of_query=1", body, self.signed)
         answer = connection.getresponse()
@@ -113,7 +116,7 @@ def test_a_connection_is_used_again_and_a_chunked_body_passes(
     proxy: Proxy, session: Session
 ) -> None:
     proxy.arm([])
-    connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=PATIENCE_S)
     assert session.send("select 1", connection) == b"1\n"
     pieces = [b"select ", b"2"]
     connection.request("POST", "/", iter(pieces), session.signed, encode_chunked=True)

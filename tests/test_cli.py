@@ -19,12 +19,13 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
-from worlds import HISTORY, small_world
+from worlds import HISTORY, PATIENCE_S, small_world
 
 from embedded_clickhouse import Endpoint
 from ingest.sources.goldsky.settings import ARCHIVE_END
 from pipeline.settings import PROJECT_DIR
 from pipeline.verbs.cli import cli
+from pipeline.warehouse.run import Run
 from sandbox.server import SandboxServer
 
 NOWHERE = "http://127.0.0.1:9"
@@ -44,6 +45,12 @@ def environment(clickhouse: Endpoint, database_prefix: str, tmp_path: Path) -> d
         "POLYGON_RPC_URL": NOWHERE,
         "HTTP_GIVE_UP_S": "0",
     }
+
+
+@pytest.fixture
+def prepared_environment(environment: dict[str, str], run: Run) -> dict[str, str]:
+    """The same with schema and models in place, because dbt takes 20 s of processor time."""
+    return environment
 
 
 @pytest.fixture
@@ -76,7 +83,7 @@ def call(
         input=given,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
     )
 
 
@@ -218,14 +225,15 @@ def test_one_cycle_and_its_status(upstream_environment: dict[str, str], tmp_path
 
     info = subprocess.run(
         [Path(sys.executable).parent / "dlt", "pipeline", "--pipelines-dir", tmp_path / "dlt", "polymarket_polygon", "info"],
-        capture_output=True, text=True, cwd=tmp_path, timeout=60,
+        capture_output=True, text=True, cwd=tmp_path, timeout=PATIENCE_S,
     )  # fmt: skip
     assert info.returncode == 0 and "order_filled_chain" in info.stdout, info.stdout + info.stderr
 
 
 def test_dead_upstreams_are_one_line_and_exit_code_1(
-    environment: dict[str, str], tmp_path: Path
+    prepared_environment: dict[str, str], tmp_path: Path
 ) -> None:
+    environment = prepared_environment
     answer = call(environment, tmp_path)
     assert answer.returncode == 1
     assert "Traceback" not in answer.stderr
@@ -276,20 +284,22 @@ def test_clickhouse_stays_up_until_stopped(environment: dict[str, str], tmp_path
     )
     with started(env, tmp_path, "clickhouse", until="until Ctrl-C") as server:
         url = server.first_lines.split("at ")[1].split(" ")[0]
-        assert urllib.request.urlopen(f"{url}ping", timeout=5).read() == b"Ok.\n"
+        assert urllib.request.urlopen(f"{url}ping", timeout=PATIENCE_S).read() == b"Ok.\n"
         second = call(env, tmp_path, "clickhouse")
         assert second.returncode == 1
         assert f"in use by process {server.pid}" in second.stderr
         assert call(env, tmp_path, "sql", "select 1").stdout == "1\n1\n"  # shares it
         server.send_signal(signal.SIGINT)
-        assert server.wait(timeout=20) == 130
+        assert server.wait(timeout=PATIENCE_S) == 130
 
 
 def test_verbs_that_load_nothing_wait_for_no_import_of_dlt_or_dbt() -> None:
     modules = "pipeline.verbs.report, pipeline.verbs.status, pipeline.verbs.query, pipeline.derive.rebuild"
     code = f"import sys, {modules}; print(sorted(sys.modules.keys() & {{'dlt', 'dbt', 'pandas'}}))"
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=PROJECT_DIR, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        command, cwd=PROJECT_DIR, capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert done.stdout == "[]\n", done.stderr
 
 
@@ -320,11 +330,13 @@ def test_the_sandbox_says_how_to_use_it(environment: dict[str, str], tmp_path: P
             request = urllib.request.Request(
                 urls["POLYGON_RPC_URL"], ask, {"Content-Type": "application/json"}
             )
-            heads.append(int(json.load(urllib.request.urlopen(request, timeout=5))["result"], 16))
+            heads.append(
+                int(json.load(urllib.request.urlopen(request, timeout=PATIENCE_S))["result"], 16)
+            )
             time.sleep(1)
         assert heads[1] > heads[0]  # it is alive
         server.send_signal(signal.SIGTERM)
-        assert server.wait(timeout=20) == 143
+        assert server.wait(timeout=PATIENCE_S) == 143
 
 
 @pytest.mark.parametrize("arguments", [["sql", "select 1"], ["clickhouse"], ["sandbox", "--port"]])
@@ -367,7 +379,7 @@ def test_an_output_that_takes_nothing_is_no_traceback(
     """A full disk, a closed output and a closed pipe."""
     line = f"{shlex.join(command(*arguments))} {output}"
     answer = subprocess.run(
-        line, shell=True, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True, timeout=60
+        line, shell=True, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True, timeout=PATIENCE_S
     )  # fmt: skip
     assert "Traceback" not in answer.stderr and "Exception ignored" not in answer.stderr
     assert answer.stderr.count("\n") <= 1
@@ -380,11 +392,11 @@ def test_an_output_that_takes_nothing_is_no_traceback(
 
 @pytest.mark.parametrize("folder", ["/dev/full", "/proc/dlt", "taken/dlt"])
 def test_a_dlt_folder_that_cannot_be_written_is_one_line(
-    environment: dict[str, str], tmp_path: Path, folder: str
+    prepared_environment: dict[str, str], tmp_path: Path, folder: str
 ) -> None:
     """Whatever the operating system says of it."""
     (tmp_path / "taken").write_text("")
-    answer = call(environment | {"DLT_PIPELINES_DIR": str(tmp_path / folder)}, tmp_path)
+    answer = call(prepared_environment | {"DLT_PIPELINES_DIR": str(tmp_path / folder)}, tmp_path)
     assert answer.returncode == 1
     assert "Traceback" not in answer.stderr
     last = answer.stderr.splitlines()[-1]

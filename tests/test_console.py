@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from worlds import PATIENCE_S
 
 from pipeline.settings import PROJECT_DIR
 
@@ -34,7 +35,7 @@ def say_hello(
         stdout=subprocess.PIPE,
         stderr=stderr,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
 
 
@@ -83,7 +84,7 @@ def test_a_log_file_that_cannot_be_written_is_one_line(name: str, tmp_path: Path
         env=os.environ | {"LOG_FILE": str(tmp_path / name)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     assert (answer.returncode, answer.stdout) == (2, "")
     assert answer.stderr.startswith("LOG_FILE: ")
@@ -119,7 +120,7 @@ def test_no_width_wraps_or_cuts_an_answer(columns: str) -> None:
             env=os.environ | {"COLUMNS": width, "PYTHONPATH": str(PROJECT_DIR)},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_S,
             check=True,
         ).stdout
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from worlds import copied_checkout
+from worlds import PATIENCE_S, copied_checkout
 
 from pipeline.verbs.demo import sparkline
 
@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def demo(folder: Path) -> subprocess.CompletedProcess:
     return subprocess.run(
         [folder / ".venv/bin/python", "run_pipeline.py", "demo", "--matches", "1500"],
-        cwd=folder, capture_output=True, text=True, timeout=180,
+        cwd=folder, capture_output=True, text=True, timeout=PATIENCE_S,
     )  # fmt: skip
 
 
@@ -59,7 +59,7 @@ def test_the_commands_it_prints_work_as_printed(
     assert len(commands) >= 4
     for text in commands:
         answer = subprocess.run(
-            shlex.split(text), cwd=folder, capture_output=True, text=True, timeout=120
+            shlex.split(text), cwd=folder, capture_output=True, text=True, timeout=PATIENCE_S
         )
         assert answer.returncode == 0, f"{text}\n{answer.stdout}{answer.stderr}"
         assert answer.stdout.strip(), text
@@ -68,7 +68,7 @@ def test_the_commands_it_prints_work_as_printed(
 def test_a_second_demo_starts_from_nothing(demo: subprocess.CompletedProcess, folder: Path) -> None:
     again = subprocess.run(
         [folder / ".venv/bin/python", "run_pipeline.py", "demo", "--matches", "300", "--seed", "8"],
-        cwd=folder, capture_output=True, text=True, timeout=180,
+        cwd=folder, capture_output=True, text=True, timeout=PATIENCE_S,
     )  # fmt: skip
     assert again.returncode == 0, again.stdout + again.stderr
     assert "300 matches, seed 8" in again.stdout

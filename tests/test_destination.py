@@ -25,6 +25,7 @@ from dlt.destinations.exceptions import (
 )
 from dlt.extract import storage as extract_storage
 from ingest_runs import Lake, make_landing_tables, open_lake
+from worlds import PATIENCE_S
 
 from ingest.errors import LoadError
 from ingest.land import loader
@@ -442,7 +443,9 @@ def test_dlt_command_line_reads_the_working_folder(lake: Lake) -> None:
     for verb, words in (("info", "fills with 1 table(s)"), ("trace", "order_filled: 10 row(s)")):
         command = [Path(sys.executable).parent / "dlt", "pipeline"]
         command += ["--pipelines-dir", lake.folder, "counter", verb]
-        done = subprocess.run(command, capture_output=True, text=True, env=os.environ, timeout=60)
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=os.environ, timeout=PATIENCE_S
+        )
         assert done.returncode == 0, done.stderr
         assert words in done.stdout
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError, ProgrammingError
+from worlds import PATIENCE_S
 
 ROWS = 1_000_000
 
@@ -225,7 +226,7 @@ def test_readers_go_on_while_rows_are_inserted(connect):
     thread.start()
     for start in range(0, 400_000, 20_000):
         writer.insert("t", [[n] for n in range(start, start + 20_000)], column_names=["a"])
-    thread.join(timeout=30)
+    thread.join(timeout=PATIENCE_S)
 
     assert seen == sorted(seen)
     assert {count % 20_000 for count in seen} == {0}

@@ -10,6 +10,7 @@ from dataclasses import replace
 from urllib.parse import urlencode
 
 import pytest
+from worlds import PATIENCE_S
 
 from embedded_clickhouse import Access, running
 
@@ -39,7 +40,7 @@ class Answer:
 
 
 def ask(endpoint, body=b"", method="POST", headers=None, **params):
-    connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=30)
+    connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=PATIENCE_S)
     signed = {"X-ClickHouse-Key": endpoint.password} if endpoint.password else {}
     signed |= headers or {}
     connection.request(method, "/?" + urlencode(params), body, signed)
@@ -150,14 +151,14 @@ def test_settings_of_an_insert_count(clickhouse, table):
 
 def test_an_insert_that_breaks_off_leaves_no_row_of_its_last_block(clickhouse, table):
     """The client promises more than it sends, and what it sent would be whole rows."""
-    connection = http.client.HTTPConnection(clickhouse.host, clickhouse.port, timeout=30)
+    connection = http.client.HTTPConnection(clickhouse.host, clickhouse.port, timeout=PATIENCE_S)
     connection.putrequest("POST", "/?" + urlencode({"query": f"insert into {table} format TSV"}))
     connection.putheader("X-ClickHouse-Key", clickhouse.password)
     connection.putheader("Content-Length", "1000000")
     connection.endheaders(b"1\tone\n2\ttwo\n")
     time.sleep(0.3)
     connection.close()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     running = (
         "select count() from system.processes"
         " where query ilike '%infile%' and query not ilike '%processes%'"
@@ -345,7 +346,7 @@ def test_a_client_that_leaves_takes_its_query_with_it(clickhouse):
     running_now = b"select count() from system.processes where query like '%left' || ' alone%'"
 
     def wait_for(count):
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE_S
         while (found := ask(clickhouse, running_now).text) != f"{count}\n":
             assert time.monotonic() < deadline, found
             time.sleep(0.02)
@@ -364,7 +365,7 @@ def test_a_client_that_stops_reading_holds_its_query_up_and_nobody_else(clickhou
 
     started = time.monotonic()
     assert ask(clickhouse, b"select 1").text == "1\n"
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 20  # a client has 30 s to go on reading
     connection.close()
 
 
@@ -382,7 +383,7 @@ def test_many_clients_are_served_at_once(clickhouse):
         thread.join()
 
     assert answers == ["0\n"] * 16
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 16 * 0.5
 
 
 def test_only_the_password_lets_a_client_in(tmp_path):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from test_embedded_clickhouse_http import ask
+from worlds import PATIENCE_S
 
 from embedded_clickhouse import Endpoint, running
 
@@ -24,7 +25,7 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
 
 def join(endpoint: Endpoint, sql: str, length: int | None = None) -> socket.socket:
     """Send a statement, and read nothing of its answer."""
-    client = socket.create_connection((endpoint.host, endpoint.port), timeout=20)
+    client = socket.create_connection((endpoint.host, endpoint.port), timeout=PATIENCE_S)
     length = len(sql) if length is None else length
     client.sendall(
         f"POST / HTTP/1.1\r\nHost: localhost\r\nX-ClickHouse-Key: {endpoint.password}\r\n"
@@ -45,7 +46,7 @@ def read_to_end(client: socket.socket) -> bytes:
 
 
 def wait_until_gone(endpoint: Endpoint) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_S
     while (left := ask(endpoint, CROWD_RUNS).text) != "0\n":
         assert time.monotonic() < deadline, left
         time.sleep(0.05)
@@ -53,7 +54,7 @@ def wait_until_gone(endpoint: Endpoint) -> None:
 
 @pytest.mark.parametrize("sent", [b"", b"POST / HTTP/1.1\r\nHost: loc"])
 def test_a_head_that_does_not_end_is_not_waited_for(impatient: Endpoint, sent: bytes) -> None:
-    with socket.create_connection((impatient.host, impatient.port), timeout=20) as client:
+    with socket.create_connection((impatient.host, impatient.port), timeout=PATIENCE_S) as client:
         client.sendall(sent)
         assert read_to_end(client) == b""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import clickhouse_connect
 import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError
+from worlds import PATIENCE_S
 
 from embedded_clickhouse import Access, EmbeddedError, running, serve
 
@@ -33,7 +34,14 @@ def is_alive(pid):
         return False
 
 
-def wait_for_end(pid, seconds):
+def wait_for_statement(endpoint, beginning):
+    client = connect(endpoint)
+    running = f"select count() from system.processes where startsWith(query, '{beginning}')"
+    while client.command(running) == 0:
+        time.sleep(0.01)
+
+
+def wait_for_end(pid, seconds=PATIENCE_S):
     deadline = time.monotonic() + seconds
     while is_alive(pid):
         assert time.monotonic() < deadline, f"process {pid} still runs"
@@ -58,7 +66,7 @@ def serve_in_foreground(path, *arguments):
         [sys.executable, "-m", "embedded_clickhouse", "--path", str(path), *arguments],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE_S,
     )
 
 
@@ -77,7 +85,7 @@ def test_a_server_in_the_foreground_says_when_it_is_ready(tmp_path):
     assert connect(endpoint).command("select 1") == 1
     server.terminate()
 
-    assert server.wait(timeout=5) == -signal.SIGTERM
+    assert server.wait(timeout=PATIENCE_S) == -signal.SIGTERM
     assert not (tmp_path / "server.log").exists()
 
 
@@ -94,7 +102,7 @@ def test_users_share_one_server_that_ends_with_the_last_of_them(tmp_path):
             assert first == second
         time.sleep(0.5)
         assert connect(first).command("select 1") == 1
-    wait_for_end(first.pid, 5)
+    wait_for_end(first.pid)
 
 
 def test_data_outlives_the_server(tmp_path):
@@ -103,7 +111,7 @@ def test_data_outlives_the_server(tmp_path):
         client.command("create table t (a Int64) engine = MergeTree order by a")
         client.insert("t", [[1]], column_names=["a"])
 
-    wait_for_end(before.pid, 5)
+    wait_for_end(before.pid)
     with running(tmp_path, 0) as after:
         assert connect(after).command("select a from t") == 1
 
@@ -124,7 +132,7 @@ def test_a_killed_user_leaves_no_server_behind(tmp_path):
     user.kill()
     user.wait()
 
-    wait_for_end(server, 5)
+    wait_for_end(server)
 
 
 def test_users_that_start_together_share_one_server(tmp_path):
@@ -134,7 +142,7 @@ def test_users_that_start_together_share_one_server(tmp_path):
         user.wait()
 
     assert len(set(servers)) == 1
-    wait_for_end(servers[0], 5)
+    wait_for_end(servers[0])
 
 
 def test_an_interrupted_user_takes_nothing_from_the_others(tmp_path):
@@ -260,8 +268,8 @@ def test_a_stop_in_the_middle_of_an_insert_leaves_whole_blocks(tmp_path, sig):
         while reader.command("select count() from t") == 0:
             time.sleep(0.02)
         os.kill(endpoint.pid, sig)
-        wait_for_end(endpoint.pid, 8)
-        inserting.join(timeout=10)
+        wait_for_end(endpoint.pid, 60)
+        inserting.join(timeout=PATIENCE_S)
         assert failures
 
     with running(tmp_path, 0) as endpoint:
@@ -284,9 +292,9 @@ def test_a_stop_tells_clients_that_their_queries_were_cancelled(tmp_path):
 
         thread = threading.Thread(target=work)
         thread.start()
-        time.sleep(0.3)
+        wait_for_statement(endpoint, "select sum(cityHash64")
         os.kill(endpoint.pid, signal.SIGTERM)
-        wait_for_end(endpoint.pid, 8)
+        wait_for_end(endpoint.pid, 60)
         thread.join()
 
     assert caught == [394]
@@ -299,9 +307,9 @@ def test_a_stop_lets_a_short_statement_finish(tmp_path):
             target=lambda: answers.append(client.command("select sleep(1) + 7"))
         )
         thread.start()
-        time.sleep(0.3)
+        wait_for_statement(endpoint, "select sleep")
         os.kill(endpoint.pid, signal.SIGTERM)
         thread.join()
-        wait_for_end(endpoint.pid, 8)
+        wait_for_end(endpoint.pid, 60)
 
     assert answers == [7]

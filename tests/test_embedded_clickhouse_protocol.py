@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_embedded_clickhouse_http import SLOW, Answer, ask
 from test_embedded_clickhouse_http import table as table
+from worlds import PATIENCE_S
 
 from embedded_clickhouse import Endpoint
 from embedded_clickhouse.blocks import BlockCompressor, BlockDecompressor
@@ -38,7 +39,7 @@ def form(fields: dict[str, str], files: dict[str, bytes]) -> tuple[bytes, dict[s
 
 
 def raw(endpoint: Endpoint, head: str) -> bytes:
-    with socket.create_connection((endpoint.host, endpoint.port), timeout=20) as client:
+    with socket.create_connection((endpoint.host, endpoint.port), timeout=PATIENCE_S) as client:
         client.sendall(head.encode("latin-1"))
         return b"".join(iter(lambda: client.recv(65536), b""))
 
@@ -126,7 +127,7 @@ def test_a_query_is_killed_by_its_id(clickhouse: Endpoint) -> None:
     )
     asking.start()
     kill = b"KILL QUERY WHERE query_id = 'to be killed' SYNC FORMAT TSV"
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_S
     while not (killed := ask(clickhouse, kill)).text:
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from urllib.parse import urlencode
 
 import pytest
+from worlds import PATIENCE_S
 
 from embedded_clickhouse import Access, EmbeddedError, Endpoint, landlock, running
 from embedded_clickhouse.killing import kills_queries
@@ -71,7 +72,7 @@ def ask(
 ) -> Answer:
     """Ask as a user with the right password; headers replace those that are sent anyway."""
     endpoint = place.endpoint
-    connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=30)
+    connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=PATIENCE_S)
     signed = {"X-ClickHouse-User": user, "X-ClickHouse-Key": password_of(place.folder, user)}
     connection.request(method, "/?" + urlencode(params), sql.encode(), signed | (headers or {}))
     response = connection.getresponse()
@@ -191,7 +192,7 @@ def test_passwords_made_at_once_are_one(tmp_path: Path) -> None:
         subprocess.Popen(command, cwd=PROJECT_DIR, stdout=subprocess.PIPE, text=True)
         for _ in range(6)
     ]
-    assert len({process.communicate(timeout=30)[0] for process in started}) == 1
+    assert len({process.communicate(timeout=PATIENCE_S)[0] for process in started}) == 1
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to become another user")
@@ -538,7 +539,9 @@ def test_a_mistake_does_not_let_the_read_only_user_write(place: Place) -> None:
 
 
 def test_the_page_is_not_for_other_sites(place: Place) -> None:
-    connection = http.client.HTTPConnection(place.endpoint.host, place.endpoint.port, timeout=30)
+    connection = http.client.HTTPConnection(
+        place.endpoint.host, place.endpoint.port, timeout=PATIENCE_S
+    )
     connection.request("GET", "/play", headers={"Sec-Fetch-Site": "cross-site"})
     assert connection.getresponse().status == 403
     connection.close()

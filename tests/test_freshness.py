@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from worlds import all_fills, land, prepared, sandbox_settings, small_world
+from worlds import PATIENCE_S, all_fills, land, prepared, sandbox_settings, small_world
 
 from embedded_clickhouse import Endpoint
 from pipeline.jobs.cycle import run_cycle
@@ -134,7 +134,7 @@ def test_strict_tells_a_health_check(run: Run) -> None:
             },
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_S,
         )
 
     raw, now = run.settings.raw_database, int(datetime.now(UTC).timestamp())

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from scripted_server import Answer, ScriptedServer
+from worlds import PATIENCE_S
 
 from embedded_clickhouse import Endpoint, sqltext
 from embedded_clickhouse.lexer import tokens
@@ -358,7 +359,7 @@ BODIES = (
 
 def asked(endpoint: Endpoint, method: str, path: str, body: bytes = b"", **headers: str) -> tuple:
     """Status, headers and body of an answer; the connection may end early once it has begun."""
-    connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=20)
+    connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=PATIENCE_S)
     try:
         connection.putrequest(method, path, skip_accept_encoding=True)
         for name, value in ({"X-ClickHouse-Key": endpoint.password} | headers).items():

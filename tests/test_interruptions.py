@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from worlds import (
+    PATIENCE_S,
     all_fills,
     assert_equals_truth,
     land,
@@ -109,7 +110,7 @@ def call(
         cwd=PROJECT_DIR,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
         preexec_fn=limit,
     )
 
@@ -154,7 +155,7 @@ def test_of_two_loops_started_at_once_one_works_and_the_other_says_so(reading: R
             for _ in range(2)
         ]
         stack.callback(lambda: [loop.kill() for loop in loops])
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_S
         while not (ended := [loop for loop in loops if loop.poll() is not None]):
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -166,7 +167,7 @@ def test_of_two_loops_started_at_once_one_works_and_the_other_says_so(reading: R
             if "order_filled in" in line:
                 break
         working.send_signal(signal.SIGTERM)
-        assert working.wait(20) == 143
+        assert working.wait(PATIENCE_S) == 143
     assert reading.lock.holder() is None
 
 
@@ -276,7 +277,7 @@ def test_a_clickhouse_that_goes_down_while_a_loop_works_and_comes_back(
         done = len(lines)
         wait_for(lambda: count(lines[done:], r"polygon: [1-9][0-9,]* order_filled in") >= 1, lines)
         loop.send_signal(signal.SIGTERM)
-        assert loop.wait(20) == 143
+        assert loop.wait(PATIENCE_S) == 143
         assert count(lines, "Traceback") == 0
         assert count(lines, r"ERROR .*ClickHouse") >= 1, lines
         finish(run, world)
@@ -286,7 +287,7 @@ def count(lines: list[str], pattern: str) -> int:
     return sum(bool(re.search(pattern, line)) for line in lines)
 
 
-def wait_for(happened: Callable[[], bool], lines: list[str], within_s: float = 60) -> None:
+def wait_for(happened: Callable[[], bool], lines: list[str], within_s: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + within_s
     while not happened():
         assert time.monotonic() < deadline, "".join(lines)

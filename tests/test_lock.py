@@ -20,6 +20,7 @@ import clickhouse_connect
 import pytest
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import OperationalError
+from worlds import PATIENCE_S
 
 from embedded_clickhouse import Endpoint, running
 from pipeline.errors import LockHeld
@@ -106,11 +107,11 @@ def race(endpoint: Endpoint, database: str, ttl_s: float = TTL_S, runs: int = 8)
         start.wait()
         try:
             with lock.held(f"run {number}"):
-                end.wait(20)
+                end.wait(PATIENCE_S)
                 lock.check()
                 return None
         except LockHeld as refusal:
-            end.wait(20)
+            end.wait(PATIENCE_S)
             return str(refusal)
 
     with ThreadPoolExecutor(runs) as pool:
@@ -228,7 +229,7 @@ def test_a_run_that_slept_too_long_notices_and_leaves_its_successor_alone(
         with successor.held("run"):
             sleeper.send_signal(signal.SIGCONT)
             time.sleep(ttl_s)
-            told, _ = sleeper.communicate("\n", timeout=10)
+            told, _ = sleeper.communicate("\n", timeout=PATIENCE_S)
             assert told.startswith(f"this run lost the writer lock to `run` (pid {os.getpid()} ")
             assert sleeper.returncode == 0
             successor.check()
@@ -268,13 +269,13 @@ def test_a_run_that_comes_late_with_an_old_number_gets_nothing(
 
     def before_create() -> None:
         stands.set()
-        goes_on.wait(20)
+        goes_on.wait(PATIENCE_S)
 
     late = WriterLock(Delayed(connect(clickhouse), before_create), database, TTL_S)
     lock = WriterLock(client, database, TTL_S)
     with ThreadPoolExecutor(1) as pool:
         attempt = pool.submit(late.held("late").__enter__)
-        assert stands.wait(20)
+        assert stands.wait(PATIENCE_S)
         for _ in range(3):
             with lock.held("early"):
                 pass

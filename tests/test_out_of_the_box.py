@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from worlds import copied_checkout
+from worlds import PATIENCE_S, copied_checkout
 
 from pipeline.settings import Settings
 from pipeline.warehouse.run import open_run
@@ -47,7 +47,7 @@ def test_the_last_hour_is_loaded_and_equals_the_truth(world: World, tmp_path: Pa
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=PATIENCE_S,
         )
         asked = upstream.app.counts
     assert run.returncode == 0, run.stderr

@@ -19,6 +19,7 @@ import requests
 import yaml
 from clickhouse_connect.driver.client import Client
 from worlds import (
+    PATIENCE_S,
     all_fills,
     assert_equals_truth,
     land,
@@ -196,7 +197,7 @@ def test_a_reader_who_may_change_no_setting_reads_the_same(
         http.headers["X-ClickHouse-Key"] = clickhouse.password
 
         def ask(statement: str, **params: str) -> str:
-            answer = http.post(url, params=params, data=statement.encode(), timeout=60)
+            answer = http.post(url, params=params, data=statement.encode(), timeout=PATIENCE_S)
             assert answer.ok, answer.text
             return answer.text
 

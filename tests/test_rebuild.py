@@ -14,7 +14,16 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from worlds import all_fills, assert_equals_truth, copy_rows, land, land_gamma, rows_of, settle_all
+from worlds import (
+    PATIENCE_S,
+    all_fills,
+    assert_equals_truth,
+    copy_rows,
+    land,
+    land_gamma,
+    rows_of,
+    settle_all,
+)
 
 from pipeline.derive.cutting import cut, span_of
 from pipeline.derive.rebuild import plan, rebuild
@@ -372,7 +381,7 @@ def call(environment: dict[str, str], *arguments: str) -> subprocess.CompletedPr
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
     )
 
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 from test_interruptions import environment
 from worlds import (
+    PATIENCE_S,
     all_fills,
     assert_equals_truth,
     land,
@@ -95,7 +96,7 @@ def test_dbt_does_not_write_beside_a_run(run: Run, capfd: pytest.CaptureFixture)
     verb = [sys.executable, "run_pipeline.py", "dbt", "run", "--select", "exchanges"]
     options = {"env": environment(run.settings), "cwd": PROJECT_DIR, "text": True}
     with run.lock.held("loop") as lock:
-        told = subprocess.run(verb, capture_output=True, timeout=300, **options)
+        told = subprocess.run(verb, capture_output=True, timeout=PATIENCE_S, **options)
         assert (told.returncode, "`loop`" in told.stderr) == (3, True), told.stderr
         # Plain dbt, which knows nothing of the lock.
         select = ["run", "--select", "exchanges"]

@@ -17,6 +17,7 @@ import pytest
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from worlds import (
+    PATIENCE_S,
     all_fills,
     assert_equals_truth,
     land,
@@ -420,7 +421,7 @@ def call(settings: Settings, *arguments: str) -> subprocess.CompletedProcess:
         },
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
     )
 
 

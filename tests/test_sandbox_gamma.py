@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 import requests
+from worlds import PATIENCE_S
 
 from sandbox.gamma import GammaStore, gamma_app
 from sandbox.server import AppServer, SandboxServer
@@ -30,7 +31,7 @@ def server() -> Iterator[SandboxServer]:
 def get(server: SandboxServer) -> Callable[..., requests.Response]:
     def get(path: str, **params: object) -> requests.Response:
         url = server.urls.gamma_url + path
-        return requests.get(url, params=params, timeout=10, allow_redirects=False)
+        return requests.get(url, params=params, timeout=PATIENCE_S, allow_redirects=False)
 
     return get
 
@@ -43,7 +44,7 @@ def store() -> Iterator[tuple[GammaStore, Callable[..., dict]]]:
 
         def page(**params: object) -> dict:
             url = f"{server.base_url}/markets/keyset"
-            return requests.get(url, params=params, timeout=10).json()
+            return requests.get(url, params=params, timeout=PATIENCE_S).json()
 
         yield store, page
 
@@ -191,7 +192,7 @@ def test_events_are_cut_to_a_hundred():
         gamma.put_event({"id": str(number), "closed": False}, market_ids=())
     with AppServer(gamma_app(gamma)) as server:
         url = f"{server.base_url}/events/keyset"
-        answer = requests.get(url, params={"limit": 500}, timeout=10)
+        answer = requests.get(url, params={"limit": 500}, timeout=PATIENCE_S)
     assert answer.ok
     assert len(answer.json()["events"]) == 100
     assert "next_cursor" in answer.json()

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 import requests
+from worlds import PATIENCE_S
 
 from sandbox.contracts import BUY, SELL, Fill
 from sandbox.goldsky import goldsky_app
@@ -20,7 +21,7 @@ Ask = Callable[..., dict]
 def asker(url: str) -> Ask:
     def ask(query: str, **variables: object) -> dict:
         body = {"query": query, "variables": variables}
-        response = requests.post(url, json=body, timeout=10, allow_redirects=False)
+        response = requests.post(url, json=body, timeout=PATIENCE_S, allow_redirects=False)
         assert response.status_code == 200
         return response.json()
 
@@ -191,7 +192,7 @@ def test_errors_come_with_status_200(ask, query, message):
 
 
 def test_a_body_that_is_no_request(live):
-    answer = requests.post(live.urls.goldsky_url, data="<html>", timeout=10)
+    answer = requests.post(live.urls.goldsky_url, data="<html>", timeout=PATIENCE_S)
     assert (answer.status_code, list(answer.json())) == (200, ["errors"])
 
 

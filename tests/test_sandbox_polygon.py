@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import requests
+from worlds import PATIENCE_S
 
 from sandbox.blocks import EMPTY_ROOT, FULL_BLOOM
 from sandbox.chain import Chain
@@ -37,7 +38,7 @@ def caller(url: str) -> Call:
 
     def call(method: str, *params: object) -> Any:
         request = {"jsonrpc": "2.0", "id": 7, "method": method, "params": params}
-        answer = requests.post(url, json=request, timeout=10, allow_redirects=False).json()
+        answer = requests.post(url, json=request, timeout=PATIENCE_S, allow_redirects=False).json()
         assert answer["id"] == 7
         return answer["result"] if "result" in answer else answer["error"]
 
@@ -308,11 +309,11 @@ def test_a_batch_is_answered_in_order(server):
         {"jsonrpc": "2.0", "id": number, "method": "eth_getBlockByNumber", "params": [tag, False]}
         for number, tag in enumerate(["0x53b0000", "latest", "0x7fffffff"])
     ]
-    answers = requests.post(server.urls.polygon_url, json=batch, timeout=10).json()
+    answers = requests.post(server.urls.polygon_url, json=batch, timeout=PATIENCE_S).json()
     assert [answer["id"] for answer in answers] == [0, 1, 2]
     assert answers[0]["result"]["number"] == "0x53b0000"
     assert answers[2]["result"] is None
-    broken = requests.post(server.urls.polygon_url, data="{", timeout=10).json()
+    broken = requests.post(server.urls.polygon_url, data="{", timeout=PATIENCE_S).json()
     assert broken["error"]["code"] == -32700
 
 
@@ -326,11 +327,11 @@ def test_blocks_can_be_mined_and_counted_over_http():
         call = caller(server.urls.polygon_url)
         old = call("eth_getBlockByNumber", hex(head), False)
         url = f"{server.base_url}/sandbox"
-        advanced = requests.post(f"{url}/advance", json={"blocks": 30}, timeout=10).json()
+        advanced = requests.post(f"{url}/advance", json={"blocks": 30}, timeout=PATIENCE_S).json()
         assert advanced["head"] == head + 30
         assert call("eth_blockNumber") == hex(head + 30)
-        assert requests.get(f"{url}/truth", timeout=10).json() == Truth(world).totals()
-        assert requests.get(f"{url}/stats", timeout=10).json()["/polygon"] == 2
+        assert requests.get(f"{url}/truth", timeout=PATIENCE_S).json() == Truth(world).totals()
+        assert requests.get(f"{url}/stats", timeout=PATIENCE_S).json()["/polygon"] == 2
         world.reorg(31)
         assert call("eth_getBlockByNumber", hex(head), False)["hash"] != old["hash"]
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import requests
+from worlds import PATIENCE_S
 
 from sandbox import refusals
 from sandbox.chain import Chain
@@ -377,11 +378,14 @@ def test_random_portals_are_what_they_say_and_differ(farm):
 def ask(url: str, content: Any) -> int:
     """The status of the answer, 0 if the connection was closed in place of one."""
     try:
-        return requests.post(url, json=content, timeout=10).status_code
+        return requests.post(url, json=content, timeout=PATIENCE_S).status_code
     except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
         return 0
 
 
 def test_unknown_endpoints_are_not_found(farm):
-    assert requests.post(f"{farm.base_url}/provider/none", json={}, timeout=10).status_code == 404
+    assert (
+        requests.post(f"{farm.base_url}/provider/none", json={}, timeout=PATIENCE_S).status_code
+        == 404
+    )
     assert PortalLimits() == PortalState().limits

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import requests
+from worlds import PATIENCE_S
 
 from sandbox.blocks import Block
 from sandbox.chain import Chain
@@ -242,7 +243,7 @@ def test_the_portal_and_the_node_tell_the_same(server):
     span = {"fromBlock": head - 9_000, "toBlock": head}
     query = {"type": "evm", "fields": FIELDS, "logs": FILLS} | span
     url = server.urls.sqd_url + BASE
-    response = requests.post(f"{url}/stream", json=query, timeout=10)
+    response = requests.post(f"{url}/stream", json=query, timeout=PATIENCE_S)
     assert response.headers["Content-Encoding"] == "gzip"
     assert response.headers["Content-Type"] == "application/jsonl"
     streamed = [json.loads(line) for line in response.text.splitlines()]
@@ -252,7 +253,7 @@ def test_the_portal_and_the_node_tell_the_same(server):
         "method": "eth_getLogs",
         "params": [{name: hex(block) for name, block in span.items()} | _rpc_filter()],
     }
-    logs = requests.post(server.urls.polygon_url, json=call, timeout=10).json()["result"]
+    logs = requests.post(server.urls.polygon_url, json=call, timeout=PATIENCE_S).json()["result"]
     assert logs
     assert [
         (block["header"]["hash"], hex(block["header"]["timestamp"]), log["topics"], log["data"])
@@ -270,7 +271,7 @@ def test_heads_metadata_and_times(server):
     url = server.urls.sqd_url + BASE
 
     def get(path: str) -> Any:
-        return requests.get(f"{url}/{path}", timeout=10).json()
+        return requests.get(f"{url}/{path}", timeout=PATIENCE_S).json()
 
     assert get("head") == {"number": chain.head, "hash": chain.block_hash(chain.head)}
     assert get("finalized-head")["number"] == chain.head - FINALITY_BLOCKS
@@ -278,7 +279,7 @@ def test_heads_metadata_and_times(server):
     at = block_time(chain.head - 5)
     assert get(f"timestamps/{at}/block") == {"block_number": chain.head - 5}
     assert get(f"timestamps/{at - 1}/block") == {"block_number": chain.head - 5}
-    missing = requests.get(f"{url}/timestamps/{at + 100}/block", timeout=10)
+    missing = requests.get(f"{url}/timestamps/{at + 100}/block", timeout=PATIENCE_S)
     assert missing.status_code == 404
 
 
@@ -290,6 +291,6 @@ def test_an_uncompressed_stream_for_a_client_that_cannot(server):
     query = {"type": "evm", "fromBlock": 5, "toBlock": 6, "fields": FIELDS}
     headers = {"Accept-Encoding": "identity"}
     url = f"{server.urls.sqd_url}{BASE}/stream"
-    response = requests.post(url, json=query, headers=headers, timeout=10)
+    response = requests.post(url, json=query, headers=headers, timeout=PATIENCE_S)
     assert "Content-Encoding" not in response.headers
     assert [json.loads(line)["header"]["number"] for line in response.text.splitlines()] == [5, 6]

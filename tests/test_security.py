@@ -12,6 +12,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
+from worlds import PATIENCE_S
 
 from embedded_clickhouse import Access, Endpoint, running
 from ingest.errors import redact
@@ -78,7 +79,7 @@ def call(env: dict[str, str], folder: Path, *arguments: str) -> subprocess.Compl
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=PATIENCE_S,
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from worlds import PATIENCE_S
 
 from ingest.setting_types import parse_utc
 from ingest.sources.goldsky.settings import ARCHIVE_END
@@ -119,7 +120,9 @@ def test_a_bad_value_ends_every_verb_with_exit_code_2(
 def test_a_user_sees_the_line_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLICKHOUSE_PORT", "http")
     program = str(PROJECT_DIR / "run_pipeline.py")
-    answer = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=60)
+    answer = subprocess.run(
+        [sys.executable, program], capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert answer.returncode == 2
     assert answer.stderr == (
         "CLICKHOUSE_PORT: Input should be a valid integer, unable to parse string as an integer,"

@@ -18,6 +18,7 @@ from test_interruptions import environment
 from test_ledger import HOUR, NOON, insert_fills
 from worlds import (
     COLUMNS,
+    PATIENCE_S,
     all_fills,
     assert_equals_truth,
     land_gamma,
@@ -189,7 +190,7 @@ def test_a_statement_under_way_is_stopped_by_the_successor(
                 landing.lock._earlier_statements() == []
             )  # what a later one sends is none of its business
             successor.ledger.adopt_orphans()
-            sender.join(20)
+            sender.join(PATIENCE_S)
             assert not sender.is_alive()
     assert "cancelled" in str(ended[0])
 
@@ -409,7 +410,7 @@ def test_a_process_that_was_stopped_ends_with_3_and_leaves_the_truth(
             with run.lock.held("successor"):
                 catch_up(run)
                 os.kill(sleeper.pid, signal.SIGCONT)
-                _, said = sleeper.communicate(timeout=120)
+                _, said = sleeper.communicate(timeout=PATIENCE_S)
                 assert (sleeper.returncode, "Traceback" in said) == (3, False), said
                 catch_up(run)
             assert run.ledger.unsettled() == []

@@ -11,7 +11,16 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from worlds import all_fills, copy_rows, land, land_gamma, rows_of, settle_all, small_world
+from worlds import (
+    PATIENCE_S,
+    all_fills,
+    copy_rows,
+    land,
+    land_gamma,
+    rows_of,
+    settle_all,
+    small_world,
+)
 
 from pipeline.derive.comparison import Verdict, describe
 from pipeline.derive.models import full_refresh_selects
@@ -360,7 +369,7 @@ def call(settings: Settings, *arguments: str) -> subprocess.CompletedProcess:
         },
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
     )
 
 

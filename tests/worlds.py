@@ -53,6 +53,8 @@ COLUMNS = [
     "load_id",
 ]
 FILLED_ROWS = 15_000  # compared in each of many tests; `demo` and `chaos` compare 100,000
+# For what ends sooner unless there is a defect, on a machine that is ten times slower too. A test waits for an event.
+PATIENCE_S = 900
 HISTORY = timedelta(days=0.3)  # of fills of each generation, with room
 
 
