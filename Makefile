@@ -26,7 +26,7 @@ demo: $(STAMP) ## load, settle and reconcile a simulated Polymarket
 	@$(BIN)/python run_pipeline.py demo
 
 test: $(STAMP) ## run the test suite, a process for each processor
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 chaos: $(STAMP) ## crash tests for up to 45 minutes: kills, pauses, wrong clocks, a bad network (CHAOS="--seed 1 ...")
 	@$(BIN)/python -m chaos $(CHAOS)

@@ -24,6 +24,20 @@ hypothesis_settings.register_profile("shared", deadline=None, print_blob=True)
 hypothesis_settings.load_profile("shared")
 
 
+# The files that take longest. Processes share the files out, so a long one at the end would keep one of them busy alone.
+LONG_FILES = (
+    "rebuild", "models", "chaos", "two_writers", "interruptions", "loop", "backfill", "backup", "bench", "verify",
+    "replay", "faults", "cli", "embedded_clickhouse_security", "marts", "demo", "packaging", "security", "settle", "markets",
+    "out_of_the_box", "engine_upgrade", "gamma_in_time",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have the long files run first; their tests keep their order."""
+    places = {f"test_{name}": place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
 @pytest.fixture(scope="session")
 def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
     """The embedded ClickHouse on a free port, over a folder of its own; no password."""
