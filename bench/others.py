@@ -17,11 +17,11 @@ from typing import Any
 import dlt
 import polars as pl
 import requests
-from pipeline.jobs.sources import destination
 
 from bench.child import Clock
 from ingest.contracts import EXCHANGES, V1_HORIZON
 from ingest.land.loader import open_pipeline
+from pipeline.jobs.load import destination
 from pipeline.settings import Settings
 from pipeline.warehouse.run import open_run
 

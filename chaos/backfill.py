@@ -23,8 +23,9 @@ import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 
 from embedded_clickhouse import Endpoint, running
+from ingest.sources.goldsky.settings import ARCHIVE_END
 from pipeline.derive.prepare import prepare
-from pipeline.settings import ARCHIVE_END, PROJECT_DIR, Settings
+from pipeline.settings import PROJECT_DIR, Settings
 from pipeline.warehouse.run import open_run
 from sandbox.server import SandboxServer, Urls
 from sandbox.truth import Truth

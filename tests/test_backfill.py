@@ -30,11 +30,12 @@ from worlds import (
 
 from embedded_clickhouse import Endpoint
 from ingest.queue.slices import SlicePage
+from ingest.sources.goldsky.settings import ARCHIVE_END
 from pipeline.errors import LoadFailed, NothingLoaded, SettingsError
 from pipeline.jobs.backfill import Request, backfill, cancel, parse_request, plan
 from pipeline.jobs.coverage import loaded_spans, not_loaded
 from pipeline.jobs.cycle import run_cycle
-from pipeline.settings import ARCHIVE_END, PROJECT_DIR, Settings
+from pipeline.settings import PROJECT_DIR, Settings
 from pipeline.verbs.status import read_status
 from pipeline.warehouse.run import Run
 from pipeline.warehouse.slices import SliceBooks

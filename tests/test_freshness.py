@@ -12,9 +12,10 @@ import pytest
 from worlds import PATIENCE_S, all_fills, land, prepared, sandbox_settings, small_world
 
 from embedded_clickhouse import Endpoint
+from ingest.sources.goldsky.settings import ARCHIVE_END
 from pipeline.jobs.cycle import run_cycle
 from pipeline.jobs.freshness import Freshness, Read, judge, last_reads, note_read
-from pipeline.settings import ARCHIVE_END, PROJECT_DIR, Settings
+from pipeline.settings import PROJECT_DIR, Settings
 from pipeline.verbs.status import read_status
 from pipeline.warehouse.run import Run
 from sandbox.server import SandboxServer

@@ -23,9 +23,10 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from worlds import HISTORY, small_world
 
+from ingest.sources.goldsky.settings import ARCHIVE_END
 from pipeline.errors import SettingsError
 from pipeline.jobs.job import next_tick
-from pipeline.settings import ARCHIVE_END, PROJECT_DIR, Settings
+from pipeline.settings import PROJECT_DIR, Settings
 from sandbox.server import AppServer, Urls, build_app
 from sandbox.world import World
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from old_worlds import ARCHIVES, unpack
-from pipeline.jobs.patience import Patience
 from test_interruptions import call, environment
 from test_rebuild import contents
 from worlds import (
@@ -230,7 +229,7 @@ def bring_up_to_date(run: Run, lock: WriterLock) -> None:
         left = sum(each.loaded_rows for each in owed.owed(run))
         assert 0 < left < fills == rows_of(run, "order_fills")
         for _ in range(9):
-            if run_cycle(run, lock, Patience(1.0)).caught_up:
+            if run_cycle(run).caught_up:
                 break
     assert wrong == []
     assert rows_of(run, "order_fills") >= fills
