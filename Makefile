@@ -50,7 +50,7 @@ format: $(STAMP) ## let ruff format the code
 	@$(BIN)/ruff format .
 
 docs: $(STAMP) ## dbt docs of the models in the configured ClickHouse
-	@$(BIN)/python run_pipeline.py dbt docs generate
+	@$(BIN)/python run_pipeline.py dbt docs generate --static
 
 clean: ## remove the environment, caches and demo data (never data/ itself)
 	@rm -rf $(VENV) data/demo dbt_project/target .pytest_cache .ruff_cache

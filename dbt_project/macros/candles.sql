@@ -37,6 +37,8 @@ with trades as (
             from {{ this }}
             where {{ rebuilt }}
         )
+    {%- elif not is_production() %}
+        and {{ in_dev_days('filled_at') }}
     {%- endif %}
 
 ),

@@ -4,12 +4,12 @@
 {%- endmacro %}
 
 {#-
-    True for times of the last `conservation_days` days up to that of the newest fill, which conservation tests are
+    True for times of the last `conservation_days` days up to that of the newest fill (or record of Gamma), which conservation tests are
     limited to. Asked of raw, which no mistake of a model can touch and whose parts know their newest time.
 -#}
-{% macro in_conservation_days(at) -%}
+{% macro in_conservation_days(at, landing_table='order_filled', landed_at='timestamp') -%}
     {{ at }} >= (
-        select toStartOfDay(max(timestamp) + interval 1 day) - toIntervalDay({{ var('conservation_days') }})
-        from {{ source('polymarket_raw', 'order_filled') }}
+        select toStartOfDay(max({{ landed_at }}) + interval 1 day) - toIntervalDay({{ var('conservation_days') }})
+        from {{ source('polymarket_raw', landing_table) }}
     )
 {%- endmacro %}

@@ -14,7 +14,7 @@
 {%- endmacro %}
 
 {% macro settling_loads(table_name, expression) -%}
-    (select {{ expression }} from {{ source('polymarket_raw', 'loads') }} final where table_name = '{{ table_name }}' and state = 'settling'{{ and_of_this_settle() }})
+    (select {{ expression }} from {{ final(source('polymarket_raw', 'loads')) }} where table_name = '{{ table_name }}' and state = 'settling'{{ and_of_this_settle() }})
 {%- endmacro %}
 
 {% macro and_of_this_settle() -%}
@@ -54,7 +54,7 @@
                         toInt64(max(greatest(load_id, settle_id)))
                     )
                 )
-            from {{ source('polymarket_raw', 'loads') }} final
+            from {{ final(source('polymarket_raw', 'loads')) }}
         ))
     {%- endif -%}
 {%- endmacro %}

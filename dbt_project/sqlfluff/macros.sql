@@ -2,3 +2,5 @@
 {% macro env_var(name, default='') %}{{ default }}{% endmacro %}
 {% macro materialization_target_table(relation) %}{% endmacro %}
 {% macro pinned_settings() %}{% endmacro %}
+{% macro is_production() %}{{ return(true) }}{% endmacro %}
+{% macro final(relation) %}{{ relation }} final{% endmacro %}

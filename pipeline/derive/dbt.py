@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 from pipeline.errors import ModelsError, UsageError
@@ -17,6 +18,8 @@ from pipeline.signals import Stopped
 from pipeline.warehouse.client import Server
 
 DBT_DIR = PROJECT_DIR / "dbt_project"
+# The target of `profiles.yml` that the pipeline builds; every other one is a developer's.
+PRODUCTION = "default"
 # By this variable the project knows that dbt runs under the pipeline's lock; see macros/settle.sql.
 FENCE_VARIABLE = "POLYMARKET_ELT_FENCE"
 # dbt's commands, by whether they change tables of the models.
@@ -57,6 +60,8 @@ def run_dbt(arguments: list[str], on_event: Callable[[Any], None] | None = None)
             str(DBT_DIR),
             "--profiles-dir",
             str(PROJECT_DIR),
+            "--target",
+            PRODUCTION,
             "--log-level",
             "none",
             "--log-level-file",
@@ -76,9 +81,22 @@ def run_dbt(arguments: list[str], on_event: Callable[[Any], None] | None = None)
 
 
 def writes(arguments: Sequence[str]) -> bool:
-    """Whether a dbt command line changes tables, so that nobody else may write meanwhile."""
+    """Whether a dbt command line changes tables of production, so that nobody else may write meanwhile.
+
+    A developer's schema has no writer but its developer.
+    """
     command = next((word for word in arguments if word in READING | WRITING), "")
-    return command in WRITING
+    return command in WRITING and _target(arguments) == PRODUCTION
+
+
+def _target(arguments: Sequence[str]) -> str:
+    """The target of `profiles.yml` that a dbt command line names, by the option or dbt's own variable."""
+    for option, value in pairwise([*arguments, ""]):
+        if option in ("--target", "-t"):
+            return value
+        if option.startswith("--target="):
+            return option.removeprefix("--target=")
+    return os.environ.get("DBT_TARGET") or PRODUCTION
 
 
 def asks_only(arguments: Sequence[str]) -> bool:

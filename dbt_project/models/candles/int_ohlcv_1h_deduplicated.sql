@@ -1,2 +1,2 @@
 select * except (version, is_deleted)
-from {{ ref('ohlcv_1h_store') }} final
+from {{ final(ref('ohlcv_1h_store')) }}

@@ -2,4 +2,4 @@ select
     token_id,
     price,
     priced_at
-from {{ ref('market_latest_price_store') }} final
+from {{ final(ref('market_latest_price_store')) }}

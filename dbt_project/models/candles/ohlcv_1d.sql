@@ -1,6 +1,6 @@
 with candles as (
 
-    select * from {{ ref('ohlcv_1d_store') }} final
+    select * from {{ final(ref('ohlcv_1d_store')) }}
 
 )
 

@@ -49,6 +49,8 @@ with hours as (
             from {{ this }}
             where {{ rebuilt }}
         )
+    {%- elif not is_production() %}
+    where {{ in_dev_days('bucket_at') }}
     {%- endif %}
 
 ),

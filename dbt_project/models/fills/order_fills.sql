@@ -26,4 +26,4 @@ select
     fee_asset,
     {{ fee_in_usd() }} as fee_usd,
     is_dust
-from {{ ref('order_fills_store') }} final
+from {{ final(ref('order_fills_store')) }}

@@ -1,4 +1,4 @@
-{{ config(materialized='materialized_view', catchup=false) }}
+{{ config(materialized='materialized_view', catchup=false, enabled=is_production()) }}
 {{ materialization_target_table(ref('order_fills_store')) }}
 select
     * except (load_id),

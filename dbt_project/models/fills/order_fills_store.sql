@@ -36,6 +36,8 @@ with fills as (
         1 as is_deleted
     from {{ this }} final
     where {{ is_touched }}
+    {%- elif not is_production() %}
+    where {{ in_dev_days('filled_at') }}
     {%- endif %}
 
 ),

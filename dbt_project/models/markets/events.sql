@@ -35,4 +35,4 @@ select
     closed_at,
     updated_at,
     fetched_at
-from {{ ref('events_store') }} final
+from {{ final(ref('events_store')) }}

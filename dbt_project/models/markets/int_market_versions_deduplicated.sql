@@ -1,2 +1,2 @@
 select * except (load_id)
-from {{ ref('market_history_store') }} final
+from {{ final(ref('market_history_store')) }}

@@ -40,4 +40,4 @@ select
     closed_at,
     updated_at,
     fetched_at
-from {{ ref('markets_store') }} final
+from {{ final(ref('markets_store')) }}

@@ -5,4 +5,4 @@ select
     outcome_index,
     outcome,
     payout
-from {{ ref('outcome_tokens_store') }} final
+from {{ final(ref('outcome_tokens_store')) }}

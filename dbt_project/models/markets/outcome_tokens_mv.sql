@@ -1,4 +1,4 @@
-{{ config(materialized='materialized_view', catchup=false) }}
+{{ config(materialized='materialized_view', catchup=false, enabled=is_production()) }}
 {{ materialization_target_table(ref('outcome_tokens_store')) }}
 {{ outcome_tokens_from_payload() }}
 {{ pinned_settings() }}

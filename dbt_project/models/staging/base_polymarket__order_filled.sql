@@ -1,2 +1,2 @@
 select *
-from {{ source('polymarket_raw', 'order_filled') }} final
+from {{ final(source('polymarket_raw', 'order_filled')) }}

@@ -1,2 +1,2 @@
 select * except (version, is_deleted)
-from {{ ref('trades_store') }} final
+from {{ final(ref('trades_store')) }}

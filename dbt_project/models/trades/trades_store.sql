@@ -29,6 +29,8 @@ with transactions as (
     from {{ ref('order_fills') }}
     {%- if is_incremental() %}
     where {{ is_touched }}
+    {%- elif not is_production() %}
+    where {{ in_dev_days('filled_at') }}
     {%- endif %}
     group by filled_at, tx_hash
     {%- if not is_incremental() %}
