@@ -101,6 +101,7 @@ def plans(truth: Truth, filled_rows: int) -> Iterator[Plan]:
     yield Plan("market_volume_daily", truth.market_volume_daily, ("day", "market_id"))
     yield Plan("event_volume_daily", truth.event_volume_daily, ("day", "event_id"))
     yield Plan("tag_volume_daily", truth.tag_volume_daily, ("day", "tag_slug"))
+    yield Plan("tag_volume_hourly", truth.tag_volume_hourly, ("hour_at", "tag_slug"))
     yield Plan("event_volume", truth.event_volume, ("event_id",))
     yield Plan("trending_markets", truth.trending_markets, ("market_id",))
     yield Plan("wallet_daily", truth.wallet_daily, ("day", "wallet"))

@@ -45,7 +45,12 @@ class Truth:
         """One row per leg."""
         direct = {m.taker_leg.tx_hash for m in self._matches if m.kind == DIRECT}
         return [
-            truth_fills.order_fill(leg, leg.tx_hash in direct, self._is_from_archive(leg))
+            truth_fills.order_fill(
+                leg,
+                self._tokens.get(leg.token_id, {}),
+                leg.tx_hash in direct,
+                self._is_from_archive(leg),
+            )
             for match in self._matches
             for leg in match.legs
         ]
@@ -148,14 +153,13 @@ class Truth:
     @cached_property
     def tag_volume_daily(self) -> list[dict]:
         """Volume per UTC day and tag; a market counts once, in however many events it has it."""
-        tags: dict[str, set[str]] = defaultdict(set)
-        for row in self.event_tags:
-            tags[row["event_id"]].add(row["tag_slug"])
-        groups = {
-            token_id: set().union(*(tags[event_id] for event_id in event_ids))
-            for token_id, event_ids in self._events_of_token.items()
-        }
-        return truth_volumes.grouped_daily(self.volume_daily, groups, "tag_slug")
+        return truth_volumes.grouped_daily(self.volume_daily, self._tags_of_token, "tag_slug")
+
+    @cached_property
+    def tag_volume_hourly(self) -> list[dict]:
+        """Volume per hour and tag; a market counts once, in however many events it has it."""
+        hours = truth_volumes.volume_hourly(self.candles("1h"))
+        return truth_volumes.grouped(hours, self._tags_of_token, "tag_slug", "hour_at")
 
     @cached_property
     def event_volume(self) -> list[dict]:
@@ -277,6 +281,16 @@ class Truth:
         for pair in self.markets_events:
             events_of[pair["market_id"]].add(pair["event_id"])
         return {token_id: events_of[row["market_id"]] for token_id, row in self._tokens.items()}
+
+    @cached_property
+    def _tags_of_token(self) -> dict[str, set[str]]:
+        tags: dict[str, set[str]] = defaultdict(set)
+        for row in self.event_tags:
+            tags[row["event_id"]].add(row["tag_slug"])
+        return {
+            token_id: set().union(*(tags[event_id] for event_id in event_ids))
+            for token_id, event_ids in self._events_of_token.items()
+        }
 
     @cached_property
     def _priced_trades(self) -> list[dict]:

@@ -35,7 +35,18 @@ def key_of(leg: Fill, from_archive: bool) -> str:
     return f"{leg.tx_hash}_{leg.order_hash if from_archive else leg.log_index}"
 
 
-def order_fill(leg: Fill, is_direct: bool, from_archive: bool) -> dict:
+def market_of(leg: Fill, token: Mapping) -> dict:
+    """The columns that say what a token stands for; `token` is its row of `outcome_tokens`, empty if unknown."""
+    said = describe(leg.version, leg.token_id)
+    return {
+        "market_id": token.get("market_id", ""),
+        "condition_id": token.get("condition_id", said["condition_id"]),
+        "outcome": token.get("outcome", ""),
+        "outcome_index": token.get("outcome_index", said["outcome_index"]),
+    }
+
+
+def order_fill(leg: Fill, token: Mapping, is_direct: bool, from_archive: bool) -> dict:
     """The row of `order_fills` of a leg; `is_direct`: its transaction has no taker order."""
     is_taker = leg.taker in _EXCHANGE_ADDRESSES
     fee_asset = fee_asset_of(leg.version, leg.side)
@@ -61,13 +72,12 @@ def order_fill(leg: Fill, is_direct: bool, from_archive: bool) -> dict:
         "fee_asset": fee_asset,
         "fee_usd": fee_in_usd(leg.fee, fee_asset, leg.usd, leg.shares),
         "is_dust": is_dust(leg.usd, leg.shares),
-    }
+    } | market_of(leg, token)
 
 
 def trade(match: Match, token: Mapping, from_archive: bool) -> dict:
     """The row of `trades` of a match; `token` is that of `outcome_tokens`, empty if unknown."""
     leg, makers = match.taker_leg, match.maker_legs
-    said = describe(leg.version, leg.token_id)
     return {
         "trade_id": key_of(leg, from_archive),
         "contract_version": leg.version,
@@ -77,7 +87,7 @@ def trade(match: Match, token: Mapping, from_archive: bool) -> dict:
         "wallet": leg.maker,
         "side": leg.side,
         "token_id": leg.token_id,
-        "module": said["module"],
+        "module": describe(leg.version, leg.token_id)["module"],
         "match_type": match_type_of(match),
         "maker_legs": len(makers),
         "shares": leg.shares,
@@ -90,11 +100,7 @@ def trade(match: Match, token: Mapping, from_archive: bool) -> dict:
         "fee_usd": _fee_usd(leg),
         "maker_fee_usd": 0 if match.kind == DIRECT else sum(map(_fee_usd, makers)),
         "is_dust": is_dust(leg.usd, leg.shares),
-        "market_id": token.get("market_id", ""),
-        "condition_id": token.get("condition_id", said["condition_id"]),
-        "outcome": token.get("outcome", ""),
-        "outcome_index": token.get("outcome_index", said["outcome_index"]),
-    }
+    } | market_of(leg, token)
 
 
 def _fee_usd(leg: Fill) -> int:

@@ -10,7 +10,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime
-from decimal import Decimal
+from decimal import ROUND_DOWN, Decimal
 
 WINNER, SPLIT, UNRESOLVED = "winner", "split", "unresolved"
 NEAR = Decimal("0.0001")  # less than this from 1 or 0 is as good as there
@@ -30,6 +30,7 @@ def market_row(payload: dict) -> dict:
         "closed": bool(payload.get("closed")),
         "neg_risk": bool(payload.get("negRisk")),
         "volume_usd": _micro_usd(payload.get("volume")),
+        "outcome_prices": [_cut(price) for price in outcome_prices(payload)],
         "tick_size": payload.get("orderPriceMinTickSize") or None,
         "created_at": _seconds(payload.get("createdAt")),
         "closed_at": _seconds(payload.get("closedTime")),
@@ -172,6 +173,11 @@ def neg_risk_groups(markets: Iterable[dict], events: Iterable[dict]) -> list[dic
 
 def _ended_yes(market: dict) -> bool:
     return resolution_of(market) == WINNER and payouts_of(market)[0] == 1
+
+
+def _cut(price: Decimal) -> Decimal:
+    """A price as it is kept: cut to 18 digits."""
+    return price.quantize(Decimal("1e-18"), ROUND_DOWN)
 
 
 def _micro_usd(amount: str | float | None) -> int | None:

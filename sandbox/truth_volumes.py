@@ -24,18 +24,34 @@ def volume_daily(days: Iterable[dict]) -> list[dict]:
     ]
 
 
+def volume_hourly(hours: Iterable[dict]) -> list[dict]:
+    """Volume per hour and token, of hourly candles."""
+    return [
+        {"hour_at": candle["bucket_at"], "token_id": candle["token_id"]}
+        | {name: candle[name] for name in _VOLUMES}
+        for candle in hours
+    ]
+
+
 def grouped_daily(
     per_token: Iterable[dict], groups: Mapping[str, Collection[str]], key: str
 ) -> list[dict]:
-    """Rows of `volume_daily` added up by day and group, in which `key` names the group.
+    """Rows of `volume_daily` added up by day and group, in which `key` names the group."""
+    return grouped(per_token, groups, key, "day")
+
+
+def grouped(
+    per_token: Iterable[dict], groups: Mapping[str, Collection[str]], key: str, time: str
+) -> list[dict]:
+    """Volumes of tokens added up by the column `time` and group, in which `key` names the group.
 
     `groups` are those of each token; a token counts once in each, and without any nowhere.
     """
-    sums: dict[tuple[str, str], dict] = {}
+    sums: dict[tuple, dict] = {}
     for row in per_token:
         for group in groups.get(row["token_id"], ()):
             total = sums.setdefault(
-                (row["day"], group), {"day": row["day"], key: group} | dict.fromkeys(_VOLUMES, 0)
+                (row[time], group), {time: row[time], key: group} | dict.fromkeys(_VOLUMES, 0)
             )
             for name in _VOLUMES:
                 total[name] += row[name]

@@ -30,6 +30,10 @@ _FROM_FILL = (
     "fee",
     "fee_asset",
     "fee_usd",
+    "market_id",
+    "condition_id",
+    "outcome",
+    "outcome_index",
 )
 
 

@@ -65,6 +65,12 @@ def dev(run: Run, *arguments: str) -> int:
     return dbt(run, *arguments, "--target", "dev", "--target-path", str(run.dev_artifacts))
 
 
+def drop_dev(run: Run) -> None:
+    """Drop the developer's schema; it is there again, empty, because dbt's connections in this process were opened in it."""
+    run.client.command(f"drop database if exists {DEV}")
+    run.client.command(f"create database {DEV}")
+
+
 def refused(run: Run, capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
     """What dbt says, which must fail."""
     capfd.readouterr()
@@ -90,7 +96,7 @@ def test_a_developers_schema_is_built_beside_production_and_dropped_again(produc
     ).result_rows
     assert views == []
 
-    run.client.command(f"drop database {DEV}")
+    drop_dev(run)
     world.advance(20)
     land_gamma(run, world)
     land(run, all_fills(world))
@@ -160,10 +166,10 @@ def test_slim_ci_builds_what_changed_alone(
     capfd.readouterr()
     assert dev(run, "list", "--select", "state:modified", *changed) == 0
     assert capfd.readouterr().out.strip() == ""
-    run.client.command(f"drop database if exists {DEV}")
+    drop_dev(run)
     assert dev(run, "build", "--select", "market_volume_daily", "--defer", *changed) == 0
     tables = run.client.query(f"select name from system.tables where database = '{DEV}'")
-    assert tables.result_columns == [("market_volume_daily",)]
+    assert list(tables.result_columns[0]) == ["market_volume_daily"]
     assert dev_rows(run, "market_volume_daily") == rows_of(run, "market_volume_daily")
 
 
@@ -171,7 +177,7 @@ def test_stores_are_cloned_and_views_are_refused(
     production: Run, state: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run, clone = production, ["clone", "--state", str(state)]
-    run.client.command(f"drop database if exists {DEV}")
+    drop_dev(run)
     said = refused(run, capfd, *clone, "--select", "markets", "--target", "dev")
     assert "--select config.materialized:incremental" in said
     assert dev(run, *clone, "--select", "config.materialized:incremental") == 0
@@ -215,7 +221,7 @@ def test_promised_models_are_public_with_a_contract_and_the_rest_is_hidden(state
 def test_the_docs_are_one_page(production: Run, tmp_path: Path) -> None:
     assert dbt(production, "docs", "generate", "--static", "--target-path", str(tmp_path)) == 0
     page = (tmp_path / "static_index.html").read_text()
-    assert "One row per executed taker order" in page or "trades" in page
+    assert "One row per executed taker order" in page
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     tests = [node for node in manifest["nodes"].values() if node["resource_type"] == "test"]
     assert [node["name"] for node in tests if node["docs"]["show"]] == []

@@ -17,6 +17,7 @@ CHECKED = (
     "ohlcv_1m", "ohlcv_1h", "ohlcv_1d", "market_ohlcv_1h",
     "ohlcv_1m_filled", "ohlcv_1h_filled", "ohlcv_1d_filled",
     "volume_daily", "market_volume_daily", "event_volume_daily", "tag_volume_daily",
+    "tag_volume_hourly",
     "event_volume", "trending_markets", "wallet_daily", "market_latest_price",
     "outcome_tokens", "markets", "events", "markets_events", "event_tags", "event_series", "neg_risk_groups",
     "unknown_tokens", "position_ids",

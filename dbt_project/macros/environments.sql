@@ -43,7 +43,7 @@
 {% macro refuse_what_cannot_work() %}
     {%- if execute and flags.WHICH in ('run', 'build', 'seed', 'snapshot', 'retry', 'test') %}
         {%- set raw = raw_schema() %}
-        {%- if is_production() and flags.WHICH != 'test' and (flags.EMPTY or flags.SAMPLE) %}
+        {%- if is_production() and flags.WHICH != 'test' and (flags.EMPTY or invocation_args_dict.get('sample')) %}
             {% do exceptions.raise_compiler_error(
                 '--empty and --sample would leave the views of ' ~ target.schema ~ ' without rows: use them in a schema of your own,'
                 ~ ' as with --target dev'

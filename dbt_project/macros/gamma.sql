@@ -17,6 +17,11 @@
     toFloat64OrNull(trimBoth(JSONExtractRaw(payload, '{{ field }}'), '"'))
 {%- endmacro %}
 
+{#- Prices, which Gamma sends as texts of up to 34 digits, cut to 18 digits as in trades; null where a text is no number. -#}
+{% macro prices_from_texts(texts) -%}
+    arrayMap(price -> toDecimal128OrNull(price, 18), {{ texts }})
+{%- endmacro %}
+
 {#- RFC 3339, or Gamma's other form: 2026-07-24 00:00:16+00. A zero (Go writes 0001-01-01T00:00:00Z) is no time. -#}
 {% macro json_time(field) -%}
     if({{ json_any_time(field) }} > toDateTime64(0, 6, 'UTC'), {{ json_any_time(field) }}, null)

@@ -13,3 +13,12 @@
         from {{ source('polymarket_raw', landing_table) }}
     )
 {%- endmacro %}
+
+{#- One row per market and tag: a market has a tag once, in however many of its events. -#}
+{% macro tags_of_markets() -%}
+    select distinct
+        pairs.market_id as market_id,
+        event_tags.tag_slug as tag_slug
+    from {{ ref('markets_events') }} as pairs
+    inner all join {{ ref('event_tags') }} as event_tags on pairs.event_id = event_tags.event_id
+{%- endmacro %}

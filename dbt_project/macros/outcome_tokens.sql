@@ -18,3 +18,20 @@ array join
     arrayConcat(arrayEnumerate(token_ids), arrayEnumerate(earlier_token_ids)) as position
 where token_id != ''
 {% endmacro %}
+
+{#-
+    The columns that say which market and outcome a token stands for, of `tokens` joined to rows with `position_id`. They are
+    empty until Gamma lists the market, but for what a position id says itself.
+-#}
+{% macro market_of_token() -%}
+    coalesce(tokens.market_id, '') as market_id,
+    if(
+        coalesce(tokens.market_id, '') = '', {{ position_condition_id('position_id') }},
+        coalesce(tokens.condition_id, '')
+    ) as condition_id,
+    coalesce(tokens.outcome, '') as outcome,
+    if(
+        coalesce(tokens.market_id, '') = '', {{ position_outcome_index('position_id') }},
+        tokens.outcome_index
+    ) as outcome_index
+{%- endmacro %}

@@ -1,6 +1,21 @@
+with fills as (
+
+    select
+        *,
+        {{ position_id('token_id', 'contract_version') }} as position_id
+    from {{ ref('int_order_fills_deduplicated') }}
+
+),
+
+tokens as (
+
+    select * from {{ ref('outcome_tokens') }}
+
+)
+
 select
     ---------- ids
-    {{ fill_key() }} as fill_id,
+    fill_id,
     contract_version,
     exchange,
     block_number,
@@ -18,12 +33,16 @@ select
 
     ---------- what was exchanged
     side,
-    token_id,
+    fills.token_id as token_id,
     shares,
     usd,
     price,
     fee,
     fee_asset,
-    {{ fee_in_usd() }} as fee_usd,
-    is_dust
-from {{ final(ref('order_fills_store')) }}
+    fee_usd,
+    is_dust,
+
+    ---------- market; empty until Gamma lists it, but for what a position id says itself
+    {{ market_of_token() }}
+from fills
+left any join tokens on fills.token_id = tokens.token_id

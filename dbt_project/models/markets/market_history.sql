@@ -29,7 +29,7 @@ select
     question,
     active,
     closed,
-    outcome_prices,
+    {{ prices_from_texts('outcome_prices') }} as outcome_prices,
     volume_usd,
     liquidity_usd,
     uma_resolution_status,

@@ -15,7 +15,7 @@ select
 
     ---------- outcomes, by outcome index
     outcomes,
-    outcome_prices,
+    {{ prices_from_texts('outcome_prices') }} as outcome_prices,
     token_ids,
 
     ---------- resolution

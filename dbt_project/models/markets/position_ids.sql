@@ -4,7 +4,7 @@ with tokens as (
         token_id,
         min(filled_at) as first_filled_at,
         max(filled_at) as last_filled_at
-    from {{ ref('order_fills') }}
+    from {{ ref('int_order_fills_deduplicated') }}
     where contract_version = 'v3'
     group by token_id
 

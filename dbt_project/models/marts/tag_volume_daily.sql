@@ -4,14 +4,9 @@ with volumes as (
 
 ),
 
--- A market has a tag once, in however many of its events.
 tags as (
 
-    select distinct
-        pairs.market_id as market_id,
-        event_tags.tag_slug as tag_slug
-    from {{ ref('markets_events') }} as pairs
-    inner all join {{ ref('event_tags') }} as event_tags on pairs.event_id = event_tags.event_id
+    {{ tags_of_markets() }}
 
 )
 

@@ -1,6 +1,6 @@
 with fills as (
 
-    select * from {{ ref('wallet_fills') }}
+    select * from {{ ref('int_wallet_fills') }}
 
 )
 

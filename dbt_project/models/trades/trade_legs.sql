@@ -4,8 +4,15 @@ with legs as (
     select
         *,
         arraySort(groupArrayIf((log_index, maker, fill_id), leg = 'taker') over (partition by filled_at, tx_hash)) as taker_legs,
-        arrayFirst(t -> t.2 = taker and (t.1 > log_index or block_number = 0), taker_legs) as taker_leg
-    from {{ ref('order_fills') }}
+        arrayFirst(t -> t.2 = taker and (t.1 > log_index or block_number = 0), taker_legs) as taker_leg,
+        {{ position_id('token_id', 'contract_version') }} as position_id
+    from {{ ref('int_order_fills_deduplicated') }}
+
+),
+
+tokens as (
+
+    select * from {{ ref('outcome_tokens') }}
 
 )
 
@@ -28,12 +35,16 @@ select
 
     ---------- what was exchanged
     side,
-    token_id,
+    legs.token_id as token_id,
     shares,
     usd,
     price,
     fee,
     fee_asset,
     fee_usd,
-    is_dust
+    is_dust,
+
+    ---------- market; empty until Gamma lists it, but for what a position id says itself
+    {{ market_of_token() }}
 from legs
+left any join tokens on legs.token_id = tokens.token_id

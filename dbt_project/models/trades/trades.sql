@@ -47,15 +47,6 @@ select
     maker_fee_usd,
 
     ---------- market; empty until Gamma lists it, but for what a position id says itself
-    coalesce(tokens.market_id, '') as market_id,
-    if(
-        coalesce(tokens.market_id, '') = '', {{ position_condition_id('position_id') }},
-        coalesce(tokens.condition_id, '')
-    ) as condition_id,
-    coalesce(tokens.outcome, '') as outcome,
-    if(
-        coalesce(tokens.market_id, '') = '', {{ position_outcome_index('position_id') }},
-        tokens.outcome_index
-    ) as outcome_index
+    {{ market_of_token() }}
 from trades
 left any join tokens on trades.token_id = tokens.token_id

@@ -26,7 +26,7 @@ with transactions as (
         arraySort(groupArrayIf(({{ leg_columns }}), leg = 'taker')) as taker_legs,
         groupArrayIf((log_index, taker, side, token_id, shares, usd, fee_usd), leg = 'maker') as maker_legs,
         groupArrayIf(({{ leg_columns }}), leg = 'direct') as direct_fills
-    from {{ ref('order_fills') }}
+    from {{ ref('int_order_fills_deduplicated') }}
     {%- if is_incremental() %}
     where {{ is_touched }}
     {%- elif not is_production() %}

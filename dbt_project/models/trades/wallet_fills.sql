@@ -1,55 +1,16 @@
--- Every order as its owner sees it. The operator of a direct fill trades from its own pocket, so for it, and only for it,
--- the side is the inverse: in mint and merge matches both wallets are on the same side, of different tokens.
-with owners as (
+with fills as (
 
     select
-        * except (maker, taker, leg),
-        maker as wallet,
-        leg as role
-    from {{ ref('order_fills') }}
+        *,
+        {{ position_id('token_id', 'contract_version') }} as position_id
+    from {{ ref('int_wallet_fills') }}
 
 ),
 
-operators as (
+tokens as (
 
-    select
-        * except (maker, taker, leg, side, fee, fee_usd),
-        taker as wallet,
-        toLowCardinality('operator') as role,
-        toLowCardinality(if(fills.side = 'BUY', 'SELL', 'BUY')) as side,
-        toDecimal128(0, 6) as fee,
-        toDecimal128(0, 6) as fee_usd
-    from {{ ref('order_fills') }} as fills
-    where leg = 'direct'
+    select * from {{ ref('outcome_tokens') }}
 
-),
-
-wallets as (
-
-    {% for side_of_fill in ('owners', 'operators') -%}
-    select
-        fill_id,
-        contract_version,
-        exchange,
-        block_number,
-        log_index,
-        tx_hash,
-        order_hash,
-        filled_at,
-        wallet,
-        role,
-        side,
-        token_id,
-        shares,
-        usd,
-        price,
-        fee,
-        fee_asset,
-        fee_usd,
-        is_dust
-    from {{ side_of_fill }}
-    {{ 'union all' if not loop.last }}
-    {% endfor %}
 )
 
 select
@@ -69,14 +30,18 @@ select
     wallet,
     role,
     side,
-    token_id,
+    fills.token_id as token_id,
     shares,
     usd,
     price,
     fee,
     fee_asset,
     fee_usd,
-    if(side = 'BUY', shares, -shares) - if(fee_asset = 'shares', fee, toDecimal128(0, 6)) as shares_change,
-    if(side = 'BUY', -usd, usd) - if(fee_asset = 'usd', fee, toDecimal128(0, 6)) as usd_change,
-    is_dust
-from wallets
+    shares_change,
+    usd_change,
+    is_dust,
+
+    ---------- market; empty until Gamma lists it, but for what a position id says itself
+    {{ market_of_token() }}
+from fills
+left any join tokens on fills.token_id = tokens.token_id
