@@ -70,7 +70,7 @@ def _common_fields(market: Market) -> dict:
         "question": market.question,
         "conditionId": condition_id(market),
         "slug": market.slug,
-        "resolutionSource": "",
+        "resolutionSource": "https://example.com/answer" if market.id % 2 else "",
         "endDate": rfc3339(market.ends_at * 1_000_000),
         "image": "https://example.com/market.png",
         "icon": "https://example.com/market.png",
@@ -174,7 +174,7 @@ def _order_book_fields(market: Market) -> dict:
         "rewardsMaxSpread": 4.5,
         "spread": number(tick),
         "lastTradePrice": number(price) if market.last_trade_at else 0,
-        "bestBid": number(price - tick),
+        "bestBid": None if closed and market.id % 3 == 0 else number(price - tick),
         "bestAsk": number(price),
         "competitive": 0 if closed else 0.98,
         "featured": False,
@@ -243,7 +243,9 @@ def _sports_fields(market: Market) -> dict:
         "groupItemTitle": market.group_title,
         "secondsDelay": 3,
     }
-    if market.group_threshold:
+    if not market.group_threshold:
+        fields["gameId"] = str(1_400_000 + market.id)
+    else:
         fields["line"] = -1.5 if market.group_threshold == 1 else 2.5
     return fields
 

@@ -31,6 +31,7 @@ def market_row(payload: dict) -> dict:
         "neg_risk": bool(payload.get("negRisk")),
         "volume_usd": _micro_usd(payload.get("volume")),
         "outcome_prices": [_cut(price) for price in outcome_prices(payload)],
+        **_of_market_page(payload),
         "tick_size": payload.get("orderPriceMinTickSize") or None,
         "created_at": _seconds(payload.get("createdAt")),
         "closed_at": _seconds(payload.get("closedTime")),
@@ -38,6 +39,39 @@ def market_row(payload: dict) -> dict:
         "resolution": resolution,
         "winning_outcome_index": winner,
         "winning_outcome": "" if winner is None else json.loads(payload["outcomes"])[winner],
+    }
+
+
+def _of_market_page(payload: dict) -> dict:
+    """What a market's page says of its rules, quotes, fees and game."""
+    schedule = payload.get("feeSchedule") or {}
+    as_given = {
+        "spread": "spread",
+        "best_bid": "bestBid",
+        "best_ask": "bestAsk",
+        "maker_base_fee": "makerBaseFee",
+        "taker_base_fee": "takerBaseFee",
+        "line": "line",
+    }
+    threshold = payload.get("groupItemThreshold")
+    return {name: payload.get(field) for name, field in as_given.items()} | {
+        "description": payload.get("description") or "",
+        "resolution_source": payload.get("resolutionSource") or "",
+        "start_at": _seconds(payload.get("startDate")),
+        "last_trade_price": payload.get("lastTradePrice") or None,
+        "volume_usd_24h": _micro_usd(payload.get("volume24hr")),
+        "order_min_size": payload.get("orderMinSize"),
+        "fees_enabled": bool(payload.get("feesEnabled")),
+        "fee_type": payload.get("feeType") or "",
+        "fee_rate": schedule.get("rate"),
+        "fee_exponent": schedule.get("exponent"),
+        "fee_taker_only": bool(schedule.get("takerOnly")),
+        "fee_rebate_rate": schedule.get("rebateRate"),
+        "sports_market_type": payload.get("sportsMarketType") or "",
+        "game_id": str(payload.get("gameId") or ""),
+        "game_start_at": _seconds(payload.get("gameStartTime")),
+        "event_start_at": _seconds(payload.get("eventStartTime")),
+        "group_item_threshold": None if threshold is None else int(threshold),
     }
 
 

@@ -22,6 +22,10 @@
     arrayMap(price -> toDecimal128OrNull(price, 18), {{ texts }})
 {%- endmacro %}
 
+{% macro json_float_in(object, field) -%}
+    toFloat64OrNull(trimBoth(JSONExtractRaw(payload, '{{ object }}', '{{ field }}'), '"'))
+{%- endmacro %}
+
 {#- RFC 3339, or Gamma's other form: 2026-07-24 00:00:16+00. A zero (Go writes 0001-01-01T00:00:00Z) is no time. -#}
 {% macro json_time(field) -%}
     if({{ json_any_time(field) }} > toDateTime64(0, 6, 'UTC'), {{ json_any_time(field) }}, null)
@@ -104,6 +108,11 @@ with fields as (
         JSONExtractString(payload, 'groupItemTitle') as group_item_title,
         {{ json_each('events', 'slug') }}[1] as event_slug,
         JSONExtractString(payload, 'category') as category,
+        JSONExtractString(payload, 'description') as description,
+        JSONExtractString(payload, 'resolutionSource') as resolution_source,
+        JSONExtractString(payload, 'feeType') as fee_type,
+        JSONExtractString(payload, 'sportsMarketType') as sports_market_type,
+        JSONExtractString(payload, 'gameId') as game_id,
         JSONExtractString(payload, 'umaResolutionStatus') as uma_resolution_status,
 
         ---------- outcomes, by outcome index
@@ -126,17 +135,35 @@ with fields as (
         {{ json_usd('volume') }} as volume_usd,
         {{ json_usd('liquidity') }} as liquidity_usd,
         {{ json_step('orderPriceMinTickSize') }} as tick_size,
+        {{ json_usd('volume24hr') }} as volume_usd_24h,
+        {{ json_usd('orderMinSize') }} as order_min_size,
+        {{ json_float('bestBid') }} as best_bid,
+        {{ json_float('bestAsk') }} as best_ask,
+        {{ json_float('spread') }} as spread,
+        {{ json_step('lastTradePrice') }} as last_trade_price,
+        {{ json_float('makerBaseFee') }} as maker_base_fee,
+        {{ json_float('takerBaseFee') }} as taker_base_fee,
+        {{ json_float_in('feeSchedule', 'rate') }} as fee_rate,
+        {{ json_float_in('feeSchedule', 'exponent') }} as fee_exponent,
+        {{ json_float_in('feeSchedule', 'rebateRate') }} as fee_rebate_rate,
+        {{ json_float('line') }} as line,
+        {{ json_float('groupItemThreshold') }} as group_item_threshold,
 
         ---------- booleans
         toBool(JSONExtractBool(payload, 'active')) as active,
         toBool(JSONExtractBool(payload, 'closed')) as closed,
         toBool(JSONExtractBool(payload, 'negRisk')) as neg_risk,
+        toBool(JSONExtractBool(payload, 'feesEnabled')) as fees_enabled,
+        toBool(JSONExtractBool(payload, 'feeSchedule', 'takerOnly')) as fee_taker_only,
 
         ---------- times
         {{ json_time('createdAt') }} as created_at,
         {{ json_time('endDate') }} as end_at,
         {{ json_time('closedTime') }} as closed_at,
         {{ json_time('updatedAt') }} as updated_at,
+        {{ json_time('startDate') }} as start_at,
+        {{ json_time('gameStartTime') }} as game_start_at,
+        {{ json_time('eventStartTime') }} as event_start_at,
 
         ---------- bookkeeping
         fetched_at,
