@@ -8,17 +8,20 @@ itself as a closed laptop would, or finds its clock put forward or back. Without
 from __future__ import annotations
 
 import argparse
-import functools
 import os
 import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from chaos.cycles import BEGINS, DONE, always_read, cycles_of
 from chaos.seams import PLACES, arm
+from ingest.events import Event, Moment, Stage, listen
+from pipeline.settings import Settings
 
 
 def main(arguments: list[str]) -> None:
@@ -44,8 +47,8 @@ def main(arguments: list[str]) -> None:
     strike = _strike(options)
     from pipeline.verbs.cli import main as run_pipeline
 
+    cycles = _Cycles()
     if options.seam:
-        cycles = _CycleCount()
         arm(
             PLACES[options.seam],
             options.nth,
@@ -103,22 +106,27 @@ def _wrong_clock(ahead_s: float) -> Any:
     return time_machine.travel(moment, tick=True).start()
 
 
-class _CycleCount:
-    """Counts the cycles that a loop has finished, in `done`."""
+class _Cycles:
+    """Says in the log when runs of jobs begin and go well, and counts cycles: runs of each source that went well."""
 
     def __init__(self) -> None:
-        from pipeline.jobs import loop
+        self._runs: Counter[str] = Counter()
+        listen(self._note, strict=True)
 
-        self.done = 0
-        run_cycle = loop.run_cycle
+    @property
+    def done(self) -> int:
+        """Cycles that are finished."""
+        return cycles_of(self._runs, always_read(Settings()))
 
-        @functools.wraps(run_cycle)
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            report = run_cycle(*args, **kwargs)
-            self.done += 1
-            return report
-
-        loop.run_cycle = counted
+    def _note(self, moment: Moment) -> None:
+        if moment.event is not Event.JOB_RUN:
+            return
+        job = moment.facts["job"]
+        if moment.stage is Stage.BEGINS:
+            os.write(sys.stderr.fileno(), BEGINS.format(job).encode())
+        elif moment.stage is Stage.ENDS and not moment.facts["failure"]:
+            self._runs[job] += 1
+            os.write(sys.stderr.fileno(), DONE.format(job).encode())
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -21,6 +22,7 @@ from typing import Any
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 
+from chaos.cycles import always_read, cycles_of
 from chaos.nursery import Nursery
 from chaos.processes import POLL_S, Broken, Database, Pipeline, environment, wait_until
 from chaos.proxy import Proxy
@@ -80,6 +82,7 @@ class Harness:
         self._resources.callback(self.database.kill)
         self._resources.enter_context(self._nursery)
         self.database.start()
+        self._sources = always_read(self.read_settings())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -180,6 +183,8 @@ class Harness:
     ) -> Pipeline:
         """Wait until a loop has finished so many more cycles, and start it again where it may give up.
 
+        A cycle is a run of each source that went well.
+
         Returns:
             The loop that has: this one, or the last that was started in its place.
 
@@ -187,17 +192,21 @@ class Harness:
             Broken: it does not, or it has ended as it never should.
         """
         deadline = time.monotonic() + RECOVER_TIMEOUT_S
-        before = pipeline.cycles()
-        while pipeline.cycles() < before + number:
+        before = pipeline.runs()
+        while cycles_of(pipeline.runs() - before, self._sources) < number:
             code = pipeline.exit_code
             if pipeline.ended_as_it_may or (may_lose_lock and code == LOCK_HELD):
                 self.look_for_tracebacks(pipeline)
                 self.tally.restarts += 1
-                pipeline, before = restart(), 0
+                pipeline, before = restart(), Counter()
             elif code is not None or time.monotonic() > deadline:
                 raise Broken(f"no cycle was finished (exit code {code}): {pipeline.said()}")
             time.sleep(POLL_S)
         return pipeline
+
+    def has_finished_a_cycle(self, pipeline: Pipeline) -> bool:
+        """Whether a loop has finished a cycle since it was started."""
+        return cycles_of(pipeline.runs(), self._sources) > 0
 
     def look_for_tracebacks(self, pipeline: Pipeline) -> None:
         """Note a traceback in what a pipeline said."""

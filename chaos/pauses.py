@@ -92,9 +92,12 @@ def _start_successor(harness: Harness, pause: Pause, stopped_at: float) -> Pipel
     second = harness.start_at_the_head(
         "loop", options=options, folder=pause.successors_folder, lock_ttl_s=LOCK_TTL_S
     )
-    wait_until(lambda: second.stopped or not second.alive or second.cycles() > 0, REACH_TIMEOUT_S)
+    wait_until(
+        lambda: second.stopped or not second.alive or harness.has_finished_a_cycle(second),
+        REACH_TIMEOUT_S,
+    )
     if not second.stopped:
-        cycles = 1 - second.cycles()
+        cycles = 0 if harness.has_finished_a_cycle(second) else 1
         second = harness.wait_for_cycles(second, cycles, lambda: _loop(harness, pause), **MAY_LOSE)
         if pause.meeting:
             wait_until(lambda: second.stopped or not second.alive, REACH_TIMEOUT_S)

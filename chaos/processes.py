@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -11,9 +10,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from chaos.cycles import has_begun, runs_in
 from chaos.nursery import Nursery
 from embedded_clickhouse.passwords import OWNER, password_of
 from pipeline.settings import ENV_FILE_VARIABLE, PROJECT_DIR, Settings
@@ -21,7 +22,6 @@ from pipeline.settings import ENV_FILE_VARIABLE, PROJECT_DIR, Settings
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 120.0
 POLL_S = 0.01
-CYCLE_DONE = re.compile(r" polygon: .* in [0-9.]+ s$", re.MULTILINE)
 
 
 class Broken(Exception):
@@ -149,14 +149,14 @@ class Pipeline:
 
     @property
     def ended_as_it_may(self) -> bool:
-        """True if it has ended as it may without its database: a loop only before its first cycle."""
-        if self._verb == "loop" and self.cycles() > 0:
+        """True if it has ended as it may without its database: a loop only before its jobs have begun."""
+        if self._verb == "loop" and has_begun(self.said()):
             return False
         return self.exit_code in (0, 1)
 
-    def cycles(self) -> int:
-        """Cycles that it has finished."""
-        return len(CYCLE_DONE.findall(self.said()))
+    def runs(self) -> Counter[str]:
+        """Runs that went well so far, by job."""
+        return runs_in(self.said())
 
     def said(self) -> str:
         """What it has logged so far."""

@@ -1,40 +1,46 @@
-"""The places in the pipeline's code at which a process is killed or stopped, and the wrapping that does it there.
+"""The places in the pipeline's code at which a process is killed or stopped.
 
-The code itself knows nothing of this: a seam is a function by its module and name, and the child process that is to
-die there replaces that name by a wrapper. `docs/reliability.md` says for each seam what is on disk and in ClickHouse.
+A seam is an event that the code announces (`ingest/events.py`), or a function of dlt where no code of ours runs at that
+moment. `docs/reliability.md` says for each seam what is on disk and in ClickHouse.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib
+import pkgutil
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Literal
 
+from ingest.events import Event, Moment, Stage, listen
+
 When = Literal["before", "during", "after"]
+STAGES: dict[When, tuple[Stage, ...]] = {
+    "before": (Stage.BEGINS,),
+    "during": (Stage.BEGINS,),
+    "after": (Stage.ENDS, Stage.HAPPENED),
+}
 
 
 @dataclass(frozen=True)
 class Seam:
-    """A function at which to kill.
+    """An event at which to kill.
 
     Attributes:
-        module: where its name is looked up by its caller.
-        attribute: its name there; `Class.method` for a method.
-        when: right before or after a call, or `during` it: some milliseconds after it began.
-        calls: it is called at least this often within a few cycles; the kill falls on one of these calls.
-        longest_ms: `during` only: the kill comes this long after the call began at the latest.
+        event: what is announced, or the name of a function of dlt.
+        when: right before or after a span (after a point), or `during` it: some milliseconds after it began.
+        calls: it comes at least this often within a few cycles; the kill falls on one of these times.
+        longest_ms: `during` only: the kill comes this long after the span began at the latest.
         verb: the verb of `run_pipeline.py` that gets there.
         rebuilds: it is only passed while the models are built.
-        every: it is drawn in every so-manieth round of seams; building the models takes its time.
-        only: only calls with this argument count; empty: all.
+        every: it is drawn in every n-th round of seams only; building the models takes its time.
+        only: only events with this fact count; empty: all.
     """
 
-    module: str
-    attribute: str
+    event: Event | str
     when: When
     calls: int = 1
     longest_ms: int = 20
@@ -44,70 +50,55 @@ class Seam:
     only: str = ""
 
 
-PIPELINE, STORAGES = "dlt.pipeline.pipeline", "dlt.common.storages"
 SEAMS: dict[str, Seam] = {
     # Start of a run.
-    "lock taken": Seam("pipeline.warehouse.lock", "WriterLock._acquire", "after"),
-    "applying migrations": Seam("pipeline.warehouse.migrations", "_execute", "after"),
+    "lock taken": Seam(Event.LOCK_TAKEN, "after"),
+    "applying migrations": Seam(Event.MIGRATION_EXECUTED, "after"),
     "building models": Seam(
-        "pipeline.derive.models", "run_dbt", "during", longest_ms=15_000, rebuilds=True, every=4
+        Event.MODELS_BUILT, "during", longest_ms=15_000, rebuilds=True, every=4
     ),
-    "models built, not recorded": Seam(
-        "pipeline.derive.models", "_compile_statements", "after", rebuilds=True, every=4
-    ),
-    "taking over state": Seam(
-        "ingest.land.loader", "_take_over_state_of_destination", "during", calls=4
-    ),
+    "models built, not recorded": Seam(Event.MODELS_BUILT, "after", rebuilds=True, every=4),
+    "taking over state": Seam(Event.STATE_TAKEN_OVER, "during", calls=3),
     # A load.
-    "page read": Seam("ingest.land.landing", "Landing.add", "before", calls=8),
+    "page read": Seam(Event.PAGE_READ, "after", calls=8),
+    # dlt commits a package and then saves its state, all in one call of ours (`Pipeline.extract`).
     "package committed, state not saved": Seam(
-        "dlt.extract.extract", "Extract.commit_packages", "after", calls=4
+        "dlt.extract.extract:Extract.commit_packages", "after", calls=4
     ),
-    "extracted": Seam(PIPELINE, "Pipeline.extract", "after", calls=4),
-    "normalizing": Seam(PIPELINE, "Pipeline.normalize", "during", calls=4, longest_ms=100),
+    "extracted": Seam(Event.PACKAGE_EXTRACTED, "after", calls=4),
+    "normalizing": Seam(Event.PACKAGE_NORMALIZED, "during", calls=4, longest_ms=100),
+    # dlt commits the normalized package and then deletes the extracted one, in one call (`Pipeline.normalize`).
     "normalized, extracted files not deleted": Seam(
-        f"{STORAGES}.load_storage", "LoadStorage.commit_new_load_package", "after", calls=4
+        "dlt.common.storages.load_storage:LoadStorage.commit_new_load_package", "after", calls=4
     ),
-    "normalized": Seam(PIPELINE, "Pipeline.normalize", "after", calls=4),
-    "load opened": Seam("pipeline.warehouse.ledger", "Ledger.open", "after", calls=4),
-    "inserting": Seam(
-        "ingest.land.destination", "ClickHouseHttpSqlClient.insert_file", "during", calls=8
-    ),
-    "one file inserted": Seam("ingest.land.destination", "ParquetLoadJob.run", "after", calls=8),
-    "all files inserted": Seam(
-        "ingest.land.destination", "ClickHouseHttpClient.complete_load", "before", calls=4
-    ),
-    "package completed": Seam(
-        "ingest.land.destination", "ClickHouseHttpClient.complete_load", "after", calls=4
-    ),
+    "normalized": Seam(Event.PACKAGE_NORMALIZED, "after", calls=4),
+    "load opened": Seam(Event.LOAD_OPENED, "after", calls=4),
+    "inserting": Seam(Event.FILE_INSERTED, "during", calls=8),
+    "one file inserted": Seam(Event.FILE_INSERTED, "after", calls=8),
+    "all files inserted": Seam(Event.PACKAGE_COMPLETED, "before", calls=4),
+    "package completed": Seam(Event.PACKAGE_COMPLETED, "after", calls=4),
+    # dlt marks a package as done and then moves it away, in one call (`Pipeline.load`).
     "package marked, not moved": Seam(
-        f"{STORAGES}.load_package", "PackageStorage.complete_loading_package", "after", calls=4
+        "dlt.common.storages.load_package:PackageStorage.complete_loading_package",
+        "after",
+        calls=4,
     ),
-    "load closed": Seam("pipeline.warehouse.ledger", "Ledger.close_loading", "after", calls=8),
+    "load closed": Seam(Event.LOAD_CLOSED, "after", calls=4),
     # Settling.
-    "settle marked": Seam("pipeline.warehouse.ledger", "Ledger.start_settling", "after", calls=6),
-    "settle statement": Seam("pipeline.derive.settle", "_execute", "during", calls=30),
-    "between settle statements": Seam("pipeline.derive.settle", "_execute", "after", calls=30),
-    "settled, not recorded": Seam(
-        "pipeline.warehouse.ledger", "Ledger.finish_settling", "before", calls=6
-    ),
+    "settle marked": Seam(Event.SETTLE_MARKED, "after", calls=6),
+    "settle statement": Seam(Event.STATEMENT_EXECUTED, "during", calls=20),
+    "between settle statements": Seam(Event.STATEMENT_EXECUTED, "after", calls=20),
+    "settled, not recorded": Seam(Event.SETTLE_RECORDED, "before", calls=6),
     # End of a run.
-    "releasing the lock": Seam(
-        "pipeline.warehouse.lock", "WriterLock._release", "during", verb="once"
-    ),
+    "job ended, not noted": Seam(Event.JOB_RUN, "after", calls=12),
+    "releasing the lock": Seam(Event.LOCK_RELEASED, "during", verb="once"),
 }
 
 # Where a run is stopped for longer than its lock lives, and where its successor is held while it goes on.
 MORE_PLACES: dict[str, Seam] = {
-    "before inserting fills": Seam(
-        "ingest.land.destination",
-        "ClickHouseHttpSqlClient.insert_file",
-        "before",
-        calls=4,
-        only="order_filled",
-    ),
-    "writing the ledger": Seam("pipeline.warehouse.ledger", "Ledger._write", "before", calls=8),
-    "backfill package": Seam("pipeline.jobs.worker", "load_source", "after", verb="backfill"),
+    "before inserting fills": Seam(Event.FILE_INSERTED, "before", calls=4, only="order_filled"),
+    "writing the ledger": Seam(Event.LEDGER_WRITTEN, "before", calls=8),
+    "backfill package": Seam(Event.SLICES_LANDED, "after", verb="backfill"),
 }
 PLACES = SEAMS | MORE_PLACES
 PAUSES = (
@@ -125,46 +116,58 @@ MEETINGS = (
 SECOND_PAUSES = ("writing the ledger", "before inserting fills", "settle marked", "load opened")
 
 
-def owner(seam: Seam) -> tuple[Any, str]:
-    """The module or class that holds a seam's function, and the function's name in it.
-
-    Raises:
-        ImportError, AttributeError: there is no such function.
-    """
-    *path, name = seam.attribute.split(".")
-    holder = functools.reduce(getattr, path, importlib.import_module(seam.module))
-    getattr(holder, name)
-    return holder, name
-
-
 def arm(
     seam: Seam,
     nth: int,
     delay_s: float,
     strike: Callable[[], None],
     counts: Callable[[], bool] = lambda: True,
-) -> None:
-    """Replace a seam's function by one whose `nth` call (from 1) calls `strike`, as the seam says when.
+) -> ExitStack:
+    """Have the `nth` time (from 1) that a seam is passed call `strike`, as the seam says when.
 
     Args:
-        delay_s: `during` only: seconds from the beginning of the call to the strike.
-        counts: whether a call that begins now counts.
+        delay_s: `during` only: seconds from the beginning to the strike.
+        counts: whether a time that begins now counts.
+
+    Returns:
+        Disarms it when it is closed.
     """
-    holder, name = owner(seam)
-    function = getattr(holder, name)
-    calls = count(1)  # its next() cannot be interrupted by another thread
+    times = count(1)  # its next() cannot be interrupted by another thread
+
+    def pass_by(moment: Moment) -> None:
+        is_one = moment.event == seam.event and moment.stage in STAGES[seam.when]
+        if not is_one or (seam.only and seam.only not in moment.facts.values()):
+            return
+        if not counts() or next(times) != nth:
+            return
+        if seam.when == "during":
+            threading.Timer(delay_s, strike).start()
+        else:
+            strike()
+
+    stack = ExitStack()
+    if isinstance(seam.event, Event):
+        stack.enter_context(listen(pass_by, strict=True))
+    else:
+        stack.callback(_announce_calls(seam.event, pass_by))
+    return stack
+
+
+def _announce_calls(name: str, listener: Callable[[Moment], None]) -> Callable[[], None]:
+    """Tell a listener of the end of every call of a function of dlt; returns what puts the function back.
+
+    Raises:
+        ImportError, AttributeError: there is no such function.
+    """
+    holder = pkgutil.resolve_name(name.rpartition(".")[0])
+    attribute = name.rpartition(".")[2]
+    function = getattr(holder, attribute)
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        is_one = not seam.only or seam.only in args
-        due = is_one and counts() and next(calls) == nth
-        if due and seam.when == "before":
-            strike()
-        if due and seam.when == "during":
-            threading.Timer(delay_s, strike).start()
         result = function(*args, **kwargs)
-        if due and seam.when == "after":
-            strike()
+        listener(Moment(name, Stage.ENDS))
         return result
 
-    setattr(holder, name, wrapper)
+    setattr(holder, attribute, wrapper)
+    return lambda: setattr(holder, attribute, function)

@@ -39,6 +39,7 @@ from ingest.errors import (
     one_line,
     redact,
 )
+from ingest.events import Event, span
 
 _RETRIED_STATUSES = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529}
 _GATEWAY_TIMEOUTS = {408, 504, 522, 524}
@@ -343,7 +344,7 @@ class HttpClient:
         self._limiter.wait(urlsplit(url).path, self._share)
         headers = {"Content-Type": "application/json"} if content is not None else {}
         sent = time.monotonic()
-        with _naming_failures(where):
+        with _naming_failures(where), span(Event.REQUEST_SENT, source=self.source):
             response = self._session.request(
                 method, url, data=content, headers=headers, timeout=self._timeout, stream=stream
             )

@@ -7,10 +7,10 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import replace
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
-import pytest
+from dlt.extract.extract import Extract
 from worlds import (
     COLUMNS,
     PATIENCE_S,
@@ -22,6 +22,7 @@ from worlds import (
     small_world,
 )
 
+from chaos.cycles import cycles_of, has_begun, runs_in
 from chaos.schedule import (
     FAULT_KINDS,
     HOME,
@@ -31,14 +32,14 @@ from chaos.schedule import (
     WrongClock,
     schedule,
 )
-from chaos.seams import MEETINGS, PAUSES, PLACES, SEAMS, SECOND_PAUSES, arm, owner
+from chaos.seams import MEETINGS, MORE_PLACES, PAUSES, PLACES, SEAMS, SECOND_PAUSES, arm
 from chaos.tally import Tally
 from chaos.verdict import examine, summary, unrecorded
 from embedded_clickhouse import Endpoint
+from ingest.events import Event, span
 from pipeline.jobs.backfill import backfill, parse_request
 from pipeline.jobs.loop import run_once
 from pipeline.settings import PROJECT_DIR
-from pipeline.warehouse.ledger import Ledger
 from pipeline.warehouse.run import Run, open_run
 from sandbox.reconcile import Check
 from sandbox.server import SandboxServer
@@ -99,37 +100,65 @@ def test_the_proxy_does_everything_to_inserts_and_to_other_requests() -> None:
     assert {fault.twice for fault in faults} == {True, False}
 
 
-def test_every_seam_is_passed(
-    clickhouse: Endpoint, database_prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_seam_is_passed(clickhouse: Endpoint, database_prefix: str, tmp_path: Path) -> None:
     passed = set()
-    for name, seam in PLACES.items():
-        holder, attribute = owner(seam)
-        monkeypatch.setattr(holder, attribute, getattr(holder, attribute))  # put back by undo
-        arm(seam, 1, 0, lambda name=name: passed.add(name))
-    with SandboxServer(small_world(matches=50)) as upstream:
-        settings = sandbox_settings(clickhouse, database_prefix, tmp_path, upstream)
-        run_once(settings)
-        in_first_cycle = set(passed)
-        with open_run(settings) as run:
-            backfill(run, parse_request("2026-06-01T06:00", None, None, again=False))
-    monkeypatch.undo()
+    with ExitStack() as armed:
+        for name, seam in PLACES.items():
+            armed.enter_context(arm(seam, 1, 0, lambda name=name: passed.add(name)))
+        with SandboxServer(small_world(matches=50)) as upstream:
+            settings = sandbox_settings(clickhouse, database_prefix, tmp_path, upstream)
+            run_once(settings)
+            in_first_cycle = set(passed)
+            with open_run(settings) as run:
+                backfill(run, parse_request("2026-06-01T06:00", None, None, again=False))
     assert in_first_cycle >= set(SEAMS)
     assert passed == set(PLACES)
 
 
-def test_a_call_may_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_patched_in_dlt_is_put_back() -> None:
+    before = Extract.commit_packages
+    with arm(SEAMS["package committed, state not saved"], 1, 0, lambda: None):
+        assert Extract.commit_packages is not before
+    assert Extract.commit_packages is before
+
+
+def test_a_time_may_not_count() -> None:
     struck: list[bool] = []
     counting: list[bool] = []
-    seam = replace(SEAMS["settled, not recorded"], when="after")
-    monkeypatch.setattr(
-        "pipeline.warehouse.ledger.Ledger.finish_settling", lambda self, loads: loads
-    )
-    arm(seam, 2, 0, lambda: struck.append(True), counts=lambda: counting[-1])
-    for counts, expected in ((False, 0), (True, 0), (False, 0), (True, 1), (True, 1)):
-        counting.append(counts)
-        assert Ledger.finish_settling(None, "loads") == "loads"
-        assert len(struck) == expected
+    seam = SEAMS["between settle statements"]
+    with arm(seam, 2, 0, lambda: struck.append(True), counts=lambda: counting[-1]):
+        for counts, expected in ((False, 0), (True, 0), (False, 0), (True, 1), (True, 1)):
+            counting.append(counts)
+            with span(Event.STATEMENT_EXECUTED, model="trades"):
+                pass
+            assert len(struck) == expected
+
+
+def test_a_seam_may_want_a_fact_and_a_span_that_ended_well() -> None:
+    struck: list[bool] = []
+    fills, statement = MORE_PLACES["before inserting fills"], SEAMS["between settle statements"]
+    with (
+        arm(fills, 1, 0, lambda: struck.append(True)),
+        arm(statement, 1, 0, lambda: struck.append(True)),
+    ):
+        with (
+            span(Event.FILE_INSERTED, table="markets"),
+            suppress(ZeroDivisionError),
+            span(Event.STATEMENT_EXECUTED, model="trades"),
+        ):
+            raise ZeroDivisionError
+        assert not struck
+        with span(Event.FILE_INSERTED, table="order_filled"):
+            assert struck
+
+
+def test_a_cycle_is_a_run_of_each_source_that_went_well() -> None:
+    log = "chaos: polygon begins\nchaos: polygon done\nlock: lost\nchaos: gamma begins\n"
+    assert has_begun(log) and not has_begun("2026-06-01 chaos: begins\n")
+    assert cycles_of(runs_in(log), ["polygon", "gamma"]) == 0
+    log += "chaos: polygon done\nchaos: gamma done\n"
+    assert runs_in(log) == Counter(polygon=2, gamma=1)
+    assert cycles_of(runs_in(log), ["polygon", "gamma"]) == 1
 
 
 def test_every_seam_is_explained() -> None:

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from signalled import signalled_at
 from worlds import (
     PATIENCE_S,
     all_fills,
@@ -28,6 +29,7 @@ from worlds import (
 )
 
 from embedded_clickhouse import Endpoint, running
+from ingest.events import Event
 from pipeline.derive.prepare import prepare
 from pipeline.errors import ModelsError
 from pipeline.settings import PROJECT_DIR, Settings
@@ -35,36 +37,18 @@ from pipeline.warehouse.run import Run
 from sandbox.server import SandboxServer
 from sandbox.world import World
 
-# One cycle that gets SIGTERM when it comes to a certain call.
-STOPPED_AT = """
-import importlib, os, signal, sys
-
-module, _, name = sys.argv.pop(1).partition(":")
-*owners, attribute = name.split(".")
-owner = importlib.import_module(module)
-for each in owners:
-    owner = getattr(owner, each)
-original = getattr(owner, attribute)
-
-def stopped(*arguments, **options):
-    print("stage reached", flush=True)
-    os.kill(os.getpid(), signal.SIGTERM)
-    return original(*arguments, **options)
-
-setattr(owner, attribute, stopped)
-from pipeline.verbs.cli import main
-main()
-"""
+# Where a cycle gets SIGTERM.
 STAGES = {
-    "models": "pipeline.derive.models:run_dbt",
-    "fetch": "ingest.http:HttpClient._send",
-    "extract": "ingest.land.landing:Landing.flush",
-    "normalize": "dlt:Pipeline.normalize",
-    "before the load": "pipeline.warehouse.ledger:Ledger.open",
-    "load": "ingest.land.destination:ClickHouseHttpSqlClient.insert_file",
-    "after the load": "pipeline.warehouse.ledger:Ledger.close_loading",
-    "settle": "pipeline.derive.settle:_execute",
-    "settled": "pipeline.warehouse.ledger:Ledger.finish_settling",
+    "models": Event.MODELS_BUILT,
+    "fetch": Event.REQUEST_SENT,
+    "page": Event.PAGE_READ,
+    "extract": Event.PACKAGE_EXTRACTED,
+    "normalize": Event.PACKAGE_NORMALIZED,
+    "before the load": Event.LOAD_OPENED,
+    "load": Event.FILE_INSERTED,
+    "after the load": Event.LOAD_CLOSED,
+    "settle": Event.STATEMENT_EXECUTED,
+    "settled": Event.SETTLE_RECORDED,
 }
 
 
@@ -100,12 +84,16 @@ def environment(settings: Settings) -> dict[str, str]:
 def call(
     settings: Settings,
     *arguments: str,
-    stopped_at: str = "",
+    stopped_at: Event | None = None,
     limit: Callable[[], None] | None = None,
 ) -> subprocess.CompletedProcess:
-    program = ["-c", STOPPED_AT, stopped_at] if stopped_at else ["run_pipeline.py"]
+    program = (
+        signalled_at(stopped_at, signal.SIGTERM)
+        if stopped_at
+        else [sys.executable, "run_pipeline.py"]
+    )
     return subprocess.run(
-        [sys.executable, *program, *arguments],
+        [*program, *arguments],
         env=environment(settings),
         cwd=PROJECT_DIR,
         capture_output=True,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from signalled import signalled_at
 from test_interruptions import environment
 from test_ledger import HOUR, NOON, insert_fills
 from worlds import (
@@ -27,6 +27,7 @@ from worlds import (
     small_world,
 )
 
+from ingest.events import Event
 from ingest.land.destination import ClickHouseHttpSqlClient
 from ingest.land.working_folder import of_writer
 from pipeline.derive import settle as settle_module
@@ -356,45 +357,15 @@ def catch_up(run: Run) -> None:
 
 # ---------- real processes
 
-# One cycle that stops itself in front of a certain call, as SIGSTOP from outside would.
-STOPPED_AT = """
-import importlib, os, signal, sys
 
-module, _, name = sys.argv.pop(1).partition(":")
-*owners, attribute = name.split(".")
-owner = importlib.import_module(module)
-for each in owners:
-    owner = getattr(owner, each)
-original = getattr(owner, attribute)
-calls = []
-
-def stopped(*arguments, **options):
-    calls.append(1)
-    if len(calls) == 1:
-        print("stage reached", flush=True)
-        os.kill(os.getpid(), signal.SIGSTOP)
-    return original(*arguments, **options)
-
-setattr(owner, attribute, stopped)
-from pipeline.verbs.cli import main
-main()
-"""
-
-
-@pytest.mark.parametrize(
-    "stage",
-    [
-        "ingest.land.destination:ClickHouseHttpSqlClient.insert_file",
-        "pipeline.derive.settle:_execute",
-    ],
-)
+@pytest.mark.parametrize("stage", [Event.FILE_INSERTED, Event.STATEMENT_EXECUTED])
 def test_a_process_that_was_stopped_ends_with_3_and_leaves_the_truth(
-    reading_from: Callable, stage: str
+    reading_from: Callable, stage: Event
 ) -> None:
     world = small_world(seed=22, matches=80, days=0.05)
     with SandboxServer(world) as upstream, reading_from(upstream, lock_ttl_s=5) as run:
         sleeper = subprocess.Popen(
-            [sys.executable, "-c", STOPPED_AT, stage],
+            signalled_at(stage, signal.SIGSTOP),
             env=environment(run.settings),
             cwd=PROJECT_DIR,
             stdout=subprocess.PIPE,

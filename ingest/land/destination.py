@@ -50,6 +50,7 @@ from dlt.destinations.sql_client import (
 )
 from dlt.destinations.typing import DBTransaction
 
+from ingest.events import Event, span
 from ingest.query_settings import PINNED
 from ingest.whole_answers import pool_manager
 
@@ -193,7 +194,7 @@ class ClickHouseHttpSqlClient(SqlClientBase[Client], DBTransaction):
             DestinationTerminalException: this run may not write any more.
         """
         self.prove()
-        with Path(path).open("rb") as file:
+        with Path(path).open("rb") as file, span(Event.FILE_INSERTED, table=table_name):
             self._client.raw_insert(
                 self.make_qualified_table_name(table_name),
                 column_names=pq.read_schema(path).names,
@@ -281,16 +282,17 @@ class ClickHouseHttpClient(ClickHouseClient):
             DestinationTerminalException: it may not; the cursor does not count.
         """
         name = self.sql_client.make_qualified_table_name(self.schema.loads_table_name)
-        self.sql_client.execute_sql(
-            f"insert into {name} ({self.loads_table_schema_columns}) select %s, %s, %s, %s, %s"
-            f" where {self.sql_client.fence.sql}",
-            load_id,
-            self.schema.name,
-            0,
-            datetime.now(UTC),
-            self.schema.version_hash,
-        )
-        self.sql_client.prove()
+        with span(Event.PACKAGE_COMPLETED, load_id=load_id):
+            self.sql_client.execute_sql(
+                f"insert into {name} ({self.loads_table_schema_columns}) select %s, %s, %s, %s, %s"
+                f" where {self.sql_client.fence.sql}",
+                load_id,
+                self.schema.name,
+                0,
+                datetime.now(UTC),
+                self.schema.version_hash,
+            )
+            self.sql_client.prove()
 
     def get_stored_state(self, pipeline_name: str) -> StateInfo | None:
         """The state of the greatest version; dlt would take that of the greatest load id, which is a machine's clock.

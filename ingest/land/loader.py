@@ -27,6 +27,7 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 from dlt.pipeline.state_sync import decompress_state
 
 from ingest.errors import IngestError, LoadError, one_line
+from ingest.events import Event, span
 from ingest.land.landing import load_id_as_integer, load_id_of_rows, take_load_id
 from ingest.land.reading import Reading
 from ingest.land.working_folder import forget_old_packages, give_up, make_room, mend
@@ -46,6 +47,11 @@ class LoadPackage:
 
     load_id: int
     rows: dict[str, int]
+
+    @property
+    def rows_in_all(self) -> int:
+        """Rows of all tables."""
+        return sum(self.rows.values())
 
 
 def open_pipeline(
@@ -136,7 +142,10 @@ class Loader:
         if _step(self._pipeline, reading.finds_a_page) or (reading.has_moved and self._is_due()):
             token = take_load_id.set(self._books.take_id)
             try:
-                _step(self._pipeline, lambda: self._pipeline.extract(reading.as_dlt_source(name)))
+                with span(Event.PACKAGE_EXTRACTED, pipeline=self._name):
+                    _step(
+                        self._pipeline, lambda: self._pipeline.extract(reading.as_dlt_source(name))
+                    )
             finally:
                 take_load_id.reset(token)
             loaded += self._finish()
@@ -156,23 +165,30 @@ class Loader:
     def _catch_up(self) -> list[LoadPackage]:
         """Bring the working folder in line with ClickHouse, and load the packages that are left in it."""
         mend(self._pipeline)
-        _take_over_state_of_destination(self._pipeline)
+        self._take_over_state()
         loaded = self._finish()
         if loaded:  # a kill right after a package was finished leaves its cursor in there alone
-            _take_over_state_of_destination(self._pipeline)
+            self._take_over_state()
         self._stored = self._books.stored_cursor(self._name)
         return loaded
+
+    def _take_over_state(self) -> None:
+        with span(Event.STATE_TAKEN_OVER, pipeline=self._name):
+            _take_over_state_of_destination(self._pipeline)
 
     def _finish(self) -> list[LoadPackage]:
         """Normalize and load every package there is."""
         pipeline = self._pipeline
         if pipeline.list_extracted_load_packages():
-            _step(pipeline, pipeline.normalize)
+            with span(Event.PACKAGE_NORMALIZED, pipeline=self._name):
+                _step(pipeline, pipeline.normalize)
         packages = [_describe(pipeline, x) for x in pipeline.list_normalized_load_packages()]
         if packages:
             with self._books.loading(packages):
                 make_room(pipeline)
-                _step(pipeline, pipeline.load)
+                rows = sum(package.rows_in_all for package in packages)
+                with span(Event.PACKAGE_LOADED, pipeline=self._name, rows=rows):
+                    _step(pipeline, pipeline.load)
         forget_old_packages(pipeline, KEPT_PACKAGES)
         return packages
 

@@ -14,6 +14,7 @@ from typing import Any
 import dlt
 from dlt.extract import DltResource, DltSource
 
+from ingest.events import Event, happened
 from ingest.land.landing import RESOURCE_OPTIONS, Landing
 from ingest.page import Page, Stream
 from ingest.progress import Progress
@@ -32,7 +33,7 @@ class Reading:
     def __init__(self, streams: Sequence[Stream], cursors: Mapping[str, dict[str, Any]]) -> None:
         self._before = {each.name: cursors.get(each.name, {}) for each in streams}
         self.cursors = copy.deepcopy(self._before)
-        self._streams = [(each, iter(each.read(self.cursors[each.name]))) for each in streams]
+        self._streams = [(each, _pages_of(each, self.cursors[each.name])) for each in streams]
 
     def finds_a_page(self) -> bool:
         """Read until there is a page; False if the streams have ended without any."""
@@ -62,6 +63,13 @@ class Reading:
         return _resource(stream, rows)
 
 
+def _pages_of(stream: Stream, cursor: dict[str, Any]) -> Iterator[Page]:
+    """The pages of a stream, each announced before anybody has it."""
+    for page in stream.read(cursor):
+        happened(Event.PAGE_READ, stream=stream.name, rows=len(page), dead=len(page.dead))
+        yield page
+
+
 def as_dlt_source(name: str, streams: Sequence[Stream], progress: Progress) -> DltSource:
     """Streams as a source for `dlt.pipeline(…).run(…)`: what fails ends the run, and nothing of it is loaded.
 
@@ -74,7 +82,7 @@ def as_dlt_source(name: str, streams: Sequence[Stream], progress: Progress) -> D
 
     def strict(stream: Stream) -> DltResource:
         def rows() -> Iterator[Any]:
-            yield from _batches(stream.read(dlt.current.resource_state()))
+            yield from _batches(_pages_of(stream, dlt.current.resource_state()))
             if progress.failures:
                 raise progress.failures[0]
 

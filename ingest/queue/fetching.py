@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from ingest.errors import IngestError
+from ingest.events import Event, span
 from ingest.queue.backlog import Backlog
 from ingest.queue.slices import Slice, SlicePage, SliceReader
 
@@ -86,7 +87,7 @@ class FetchPool:
 
     def take(self, deadline: float) -> SlicePage | None:
         """The next page; None when `deadline` (of time.monotonic) comes or nothing more will."""
-        with self._changed:
+        with span(Event.PAGE_AWAITED), self._changed:
             while not self._queue:
                 self._raise_defect()
                 left_s = deadline - time.monotonic()

@@ -16,6 +16,7 @@ from typing import Any
 
 from clickhouse_connect.driver.client import Client
 
+from ingest.events import Event, span
 from pipeline.console import Step, step
 from pipeline.derive.dbt import DBT_DIR, dbt_environment, run_dbt
 from pipeline.derive.deployments import deployments, kept_statements, record, refuse_later
@@ -63,23 +64,24 @@ def ensure_models(run: Run, *, patient: bool = False, back: bool = False) -> lis
 
 def _build(run: Run, version: str, *, patient: bool) -> list[Statement]:
     """Bring the stores to this version, let dbt build everything else, and write it down."""
-    upgrade = None
-    if present_shapes(run):
-        upgrade = _planned(run)
-        if not patient:
-            refuse_long(upgrade)
-        carry_out(run, upgrade)
-    log.info("models: building (dbt run)")
-    with step("models: building") as shown:
-        built = run_dbt(["run"], _Building(shown).on_event)
-    models = [entry.node for entry in built.results if entry.node.resource_type == "model"]
-    statements = _compile_statements(run.client)
-    if upgrade:
-        finish(run, upgrade)
-    else:  # every table was new, so what dbt has run is what fills it from raw
-        note_rules(run, stores_of(models))
-    relations = sorted(node.alias for node in models if node.config.materialized != "ephemeral")
-    _drop_abandoned(run, relations)
+    with span(Event.MODELS_BUILT):
+        upgrade = None
+        if present_shapes(run):
+            upgrade = _planned(run)
+            if not patient:
+                refuse_long(upgrade)
+            carry_out(run, upgrade)
+        log.info("models: building (dbt run)")
+        with step("models: building") as shown:
+            built = run_dbt(["run"], _Building(shown).on_event)
+        models = [entry.node for entry in built.results if entry.node.resource_type == "model"]
+        statements = _compile_statements(run.client)
+        if upgrade:
+            finish(run, upgrade)
+        else:  # every table was new, so what dbt has run is what fills it from raw
+            note_rules(run, stores_of(models))
+        relations = sorted(node.alias for node in models if node.config.materialized != "ephemeral")
+        _drop_abandoned(run, relations)
     record(run, version, statements, relations)
     return statements
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ingest.events import Event, span
 from pipeline.derive.models import ensure_models
 from pipeline.warehouse.migrations import migrate
 from pipeline.warehouse.run import Run
@@ -20,6 +21,7 @@ def prepare(run: Run, *, patient: bool = False, back: bool = False) -> None:
         UpgradeNeeded: it takes long.
         ModelsError: dbt failed.
     """
-    run.refuse_unfinished()
-    migrate(run.client, run.settings)
-    run.statements = ensure_models(run, patient=patient, back=back)
+    with span(Event.PREPARED):
+        run.refuse_unfinished()
+        migrate(run.client, run.settings)
+        run.statements = ensure_models(run, patient=patient, back=back)

@@ -11,6 +11,7 @@ import logging
 import time
 from datetime import UTC, datetime
 
+from ingest.events import Event, Moment, listen
 from ingest.tables import SETTLED
 from pipeline.console import human, step
 from pipeline.derive.cutting import FILLS, parameters_of, plan_fills, slice_of, span_of, within
@@ -21,7 +22,6 @@ from pipeline.derive.settle import settle
 from pipeline.errors import NothingLoaded
 from pipeline.timerange import TimeRange, show
 from pipeline.warehouse.ledger import Load
-from pipeline.warehouse.lock import WriterLock
 from pipeline.warehouse.orphans import adopt_orphans
 from pipeline.warehouse.run import Run
 
@@ -40,15 +40,15 @@ def rebuild(run: Run, start: datetime | None, end: datetime) -> list[Load]:
     """
     began = time.monotonic()
     _landed(run)  # before the lock, which would make the database
-    with run.lock.held("rebuild") as lock:
+    with run.lock.held("rebuild"):
         prepare(run)
         adopt_orphans(run)
         earlier = [load for load in run.ledger.unsettled() if load.state != "unchecked"]
         if earlier:
             log.info("rebuild: first %d loads that earlier runs have left", len(earlier))
-            _settle(run, lock, earlier)
+            _settle(run, earlier)
         slices = run.ledger.add_rebuild(plan(run, start, end))
-        _settle(run, lock, slices)
+        _settle(run, slices)
         pay(run, TimeRange(slices[0].from_at if start is None else start, end))
     log.info(
         "rebuild: done, %d slices, %s rows, %.1f s",
@@ -95,14 +95,16 @@ def plan(run: Run, start: datetime | None, end: datetime) -> list[Load]:
     return whole + plan_fills(run, span)
 
 
-def _settle(run: Run, lock: WriterLock, loads: list[Load]) -> None:
+def _settle(run: Run, loads: list[Load]) -> None:
     """Settle these loads, which are all that is unsettled, and show how far it is by their rows."""
     started = done = 0
     with step("rebuild", total=sum(load.loaded_rows for load in loads)) as shown:
 
-        def on_batch(batch: list[Load]) -> None:
+        def show_batch(moment: Moment) -> None:
             nonlocal started, done
-            lock.check()
+            if moment.event is not Event.SETTLE_MARKED:
+                return
+            batch = moment.facts["loads"]
             rows = sum(load.loaded_rows for load in batch)
             started += len(batch)
             what = f"{batch[0].table_name} {span_of(batch[0])}"
@@ -111,13 +113,8 @@ def _settle(run: Run, lock: WriterLock, loads: list[Load]) -> None:
                 log.info("rebuild: %d of %d, %s, %s rows", started, len(loads), what, human(rows))
             done += rows
 
-        settle(
-            run.client,
-            run.ledger,
-            run.statements,
-            max_rows=run.settings.settle_max_rows,
-            on_batch=on_batch,
-        )
+        with listen(show_batch):
+            settle(run.client, run.ledger, run.statements, max_rows=run.settings.settle_max_rows)
 
 
 def _landed(run: Run) -> datetime:

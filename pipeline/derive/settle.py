@@ -7,12 +7,13 @@ loads marked `settling` touched and writes it under the settle's own version, so
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
+from ingest.events import Event, span
 from pipeline.errors import ModelsError
 from pipeline.warehouse.client import first_line
 from pipeline.warehouse.ledger import Ledger, Load, next_batch
@@ -48,7 +49,6 @@ def settle(
     statements: list[Statement],
     *,
     max_rows: int,
-    on_batch: Callable[[list[Load]], None] = lambda batch: None,
 ) -> int:
     """Settle every unsettled load and return how many rows they hold.
 
@@ -61,14 +61,14 @@ def settle(
         ModelsError: a statement failed; its loads stay unsettled and the next run settles them.
     """
     rows = 0
-    while batch := take(ledger, max_rows):
-        on_batch(batch)
-        for statement in statements:
-            if statement.landing_table == batch[0].table_name:
-                ledger.prove()
-                execute(client, statement, batch[0].settle_id)
-        ledger.finish_settling(batch)
-        rows += sum(load.loaded_rows for load in batch)
+    with span(Event.SETTLED):
+        while batch := take(ledger, max_rows):
+            for statement in statements:
+                if statement.landing_table == batch[0].table_name:
+                    ledger.prove()
+                    execute(client, statement, batch[0].settle_id)
+            ledger.finish_settling(batch)
+            rows += sum(load.loaded_rows for load in batch)
     return rows
 
 
@@ -96,7 +96,8 @@ def execute(client: Client, statement: Statement, settle_id: int) -> None:
         ModelsError: the statement failed.
     """
     try:
-        client.command(statement.sql, parameters={"settle_id": settle_id})
+        with span(Event.STATEMENT_EXECUTED, model=statement.model):
+            client.command(statement.sql, parameters={"settle_id": settle_id})
     except ClickHouseError as error:
         advice = MORE_MEMORY if getattr(error, "code", None) == MEMORY_LIMIT_EXCEEDED else ""
         raise ModelsError(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from clickhouse_connect.driver.client import Client
 
+from ingest.events import Event, span
 from pipeline.derive.settle import Statement, execute, take
 from pipeline.errors import ModelsError
 from pipeline.warehouse.ledger import Ledger, Load
@@ -62,18 +63,18 @@ class Settler:
         models = [pause.problem for pause in self._models.values()]
         return list(dict.fromkeys(models or [pause.problem for pause in self._loads.values()]))
 
-    def settle(self, on_batch: Callable[[list[Load]], None] = lambda batch: None) -> int:
+    def settle(self) -> int:
         """Settle every load that is not left alone; return the rows of those that are settled now.
 
         Raises:
             LockHeld: the writer lock was lost.
         """
         rows = 0
-        while batch := self._take():
-            on_batch(batch)
-            if self._is_settled(batch):
-                self._ledger.finish_settling(batch)
-                rows += sum(load.loaded_rows for load in batch)
+        with span(Event.SETTLED):
+            while batch := self._take():
+                if self._is_settled(batch):
+                    self._ledger.finish_settling(batch)
+                    rows += sum(load.loaded_rows for load in batch)
         return rows
 
     def _take(self) -> list[Load]:

@@ -217,7 +217,7 @@ class _Backfill:
         while True:
             serve_requests(self._run)
             try:
-                landed = worker.work(time.monotonic() + LOG_EVERY_S, shown)
+                landed = worker.work(time.monotonic() + LOG_EVERY_S)
             except IngestError as error:
                 raise LoadFailed(str(error)) from error
             self._show(self._books.tally(since), shown)

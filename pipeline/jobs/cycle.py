@@ -16,13 +16,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from ingest.sources.base import Source
-from pipeline.console import step
 from pipeline.derive.owed import derive_owed
 from pipeline.derive.replaced import heal_replaced_tables
 from pipeline.derive.settle import settle
 from pipeline.derive.settler import Settler
 from pipeline.errors import LoadFailed, ModelsError
-from pipeline.jobs.job import Outcome
+from pipeline.jobs.job import Outcome, run_announced
 from pipeline.jobs.reading import make_settler, read_source
 from pipeline.jobs.runner import CLOSE_PATIENCE_S, counted
 from pipeline.warehouse.jobs import JobState, Journal, ended, read_jobs, started
@@ -84,8 +83,7 @@ def run_cycle(run: Run, sources: Sequence[Source] | None = None) -> CycleReport:
             report.caught_up &= outcome.caught_up or bool(outcome.failure)
             if outcome.failure:
                 report.failures[source.name] = outcome.failure
-    with step("settling"):
-        settler.settle()
+    settler.settle()
     if settler.problems:
         report.failures["settling"] = "; ".join(settler.problems)
     else:
@@ -122,8 +120,7 @@ def settle_all(run: Run) -> None:
         ModelsError: settling failed.
         LockHeld: the lock was lost.
     """
-    with step("settling"):
-        settle(run.client, run.ledger, run.statements, max_rows=run.settings.settle_max_rows)
+    settle(run.client, run.ledger, run.statements, max_rows=run.settings.settle_max_rows)
 
 
 def waves(sources: Sequence[Source]) -> list[list[Source]]:
@@ -151,7 +148,9 @@ def _read_all(
     def read(at: int, source: Source) -> None:
         state = started(states.get(source.name, JobState(source.name)), datetime.now(UTC))
         try:
-            outcomes[at] = outcome = read_source(run, source, settler)
+            outcomes[at] = outcome = run_announced(
+                source.name, lambda: read_source(run, source, settler)
+            )
         except BaseException as error:
             errors.append(error)
             return

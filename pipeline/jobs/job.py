@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from croniter import CroniterError, croniter
 
+from ingest.events import Event, span
 from pipeline.errors import SettingsError
 
 FIRST_BACKOFF_S = 5.0
@@ -83,6 +84,18 @@ class Job:
     run: Callable[[], Outcome]
     is_quiet: bool = False
     then: Sequence[str] = ()
+
+
+def run_announced(name: str, run: Callable[[], Outcome]) -> Outcome:
+    """Run a job once, and announce that and how it went."""
+    with span(Event.JOB_RUN, job=name) as facts:
+        outcome = run()
+        facts |= {
+            "rows": outcome.rows.total(),
+            "caught_up": outcome.caught_up,
+            "failure": outcome.failure,
+        }
+    return outcome
 
 
 def backoff(interval_s: float, failures: int) -> float:

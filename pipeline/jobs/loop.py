@@ -18,7 +18,6 @@ from functools import partial
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from ingest.sources.base import Source
-from pipeline.console import step
 from pipeline.derive.owed import derive_owed, owed
 from pipeline.derive.prepare import prepare
 from pipeline.derive.settler import Settler
@@ -182,8 +181,7 @@ def _derive_owed(run: Run, settler: Settler) -> Outcome:
 
 def _backfill(worker: BackfillWorker) -> Outcome:
     """Land a package of what was read of slices, or wait a little for some."""
-    with step("backfill") as shown:
-        rows = worker.work(time.monotonic() + PACKAGE_S, shown)
+    rows = worker.work(time.monotonic() + PACKAGE_S)
     if rows is None:
         worker.wait(time.monotonic() + REQUESTS_EVERY_S)
         return Outcome()

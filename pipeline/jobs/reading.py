@@ -6,9 +6,10 @@ import time
 from collections import Counter
 
 from ingest.errors import IngestError
+from ingest.events import Event, span
 from ingest.progress import Progress
 from ingest.sources.base import Source
-from pipeline.console import human, step
+from pipeline.console import human
 from pipeline.derive.settler import Settler
 from pipeline.jobs.freshness import note_read
 from pipeline.jobs.job import Outcome
@@ -30,7 +31,7 @@ def read_source(run: Run, source: Source, settler: Settler) -> Outcome:
     outcome = Outcome(rows)
     run.ledger.prove()
     recheck = Recheck.of(run) if source.reads_blocks_again else Recheck((), ())
-    with step(f"{source.name}: reading"):
+    with span(Event.SOURCE_READ, source=source.name):
         try:
             streams = source.read(run.desk, progress, recheck.ranges)
             packages = lander(run, source.pipeline).land(source.name, streams, progress, rows)
@@ -62,12 +63,8 @@ def settle(run: Run, settler: Settler) -> int:
         LockHeld: the lock was lost.
         Closing: the process is about to end.
     """
-    with run.door.one_at_a_time(), step("settling") as shown:
-        return settler.settle(
-            lambda batch: shown.update(
-                f"{human(sum(load.loaded_rows for load in batch))} rows of {batch[0].table_name}"
-            )
-        )
+    with run.door.one_at_a_time():
+        return settler.settle()
 
 
 def _too_many_dead_letters(run: Run, name: str, loads: list[int]) -> str:

@@ -17,7 +17,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from ingest.errors import IngestError
 from pipeline.console import human
 from pipeline.errors import ModelsError
-from pipeline.jobs.job import Job, Outcome
+from pipeline.jobs.job import Job, Outcome, run_announced
 from pipeline.warehouse.client import first_line
 from pipeline.warehouse.door import Closing
 from pipeline.warehouse.jobs import JobState, Journal, ended, started
@@ -181,7 +181,7 @@ class _Worker(threading.Thread):
         job, before = self._job, self._state
         self._state = started(before, datetime.now(UTC))
         self._running_since = time.monotonic()
-        outcome = self._outcome()
+        outcome = run_announced(job.name, self._outcome)
         self._running_since = None
         at = max(datetime.now(UTC), self._state.started_at)
         failures = before.failures + 1 if outcome.failure else 0

@@ -13,12 +13,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 from ingest.errors import IngestError
+from ingest.events import Event, happened
 from ingest.progress import Progress
 from ingest.queue.backlog import TRIES, Backlog
 from ingest.queue.fetching import FetchPool
 from ingest.queue.slices import Slice, SlicePage, SliceReader, slices
 from ingest.sources import SOURCES
-from pipeline.console import Step
 from pipeline.jobs.load import lander
 from pipeline.warehouse.run import BACKFILL, Run
 from pipeline.warehouse.slices import SliceBooks
@@ -62,7 +62,7 @@ class BackfillWorker:
         """Take up slices that were requested meanwhile, and drop those that were cancelled."""
         self._pool.want(self._books.in_state("requested"))
 
-    def work(self, until: float, shown: Step) -> int | None:
+    def work(self, until: float) -> int | None:
         """Land one package of what was read, waiting for more of it until `until` (of time.monotonic); settle it.
 
         Returns:
@@ -83,7 +83,6 @@ class BackfillWorker:
         except BaseException:
             self._pool.start_over()
             raise
-        shown.update("settling")
         self._settle()
         return rows
 
@@ -109,6 +108,7 @@ class BackfillWorker:
         packages = lander(self._run, BACKFILL).land("slices", [stream], Progress(), rows)
         if packages:
             self._load_id = packages[-1].load_id
+        happened(Event.SLICES_LANDED, rows=rows.total())
         self._finish(ended)
         return rows.total()
 

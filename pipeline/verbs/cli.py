@@ -58,6 +58,7 @@ def verb(context: click.Context) -> Iterator[Settings]:
     try:
         settings = load_settings(demo=context.obj)
         console.setup_logging(as_json=settings.log_json, file=settings.log_file)
+        console.show_jobs()
         for warning in advice(settings):
             log.warning("%s", warning)
         yield settings

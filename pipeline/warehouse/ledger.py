@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from clickhouse_connect.driver.client import Client
 
+from ingest.events import Event, happened, span
 from ingest.tables import SETTLED, TABLES
 
 if TYPE_CHECKING:
@@ -140,6 +141,7 @@ class Ledger:
         ]
         self._write(loads)
         self._opened |= {load.key: load for load in loads}
+        happened(Event.LOAD_OPENED, load_id=load_id)
 
     def close_loading(self, load_ids: Iterable[int], *, is_whole: bool = True) -> list[Load]:
         """Mark loads that this ledger opened as loaded, with the rows they really have, and return them.
@@ -158,6 +160,7 @@ class Ledger:
         self._write(loaded)
         for load in opened:
             del self._opened[load.key]
+        happened(Event.LOAD_CLOSED, load_ids=sorted(wanted))
         return loaded
 
     def adopt_orphans(self) -> list[Load]:
@@ -247,11 +250,14 @@ class Ledger:
             settle_id = self.next_id()
             settling = [replace(load, state="settling", settle_id=settle_id) for load in loads]
             self._write(settling)
+        happened(Event.SETTLE_MARKED, loads=settling)
         return settling
 
     def finish_settling(self, loads: list[Load]) -> None:
         """Mark loads as settled."""
-        self._write([replace(load, state="settled") for load in loads])
+        if loads:
+            with span(Event.SETTLE_RECORDED, loads=loads):
+                self._write([replace(load, state="settled") for load in loads])
 
     def back_to_loaded(self, loads: list[Load]) -> None:
         """Take loads out of `settling`, so that a batch holds exactly what is being settled now."""
@@ -391,7 +397,9 @@ class Ledger:
             LockHeld: the lock was lost; nothing was written.
         """
         for first in range(0, len(loads), ROWS_PER_STATEMENT):
-            self._write_some(loads[first : first + ROWS_PER_STATEMENT])
+            some = loads[first : first + ROWS_PER_STATEMENT]
+            with span(Event.LEDGER_WRITTEN, rows=len(some)):
+                self._write_some(some)
 
     def _write_some(self, loads: Sequence[Load]) -> None:
         updated_at = self._client.query(

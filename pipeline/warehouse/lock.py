@@ -31,6 +31,7 @@ from pathlib import Path
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
 
+from ingest.events import Event, happened, span
 from pipeline.errors import LockHeld
 from pipeline.warehouse.client import first_line
 
@@ -124,6 +125,7 @@ class WriterLock:
         """
         self._client.command(f"create database if not exists {self._database}")
         self._acquire(verb, above)
+        happened(Event.LOCK_TAKEN, verb=verb, number=self._number)
         self._client.set_client_setting("log_comment", self.comment)
         stop = threading.Event()
         heart = threading.Thread(
@@ -142,7 +144,8 @@ class WriterLock:
             if heart.ident is not None:
                 # Not for ever: ClickHouse may have stopped answering. A beat that comes after the release is harmless.
                 heart.join(JOIN_TIMEOUT_S)
-            self._release()
+            with span(Event.LOCK_RELEASED, number=self._number):
+                self._release()
             self._number = 0
 
     def check(self) -> None:

@@ -17,6 +17,7 @@ from string import Template
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError
 
+from ingest.events import Event, happened
 from pipeline.errors import SchemaError
 from pipeline.settings import PROJECT_DIR, Settings
 from pipeline.warehouse.client import first_line
@@ -150,3 +151,4 @@ def _execute(client: Client, where: str, statements: list[str]) -> None:
             client.command(statement)
         except DatabaseError as error:
             raise SchemaError(f"{where} failed: {first_line(error)}") from error
+    happened(Event.MIGRATION_EXECUTED, name=where)
