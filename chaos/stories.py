@@ -7,181 +7,37 @@ error says that this is not so and the source does not call itself fresh. Anythi
 
 from __future__ import annotations
 
-import io
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from http.client import IncompleteRead
 from random import Random
-from typing import Any, Protocol
-from urllib.parse import urlsplit
 
-import pyarrow as pa
-from requests import ConnectionError
-from requests.adapters import HTTPAdapter
-from urllib3.exceptions import ProtocolError
-from urllib3.response import HTTPResponse
-
-from ingest.contracts import V2, V3
+from chaos.direct import DirectClient
+from chaos.story_chain import BASE, BLOCKS, DENSITIES, VERSIONS, chain_of
+from chaos.story_landing import RESOURCE, Landing, Tables, truth
 from ingest.errors import IngestError
 from ingest.http import HttpClient, RetryPolicy
 from ingest.page import Stream
 from ingest.progress import Progress
 from ingest.queue.slices import Slice
-from ingest.records import fill_keys
 from ingest.sources.polygon.chain import Endpoint, Endpoints
 from ingest.sources.polygon.reader import SOURCE, Pace
 from ingest.sources.polygon.reader import streams as polygon
 from ingest.sources.polygon.rpc import Node
 from ingest.sources.polygon.slices import ChainReader
 from ingest.sources.sqd.portal import Portal
-from ingest.tables import ORDER_FILLED
-from sandbox.chain import Chain, Log
-from sandbox.clock import HORIZON, block_time
-from sandbox.contracts import EXCHANGES, Fill, OrdersMatched
+from sandbox.clock import block_time
 from sandbox.farm import Farm
 from sandbox.portals import PortalEndpoint, PortalState, random_portal
 from sandbox.providers import Endpoint as NodeEndpoint
 from sandbox.providers import Provider, random_provider
 from sandbox.views import UpTo
-from sandbox.wire import Request
 
-BASE = HORIZON.block_number + 200_000  # first block with a fill
-BLOCKS = 2_400
-VERSIONS = (V2, V3)
 CYCLES = 5  # while the endpoints are as they were drawn
 MOST_CYCLES, MOST_ATTEMPTS = 40, 6  # at the head and at a slice, after they were healed
 SECOND_READING_S = 120.0
 LARGEST_BLOCK = 100  # logs
-RESOURCE = "order_filled_chain"
 WHOLE, NAMED, BEHIND = "whole", "named", "behind"
-
-# Matches a block, and how long stretches without any are.
-DENSITIES = {"dense": (4.0, 0), "thin": (0.4, 0), "rare": (0.02, 0), "bursts": (3.0, 150)}
-_MARKETS = [(version, neg) for version, neg in EXCHANGES if version in VERSIONS]
-
-
-@cache
-def chain_of(density: str) -> Chain:
-    """`BLOCKS` blocks of matches from `BASE` on."""
-    rng = Random(density)
-    mean, pause = DENSITIES[density]
-    logs: list[Log] = []
-    number = BASE
-    while number < BASE + BLOCKS:
-        if pause and rng.random() < 0.01:
-            number += rng.randint(10, pause)
-        for place in range(
-            min(int(rng.expovariate(1 / mean) + 0.5) if mean >= 1 else rng.random() < mean, 20)
-        ):
-            logs += _match(rng, number, place)
-        number += 1
-    return Chain(logs, head=BASE + BLOCKS - 1, seed=sum(density.encode()))
-
-
-def _match(rng: Random, number: int, place: int) -> list[Log]:
-    """Maker legs, the taker's leg, and the event behind them."""
-    version, neg_risk = rng.choice(_MARKETS)
-    exchange = EXCHANGES[version, neg_risk]
-    taker = "0x" + rng.randbytes(20).hex()
-    legs = []
-    count = rng.choice((1, 1, 2, 3))
-    common = {
-        "timestamp": block_time(number),
-        "tx_hash": "0x" + rng.randbytes(32).hex(),
-        "token_id": str(rng.getrandbits(200)),
-        "exchange": exchange,
-        "version": version,
-        "block_number": number,
-        "tx_index": place,
-    }
-    for at in range(count + 1):
-        legs.append(
-            Fill(
-                order_hash="0x" + rng.randbytes(32).hex(),
-                maker="0x" + rng.randbytes(20).hex() if at < count else taker,
-                taker=taker if at < count else exchange,
-                log_index=place * 8 + 2 * at + 1,
-                **common,
-            )
-        )
-    return [*legs, OrdersMatched(legs[-1], place * 8 + 2 * count + 2)]
-
-
-MakeStreams = Callable[[Progress], Sequence[Stream]]
-
-
-class Landing(Protocol):
-    """Where the source's rows go, and what it finds there."""
-
-    def load(self, make_streams: MakeStreams) -> Progress:
-        """Run the source once and land what it brings."""
-
-    def add(self, table: pa.Table) -> None:
-        """Land rows of `order_filled`."""
-
-    def known(self, first: int, last: int) -> pa.Table:
-        """The rows of these blocks."""
-
-    def keys(self, first: int, last: int) -> set[tuple]:
-        """The fills of these blocks, by the key that they land under."""
-
-    def cursor(self) -> dict[str, Any]:
-        """The source's cursor."""
-
-
-class Tables:
-    """Landing tables in memory: the newest row of each fill counts, as in ClickHouse."""
-
-    def __init__(self) -> None:
-        self.rows: dict[tuple, dict] = {}
-        self.state: dict[str, Any] = {}
-
-    def load(self, make_streams: MakeStreams) -> Progress:
-        """See `Landing`."""
-        progress = Progress()
-        for stream in make_streams(progress):
-            for page in stream.read(self.state.setdefault(stream.name, {})):
-                if page.table is ORDER_FILLED:  # not notes of late fills
-                    for rows in page.rows:
-                        self.add(rows)
-        return progress
-
-    def cursor(self) -> dict[str, Any]:
-        """See `Landing`."""
-        return cursor_in(self.state)
-
-    def add(self, table: pa.Table) -> None:
-        """See `Landing`."""
-        for key, row in zip(fill_keys(table), table.to_pylist(), strict=True):
-            if row["is_deleted"]:
-                self.rows.pop(key, None)
-            else:
-                self.rows[key] = row
-
-    def known(self, first: int, last: int) -> pa.Table:
-        """See `Landing`."""
-        rows = [row for row in self.rows.values() if first <= row["block_number"] <= last]
-        return pa.Table.from_pylist(rows, schema=ORDER_FILLED.schema)
-
-    def keys(self, first: int, last: int) -> set[tuple]:
-        """See `Landing`."""
-        return {key for key, row in self.rows.items() if first <= row["block_number"] <= last}
-
-
-def cursor_in(state: dict[str, Any]) -> dict[str, Any]:
-    """The source's cursor among those of its streams; before it has one, one at the very beginning."""
-    return {"next_block": 0, "second_next": 0} | state.get(RESOURCE, {}).get("head", {})
-
-
-def truth(chain: Chain, first: int, last: int) -> set[tuple]:
-    """The fills of these blocks, by the key that they land under."""
-    return {
-        (log.timestamp, log.tx_hash, log.log_index, log.order_hash)
-        for log in chain.logs(first, last)
-        if isinstance(log, Fill)
-    }
 
 
 @dataclass
@@ -256,60 +112,6 @@ def _draw(rng: Random) -> list[Provider | PortalState]:
     ]
 
 
-class Direct(HTTPAdapter):
-    """Answers requests in this thread, without a socket: a third of the time, for runs of many stories."""
-
-    def __init__(self, farm: Farm) -> None:
-        super().__init__()
-        self._farm = farm
-
-    def send(self, request: Any, stream: bool = False, **options: Any) -> Any:
-        """See `requests.adapters.HTTPAdapter`."""
-        body = request.body or b""
-        path = urlsplit(request.url).path
-        answer = self._farm.respond(
-            Request(path, b"", body if isinstance(body, bytes) else body.encode())
-        )
-        if answer.reset:
-            cause = ConnectionResetError(104, "Connection reset by peer")
-            raise ConnectionError(ProtocolError("Connection aborted.", cause), request=request)
-        half = len(answer.body) // 2
-        content = _Broken(answer.body[:half]) if answer.cut else io.BytesIO(answer.body)
-        raw = HTTPResponse(
-            content,
-            headers=answer.headers,
-            status=answer.status,
-            preload_content=False,
-            decode_content=False,
-        )
-        response = self.build_response(request, raw)
-        if not stream:
-            _ = response.content
-        return response
-
-
-class _DirectClient(HttpClient):
-    """The client over `Direct`, also in the background."""
-
-    def __init__(self, farm: Farm, **options: Any) -> None:
-        self._farm = farm
-        super().__init__(SOURCE, **options)
-
-    def _open_session(self) -> None:
-        super()._open_session()
-        self._session.mount("http://", Direct(self._farm))
-
-
-class _Broken(io.BytesIO):
-    """A body whose connection closes before its end."""
-
-    def read(self, size: int | None = -1) -> bytes:
-        found = super().read(size)
-        if not found:
-            raise ProtocolError("Connection broken: IncompleteRead", IncompleteRead(self.tell()))
-        return found
-
-
 class _Teller:
     """Builds what a story needs, and tells it."""
 
@@ -359,7 +161,7 @@ class _Teller:
         options = {"retry": retry, "sleep": self._sleep, "timeout": (10.0, 30.0)}
         if self._farm_in_thread is None:
             return HttpClient(SOURCE, **options)
-        return _DirectClient(self._farm_in_thread, **options)
+        return DirectClient(self._farm_in_thread, **options)
 
     def _sleep(self, seconds: float) -> None:
         self._now += seconds

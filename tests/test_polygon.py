@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ingest_runs import Lake, open_lake
 from scripted_server import HTML, Answer, ScriptedServer, as_json
 
-from chaos.stories import BASE, chain_of
+from chaos.story_chain import BASE, chain_of
 from ingest.contracts import EXCHANGES as KNOWN_EXCHANGES
 from ingest.contracts import ORDER_FILLED_TOPICS, V1, V2, V3, exchanges_of, topics_of
 from ingest.errors import (

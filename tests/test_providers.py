@@ -13,16 +13,11 @@ import pyarrow as pa
 import pytest
 from ingest_runs import Lake, open_lake
 
-from chaos.stories import (
-    SOURCE,
-    WHOLE,
-    MakeStreams,
-    Tables,
-    cursor_in,
-    run_story,
-)
+from chaos.stories import WHOLE, run_story
+from chaos.story_landing import MakeStreams, Tables, cursor_in
 from embedded_clickhouse import Endpoint
 from ingest.progress import Progress
+from ingest.sources.polygon.reader import SOURCE
 from sandbox import refusals
 from sandbox.farm import Farm
 from sandbox.portals import PortalState
