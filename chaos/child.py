@@ -23,6 +23,8 @@ from chaos.seams import PLACES, arm
 from ingest.events import Event, Moment, Stage, listen
 from pipeline.settings import Settings
 
+STDERR = 2  # `sys.stderr` may be another's for a moment
+
 
 def main(arguments: list[str]) -> None:
     """Arm the seam that is named, and run the pipeline."""
@@ -123,10 +125,10 @@ class _Cycles:
             return
         job = moment.facts["job"]
         if moment.stage is Stage.BEGINS:
-            os.write(sys.stderr.fileno(), BEGINS.format(job).encode())
+            os.write(STDERR, BEGINS.format(job).encode())
         elif moment.stage is Stage.ENDS and not moment.facts["failure"]:
             self._runs[job] += 1
-            os.write(sys.stderr.fileno(), DONE.format(job).encode())
+            os.write(STDERR, DONE.format(job).encode())
 
 
 if __name__ == "__main__":

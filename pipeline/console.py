@@ -239,7 +239,8 @@ class _Bar:
     def count_page(self, rows: int) -> None:
         """Show one more page."""
         self._pages, self._rows = self._pages + 1, self._rows + rows
-        self.say(f"reading: {human(self._pages)} pages, {human(self._rows)} rows")
+        pages = "1 page" if self._pages == 1 else f"{human(self._pages)} pages"
+        self.say(f"reading: {pages}, {human(self._rows)} rows")
 
 
 class _Bars(threading.local):

@@ -8,6 +8,9 @@ import pty
 import re
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -39,24 +42,85 @@ def say_hello(
     )
 
 
-def on_a_terminal() -> str:
-    """What `say_hello` shows on a terminal, without colours."""
+def on_a_terminal(program: Callable[[int], object]) -> str:
+    """What a program, which is given a terminal as a file descriptor, shows there, without colours."""
     ours, theirs = pty.openpty()
+    shown = bytearray()
+
+    def read() -> None:
+        with suppress(OSError):  # the terminal was closed
+            while piece := os.read(ours, 1 << 16):
+                shown.extend(piece)
+
+    reader = threading.Thread(target=read)
+    reader.start()
     try:
-        say_hello(stderr=theirs)
-        os.close(theirs)
-        shown = os.read(ours, 10_000).decode()
+        program(theirs)
     finally:
+        os.close(theirs)
+        reader.join()
         os.close(ours)
-    return re.sub(r"\x1b\[[0-9;]*m", "", shown).replace("\r\n", "\n")
+    return re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).replace("\r\n", "\n")
 
 
 def test_a_line_is_the_same_on_a_terminal_in_a_pipe_and_in_a_file(tmp_path: Path) -> None:
     """Once, with level and message once, its time in UTC, and a zone."""
     file = tmp_path / "logs" / "elt.log"
-    assert re.fullmatch(LINE, on_a_terminal())
+    assert re.fullmatch(LINE, on_a_terminal(lambda stderr: say_hello(stderr=stderr)))
     assert re.fullmatch(LINE, say_hello(str(file)).stderr)
     assert re.fullmatch(LINE, file.read_text())
+
+
+WORK = """
+import threading, time
+from ingest.events import Event, happened, span
+from pipeline import console
+from pipeline.warehouse.ledger import Load
+
+def read(source):
+    with span(Event.JOB_RUN, job=source):
+        with span(Event.SOURCE_READ, source=source):
+            for rows in (1_000, 200):
+                happened(Event.PAGE_READ, rows=rows)
+                time.sleep(0.3)
+            with span(Event.PACKAGE_LOADED, rows=1_200):
+                time.sleep(0.3)
+        with span(Event.SETTLED):
+            happened(Event.SETTLE_MARKED, loads=[Load(1, "order_filled", loaded_rows=30)])
+            time.sleep(0.3)
+
+console.show_jobs()
+threads = [threading.Thread(target=read, args=(source,)) for source in ("polygon", "gamma")]
+for each in threads:
+    each.start()
+for each in threads:
+    each.join()
+with span(Event.SETTLED):
+    time.sleep(0.3)
+"""
+
+
+def test_a_terminal_shows_what_each_job_is_doing() -> None:
+    def work(stderr: int) -> None:
+        environment = {"PYTHONPATH": str(PROJECT_DIR), "TERM": "xterm", "COLUMNS": "100"}
+        subprocess.run(
+            [sys.executable, "-c", WORK],
+            env=os.environ | environment,
+            stderr=stderr,
+            timeout=60,
+            check=True,
+        )
+
+    shown = on_a_terminal(work)
+    for source in ("polygon", "gamma"):
+        for doing in (
+            "reading: 1 page, 1,000 rows",
+            "reading: 2 pages, 1,200 rows",
+            "loading 1,200 rows",
+            "settling 30 rows of order_filled",
+        ):
+            assert re.search(rf"{source} +\S+ {doing}", shown), (source, doing)
+    assert re.search(r"settling +\S+ settling ", shown)
 
 
 def test_the_hour_of_a_line_is_that_of_utc() -> None:

@@ -11,12 +11,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import dlt
 from dlt.common.storages import LoadStorage, NormalizeStorage, PackageStorage
 
 WRITERS = "writers"
+_making = threading.Lock()
 
 
 def of_writer(folder: Path, database: str, number: int, names: tuple[str, ...]) -> Path:
@@ -33,8 +35,13 @@ def of_writer(folder: Path, database: str, number: int, names: tuple[str, ...]) 
         names: those of the pipelines.
     """
     own = folder.resolve() / WRITERS / f"{database}-{number}"
-    if own.is_dir():
-        return own
+    with _making:  # threads of one writer ask at once, each for its first run
+        if not own.is_dir():
+            _make(own, database, number, names)
+    return own
+
+
+def _make(own: Path, database: str, number: int, names: tuple[str, ...]) -> None:
     own.parent.mkdir(parents=True, exist_ok=True)
     numbers = [
         int(path.name.rpartition("-")[2])
@@ -57,7 +64,6 @@ def of_writer(folder: Path, database: str, number: int, names: tuple[str, ...]) 
             link.unlink(missing_ok=True)
             link.symlink_to(os.path.relpath(own / name, plain.parent))
             link.rename(plain)
-    return own
 
 
 def forget(folder: Path, database: str) -> None:
