@@ -90,7 +90,7 @@ SEAMS: dict[str, Seam] = {
     "between settle statements": Seam(Event.STATEMENT_EXECUTED, "after", calls=20),
     "settled, not recorded": Seam(Event.SETTLE_RECORDED, "before", calls=6),
     # End of a run.
-    "job ended, not noted": Seam(Event.JOB_RUN, "after", calls=12),
+    "job ended, not noted": Seam(Event.JOB_RUN, "after", calls=3, only="polygon"),
     "releasing the lock": Seam(Event.LOCK_RELEASED, "during", verb="once"),
 }
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,7 +20,9 @@ from bench.fills import fills
 from bench.others import FIELDS, transform
 from bench.pages import FillPages, serving
 from bench.report import closing_lines, markdown
+from bench.stages import timed
 from ingest.contracts import EXCHANGES, V1, V1_HORIZON, V2
+from ingest.events import Event, span
 from ingest.http import HttpClient
 from ingest.progress import Progress
 from ingest.records import fill_keys
@@ -103,6 +108,22 @@ def test_options_that_make_no_sense_are_refused_in_a_line() -> None:
     )
     assert done.returncode == 2
     assert "'1,x' is not numbers above 0" in done.stderr
+
+
+def test_stages_are_timed_in_whatever_thread_they_are() -> None:
+    def settle() -> None:
+        with suppress(ZeroDivisionError), span(Event.SETTLED):
+            time.sleep(0.02)
+            raise ZeroDivisionError
+
+    with timed() as seconds:
+        for _ in range(2):
+            thread = threading.Thread(target=settle)
+            thread.start()
+            thread.join()
+    settle()
+    assert 0.04 <= seconds.pop("settle") < 10
+    assert set(seconds.values()) == {0.0}
 
 
 # ---------- pages
