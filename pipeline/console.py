@@ -30,7 +30,6 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from ingest.events import Event, Moment, listen
 from pipeline.errors import SettingsError
 
 # Results are never wrapped or cut: a pipe gets whole lines, and a narrow terminal folds them itself.
@@ -121,6 +120,10 @@ class Step:
         """True on a terminal; elsewhere the caller's log lines must say how it goes."""
         return self._progress is not None
 
+    def is_of(self, progress: Progress) -> bool:
+        """Whether it is shown by this."""
+        return self._progress is progress
+
     def update(self, detail: str, done: int | None = None, total: int | None = None) -> None:
         """Show how far the step is: in words, and in units of its total (which may have changed) where it has one."""
         if self._progress is not None:
@@ -141,7 +144,7 @@ class _LeftColumn(TimeRemainingColumn):
         return Text("") if task.total is None else super().render(task)
 
 
-class _Display:
+class Display:
     """The progress bars of all threads: a terminal has room for one display at a time."""
 
     def __init__(self) -> None:
@@ -170,14 +173,25 @@ class _Display:
     def remove(self, step: Step) -> None:
         """Show it no longer."""
         with self._mutex:
+            if self._progress is None or not step.is_of(self._progress):
+                return  # it was closed meanwhile
             self._progress.remove_task(step.task)
             self._steps -= 1
             if not self._steps:
-                self._progress.stop()
-                self._progress = None
+                self._stop()
+
+    def close(self) -> None:
+        """Show nothing any longer, whoever is still at work, and give the cursor back."""
+        with self._mutex:
+            if self._progress is not None:
+                self._stop()
+
+    def _stop(self) -> None:
+        self._progress.stop()
+        self._progress, self._steps = None, 0
 
 
-_display = _Display()
+display = Display()
 
 
 @contextmanager
@@ -192,87 +206,11 @@ def step(name: str, total: int | None = None, *, rate: bool = True) -> Iterator[
     if not err.is_terminal:
         yield Step(None, name, total, rate)
         return
-    shown = _display.add(name, total, rate)
+    shown = display.add(name, total, rate)
     try:
         yield shown
     finally:
-        _display.remove(shown)
-
-
-class _Bar:
-    """The bar of one thread, there while it reads, loads or settles.
-
-    Attributes:
-        job: that the thread is running; empty: none.
-    """
-
-    def __init__(self) -> None:
-        self.job = ""
-        self._doing: list[str] = []  # one inside the other
-        self._step: Step | None = None
-        self._pages = self._rows = 0
-
-    def begin(self, name: str, doing: str) -> None:
-        """Show that the thread begins something, under this name unless it is in something else."""
-        if self._step is None:
-            self._step, self._pages, self._rows = _display.add(name, None, False), 0, 0
-        self._doing.append(doing)
-        self._step.update(doing)
-
-    def end(self) -> None:
-        """Show what the thread was in before; nothing if it was in nothing."""
-        if self._step is None:
-            return
-        self._doing.pop()
-        if self._doing:
-            self._step.update(self._doing[-1])
-        else:
-            _display.remove(self._step)
-            self._step = None
-
-    def say(self, doing: str) -> None:
-        """Show what the thread is at in what it began last."""
-        if self._step is not None:
-            self._doing[-1] = doing
-            self._step.update(doing)
-
-    def count_page(self, rows: int) -> None:
-        """Show one more page."""
-        self._pages, self._rows = self._pages + 1, self._rows + rows
-        pages = "1 page" if self._pages == 1 else f"{human(self._pages)} pages"
-        self.say(f"reading: {pages}, {human(self._rows)} rows")
-
-
-class _Bars(threading.local):
-    """Listens to events and shows a bar for each thread that reads, loads or settles."""
-
-    def __init__(self) -> None:
-        self._bar = _Bar()
-
-    def __call__(self, moment: Moment) -> None:
-        bar, facts = self._bar, moment.facts
-        match moment.event:
-            case Event.JOB_RUN:
-                bar.job = "" if moment.is_over else facts["job"]
-            case Event.PAGE_READ:
-                bar.count_page(facts["rows"])
-            case Event.SETTLE_MARKED:
-                rows = sum(load.loaded_rows for load in facts["loads"])
-                bar.say(f"settling {human(rows)} rows of {facts['loads'][0].table_name}")
-            case Event.SOURCE_READ | Event.PACKAGE_LOADED | Event.SETTLED if moment.is_over:
-                bar.end()
-            case Event.SOURCE_READ:
-                bar.begin(facts["source"], "reading")
-            case Event.PACKAGE_LOADED:
-                bar.begin(bar.job or "loading", f"loading {human(facts['rows'])} rows")
-            case Event.SETTLED:
-                bar.begin(bar.job or "settling", "settling")
-
-
-def show_jobs() -> None:
-    """Show on a terminal what each job is doing, from now on; elsewhere log lines say what came of it."""
-    if err.is_terminal:
-        listen(_Bars())
+        display.remove(shown)
 
 
 def simple_table(*columns: tuple[str, JustifyMethod]) -> Table:

@@ -74,7 +74,7 @@ def test_a_line_is_the_same_on_a_terminal_in_a_pipe_and_in_a_file(tmp_path: Path
 WORK = """
 import threading, time
 from ingest.events import Event, happened, span
-from pipeline import console
+from pipeline.bars import showing_jobs
 from pipeline.warehouse.ledger import Load
 
 def read(source):
@@ -89,15 +89,22 @@ def read(source):
             happened(Event.SETTLE_MARKED, loads=[Load(1, "order_filled", loaded_rows=30)])
             time.sleep(0.3)
 
-console.show_jobs()
-threads = [threading.Thread(target=read, args=(source,)) for source in ("polygon", "gamma")]
-for each in threads:
-    each.start()
-for each in threads:
-    each.join()
-with span(Event.SETTLED):
+def hang():
+    with span(Event.SOURCE_READ, source="goldsky"):
+        time.sleep(60)
+
+with showing_jobs():
+    threads = [threading.Thread(target=read, args=(source,)) for source in ("polygon", "gamma")]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    with span(Event.SETTLED):
+        time.sleep(0.3)
+    threading.Thread(target=hang, daemon=True).start()
     time.sleep(0.3)
 """
+HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 
 
 def test_a_terminal_shows_what_each_job_is_doing() -> None:
@@ -121,6 +128,9 @@ def test_a_terminal_shows_what_each_job_is_doing() -> None:
         ):
             assert re.search(rf"{source} +\S+ {doing}", shown), (source, doing)
     assert re.search(r"settling +\S+ settling ", shown)
+    # As after a signal: a thread that is still reading leaves the terminal as it was.
+    assert re.search(r"goldsky +\S+ reading ", shown)
+    assert shown.count(HIDE_CURSOR) == shown.count(SHOW_CURSOR)
 
 
 def test_the_hour_of_a_line_is_that_of_utc() -> None:

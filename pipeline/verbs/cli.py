@@ -21,6 +21,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from ingest.sources import SOURCES
 from pipeline import console
+from pipeline.bars import showing_jobs
 from pipeline.errors import PipelineError, SourcesStale, TablesDiffer, UsageError
 from pipeline.settings import PROJECT_DIR, Settings, load_settings
 from pipeline.signals import Stopped, stop_on_signals
@@ -58,10 +59,10 @@ def verb(context: click.Context) -> Iterator[Settings]:
     try:
         settings = load_settings(demo=context.obj)
         console.setup_logging(as_json=settings.log_json, file=settings.log_file)
-        console.show_jobs()
-        for warning in advice(settings):
-            log.warning("%s", warning)
-        yield settings
+        with showing_jobs():
+            for warning in advice(settings):
+                log.warning("%s", warning)
+            yield settings
     except PipelineError as error:
         console.err.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
