@@ -67,6 +67,8 @@ def make_settings(endpoint: Endpoint, folder: Path, **overrides: Any) -> Setting
         "polymarket_gamma_url": NOWHERE,
         "goldsky_url": NOWHERE,
         "polygon_rpc_url": NOWHERE,
+        "polymarket_clob_url": NOWHERE,
+        "sources": "gamma,goldsky,polygon",
     }
     return Settings(_env_file=None, **(values | overrides))
 

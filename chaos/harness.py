@@ -144,6 +144,8 @@ class Harness:
             "DLT_PIPELINES_DIR": str(self.folder / folder),
             "GOLDSKY_START": (ARCHIVE_END - 2 * HISTORY).isoformat(),
             "GOLDSKY_PAGE_SIZE": "20",
+            # Not prices: one that a kill keeps from landing is gone for good.
+            "SOURCES": "gamma,goldsky,polygon",
             "FILLS_LOOKBACK_S": str(int(2 * HISTORY.total_seconds())),
             "POLYGON_CONFIRMATIONS": "0",
             "POLYGON_STALE_AFTER_S": NEVER_STALE_S,

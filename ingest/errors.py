@@ -25,6 +25,7 @@ one: addresses are masked here, once, before an error is built, and so is what q
         ├── AccessDenied        it refuses this user: a key is missing, wrong or switched off
         ├── NodeBehind          it does not have blocks yet that it was asked for
         ├── HistoryPruned       it does not keep blocks any more that it was asked for
+        ├── TokensRefused       it does not take a token that it was asked about
         ├── MissingFills        its answer lacks fills that other evidence shows
         ├── Unconfirmed         it says that there are no fills, and nothing confirms it
         ├── SourceFrozen        it answers, but its data stopped before it should have
@@ -216,6 +217,10 @@ class NodeBehind(UpstreamError):
 
 class HistoryPruned(UpstreamError):
     """The upstream does not keep the blocks any more that it was asked for."""
+
+
+class TokensRefused(UpstreamError):
+    """The upstream refuses a request, for one of the tokens in it or for their number: ask about fewer."""
 
 
 class MissingFills(BadAnswer):

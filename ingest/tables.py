@@ -127,5 +127,25 @@ LATE_FILLS = Table(
     is_settled=False,
 )
 
-TABLES = {each.name: each for each in (ORDER_FILLED, MARKETS, EVENTS, DEAD_LETTERS, LATE_FILLS)}
+_PRICE = pa.decimal128(18, 9)
+MARKET_PRICES = Table(
+    "market_prices",
+    pa.schema(
+        [
+            pa.field("token_id", pa.string(), nullable=False),
+            pa.field("observed_at", _MICROSECONDS, nullable=False),
+            pa.field("bid", _PRICE),
+            pa.field("ask", _PRICE),
+            pa.field("mid", _PRICE),
+            pa.field("spread", _PRICE),
+            pa.field("load_id", pa.uint64(), nullable=False),
+        ]
+    ),
+    key=("token_id", "observed_at"),
+    time="observed_at",
+    is_settled=False,
+)
+
+_ALL = (ORDER_FILLED, MARKETS, EVENTS, DEAD_LETTERS, LATE_FILLS, MARKET_PRICES)
+TABLES = {each.name: each for each in _ALL}
 SETTLED = {name: table for name, table in TABLES.items() if table.is_settled}

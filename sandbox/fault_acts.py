@@ -25,7 +25,8 @@ from sandbox.world import World
 
 GAMMA, GOLDSKY, POLYGON = SOURCES = ("gamma", "goldsky", "polygon")
 PORTAL = "sqd"  # the chain's other transport
-UPSTREAMS = (*SOURCES, PORTAL)
+CLOB = "clob"
+UPSTREAMS = (*SOURCES, PORTAL, CLOB)
 PAGES = (GAMMA, GOLDSKY)  # the sources that page
 FILLS = (GOLDSKY, POLYGON)
 

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from random import Random
 
+from sandbox import clob_faults, refusals
 from sandbox import fault_acts as acts
-from sandbox import refusals
 from sandbox.fault_acts import (
+    CLOB,
     FILLS,
     GAMMA,
     GOLDSKY,
@@ -41,7 +42,7 @@ class Fault:
 
     Attributes:
         what: what the upstream does, in a few words.
-        sources: the upstreams that can do it: names of sources, and sqd.
+        sources: the upstreams that can do it: names of sources, sqd and clob.
         act: makes the answer to one request.
     """
 
@@ -251,4 +252,15 @@ FAULTS: dict[str, Fault] = {
         "logs of an unknown event or contract", (POLYGON,), acts.spoilt(acts.unknown_contract)
     ),
     "duplicate-ids": Fault("an id twice on a page, with different content", SOURCES, acts.changed(acts.duplicate_ids)),
+    "refused-token": Fault("batches refused for one token in them", (CLOB,), clob_faults.refused_token),
+    "no-prices": Fault("an empty object in place of prices", (CLOB,), acts.instead(Answer(b"{}"))),
+    "stale-prices": Fault("prices out of a cache that is never renewed", (CLOB,), clob_faults.stale_prices),
+    "number-prices": Fault(
+        "prices as JSON numbers in place of text", (CLOB,), clob_faults.values(clob_faults.as_number)
+    ),
+    "odd-prices": Fault(
+        "words, objects and numbers beyond 0 and 1 for prices", (CLOB,), clob_faults.values(clob_faults.odd)
+    ),
+    "crossed-book": Fault("the bid above the ask", (CLOB,), acts.changed(clob_faults.crossed)),
+    "one-sided-book": Fault("no bid, or an empty ask", (CLOB,), acts.changed(clob_faults.one_sided)),
 }  # fmt: skip

@@ -71,12 +71,14 @@ class Plan:
         rows: the truth.
         key: columns that name a row.
         where: condition on the rows that are read; empty for all.
+        distinct: rows that differ in other columns only are one.
     """
 
     table: str
     rows: Iterable[dict]
     key: tuple[str, ...]
     where: str = ""
+    distinct: bool = False
 
 
 def plans(truth: Truth, filled_rows: int) -> Iterator[Plan]:
@@ -115,6 +117,8 @@ def plans(truth: Truth, filled_rows: int) -> Iterator[Plan]:
     yield Plan("neg_risk_groups", truth.neg_risk_groups, ("neg_risk_market_id",))
     yield Plan("unknown_tokens", truth.unknown_tokens, ("token_id",))
     yield Plan("position_ids", truth.position_ids, ("token_id",))
+    quote = ("token_id", "bid", "ask", "mid", "spread")
+    yield Plan("market_prices", truth.market_prices, quote, distinct=True)
 
 
 def _sample_of_filled(truth: Truth, interval: str, most_rows: int) -> Plan:
@@ -213,7 +217,8 @@ def _equal(column: str, wanted: Any, found: Any) -> bool:
 def _read(client: Client, database: str, plan: Plan, columns: list[str]) -> list[dict]:
     terms = [f"toInt64({c} * 1000000) as {c}_units" if c in AMOUNTS else c for c in columns]
     where = f" where {plan.where}" if plan.where else ""
-    result = client.query(f"select {', '.join(terms)} from {database}.{plan.table}{where}")
+    select = "select distinct" if plan.distinct else "select"
+    result = client.query(f"{select} {', '.join(terms)} from {database}.{plan.table}{where}")
     return [
         {column: _plain(value) for column, value in zip(columns, row, strict=True)}
         for row in result.result_rows

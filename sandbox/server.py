@@ -1,5 +1,5 @@
-"""The simulated Polymarket on one loopback port: Gamma, the subgraph, a Polygon node, an SQD Portal and the
-Data API, each under its own path.
+"""The simulated Polymarket on one loopback port: Gamma, the subgraph, a Polygon node, an SQD Portal, the
+Data API and the CLOB, each under its own path.
 
 `build_app` puts the upstreams together, `SandboxServer` runs them in a thread for tests, `serve` in
 the foreground with new blocks at a steady pace. Requests pass one middleware that counts them and
@@ -23,6 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sandbox.clob import clob_app
 from sandbox.clock import BLOCK_SECONDS
 from sandbox.data_api import data_api_app
 from sandbox.faults import Faults
@@ -48,6 +49,7 @@ class Urls:
     polygon_url: str
     data_url: str = ""
     sqd_url: str = ""
+    clob_url: str = ""
 
     @classmethod
     def at(cls, port: int) -> Urls:
@@ -59,6 +61,7 @@ class Urls:
             f"{base}/polygon",
             f"{base}/data",
             f"{base}/sqd",
+            f"{base}/clob",
         )
 
     def environment(self) -> dict[str, str]:
@@ -69,6 +72,7 @@ class Urls:
             "POLYGON_RPC_URL": self.polygon_url,
             "POLYMARKET_DATA_URL": self.data_url,
             "SQD_PORTAL_URL": self.sqd_url,
+            "POLYMARKET_CLOB_URL": self.clob_url,
         }
 
 
@@ -132,6 +136,7 @@ def build_app(
     upstreams = Starlette(
         routes=[
             Mount("/gamma", gamma_app(world.gamma, world.lock)),
+            Mount("/clob", clob_app(world)),
             Mount("/data", data_api_app(current_truth, lambda: world.now)),
             Mount("/goldsky", goldsky_app(world.archive_fills())),
             # Not mounted: a node answers on its bare URL, where a mount would redirect.

@@ -37,6 +37,7 @@ class Truth:
         self._v1_from_chain = v1_from_chain
         self._matches = list(world.matches)
         self._candles: dict[str, list[dict]] = {}  # by interval
+        self._quotes = set(world.quotes)
 
     # -- fills and trades --------------------------------------------------------------------------
 
@@ -131,6 +132,11 @@ class Truth:
             {"token_id": token_id, "price": each.price, "priced_at": each.at}
             for token_id, each in latest.items()
         ]
+
+    @property
+    def market_prices(self) -> list[dict]:
+        """Every different quote that the CLOB has handed out, without the times, which are the reader's own."""
+        return [quote._asdict() for quote in self._quotes]
 
     # -- volumes -----------------------------------------------------------------------------------
 

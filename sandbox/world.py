@@ -18,6 +18,7 @@ from datetime import datetime
 from itertools import groupby
 from random import Random
 from threading import RLock
+from typing import TYPE_CHECKING
 
 from sandbox.catalog import DAY, HOUR, TAGS, Catalog, Market
 from sandbox.chain import Chain
@@ -26,6 +27,9 @@ from sandbox.contracts import V1, Fill
 from sandbox.gamma import GammaStore
 from sandbox.matches import Exchange, Match, Slot
 from sandbox.payloads import event_payload, market_payload, tag_payload
+
+if TYPE_CHECKING:
+    from sandbox.clob import Quote
 
 MIGRATION_PAUSE = 3600  # seconds without any fill between V1 and V2
 _EVENT_KINDS = ("single", "group", "series", "sports")
@@ -61,6 +65,7 @@ class World:
         self._traders = _TradingFloor()
         self._exchange = Exchange(Random(f"{seed}:wallets"), wallets, v2_trial=v2_trial)
         self._strays: list[Fill] = []  # for the next block
+        self.quotes: set[Quote] = set()  # that the CLOB has handed out
 
     @classmethod
     def generate(

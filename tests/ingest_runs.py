@@ -21,7 +21,7 @@ from ingest.sources.gamma.landed import current_versions_sql, open_ids_sql
 from ingest.tables import TABLES
 
 SCHEMA = Path(__file__).parent.parent / "schema"
-LANDING = re.compile(r"000[123]_|\d{4}_(gamma_|late_fills)")
+LANDING = re.compile(r"000[123]_|\d{4}_(gamma_|late_fills|market_prices)")
 
 
 def make_landing_tables(client: Client, prefix: str) -> str:

@@ -43,6 +43,7 @@ def environment(clickhouse: Endpoint, database_prefix: str, tmp_path: Path) -> d
         "POLYMARKET_GAMMA_URL": NOWHERE,
         "GOLDSKY_URL": NOWHERE,
         "POLYGON_RPC_URL": NOWHERE,
+        "POLYMARKET_CLOB_URL": NOWHERE,
         "HTTP_GIVE_UP_S": "0",
     }
 
@@ -243,8 +244,9 @@ def test_dead_upstreams_are_one_line_and_exit_code_1(
     answer = call(environment, tmp_path, "doctor")
     assert answer.returncode == 1
     assert "check POLYGON_RPC_URL and the network" in answer.stdout
-    assert answer.stdout.count("127.0.0.1:9: ") == 2  # Gamma and Goldsky; a node is named anyway
-    assert answer.stdout.count("Connection refused") == 3
+    # Gamma, Goldsky and the CLOB; a node is named anyway.
+    assert answer.stdout.count("127.0.0.1:9: ") == 3
+    assert answer.stdout.count("Connection refused") == 4
     assert "ConnectionPool" not in answer.stdout + answer.stderr
 
 

@@ -22,6 +22,7 @@ from embedded_clickhouse import Endpoint
 from ingest.errors import IngestError, MissingFills, NodeBehind
 from ingest.http import HttpClient, RetryPolicy
 from ingest.progress import Progress
+from ingest.sources.clob.reader import streams as prices
 from ingest.sources.gamma.reader import streams as gamma
 from ingest.sources.goldsky.reader import streams as goldsky
 from ingest.sources.polygon.chain import Endpoint as ChainEndpoint
@@ -33,9 +34,10 @@ from ingest.sources.sqd.portal import Portal
 from pipeline.jobs.cycle import run_cycle
 from pipeline.settings import PROJECT_DIR, Settings
 from pipeline.verbs.cli import cli
+from sandbox.clob import Quote, open_quotes
 from sandbox.clock import HORIZON, block_at
 from sandbox.contracts import V1
-from sandbox.fault_acts import FROZEN_SECONDS, PORTAL, REORG_BLOCKS, UPSTREAMS
+from sandbox.fault_acts import CLOB, FROZEN_SECONDS, PORTAL, REORG_BLOCKS, UPSTREAMS
 from sandbox.faults import FAULTS, Faults, parse_fault
 from sandbox.server import SandboxServer
 from sandbox.wire import Answer, Request
@@ -47,6 +49,8 @@ LATER, AT_ONCE = 4, 1  # requests at which a fault begins: with pages before it,
 # Requests that the chain may take before its first logs: blocks without any need evidence.
 EVIDENCE = {"polygon": 16, PORTAL: 6}
 SOME, ALL, BUT_BAD, NEARLY = "some", "all", "all but bad rows", "all but the newest range"
+NONE, AS_SAID = "none", "all, as it came"
+READERS = {PORTAL: "polygon", CLOB: "prices"}  # of upstreams that are no sources by name
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,7 @@ CASES = {
             "goldsky": "no list `data.orderFilledEvents` in the answer",
             "polygon": "the answer to a JSON-RPC batch does not match it",
             "sqd": "a line of the stream is no block",
+            "clob": "an answer about 'status', which was not asked for",
         }
     ),
     "graphql-timeout": Case(since=AT_ONCE),
@@ -144,6 +149,13 @@ CASES = {
     "duplicate-ids": Case(
         {"goldsky": "rows are not in order", "polygon": "two different logs in one place"}
     ),
+    "refused-token": Case(kept=BUT_BAD, since=AT_ONCE),
+    "no-prices": Case({"clob": "no prices of any of [0-9]+ tokens"}, NONE, AT_ONCE),
+    "stale-prices": Case(since=AT_ONCE),
+    "number-prices": Case(since=AT_ONCE),
+    "odd-prices": Case(kept=BUT_BAD, since=AT_ONCE),
+    "crossed-book": Case(kept=AS_SAID, since=AT_ONCE),
+    "one-sided-book": Case(kept=AS_SAID, since=AT_ONCE),
 }
 PAIRS = [(name, source) for name, fault in FAULTS.items() for source in fault.sources]
 
@@ -204,6 +216,13 @@ def load(
             Node(client, server.urls.polygon_url, block_range=block_range), progress
         ),
         PORTAL: lambda progress: follow(Portal(client, server.urls.sqd_url), progress),
+        CLOB: lambda progress: prices(
+            server.urls.clob_url,
+            progress=progress,
+            client=client,
+            tokens=sorted(open_quotes(server.world)),
+            batch=20,
+        ),
     }
 
     def follow(endpoint: ChainEndpoint, progress: Progress) -> DltSource:
@@ -220,7 +239,7 @@ def load(
 
 def name_of(upstream: str) -> str:
     """The source that reads an upstream."""
-    return "polygon" if upstream == PORTAL else upstream
+    return READERS.get(upstream, upstream)
 
 
 def loaded(lake: Lake, source: str) -> dict:
@@ -228,6 +247,9 @@ def loaded(lake: Lake, source: str) -> dict:
     if source == "gamma":
         query = "select market_id, argMax(payload, fetched_at) from {db}.markets group by 1"
         return {key: _shown(orjson.loads(payload)) for key, payload in lake.rows(query)}
+    if source == "prices":
+        query = "select token_id, argMax((bid, ask, mid, spread), observed_at) from {db}.market_prices group by 1"
+        return {token: Quote(token, *values) for token, values in lake.rows(query)}
     rows = lake.rows(
         "select block_number, log_index, tx_hash, order_hash, maker_amount, taker_amount"
         f" from {{db}}.order_filled final where source = '{source}'"
@@ -240,6 +262,8 @@ def there_is(world: World, source: str) -> dict:
     if source == "gamma":
         listed = world.gamma.markets.keys() - world.gamma.unlisted
         return {key: _shown(world.gamma.markets[key]) for key in listed}
+    if source == "prices":
+        return open_quotes(world)
     fills = [fill for match in world.matches for fill in match.legs]
     return {
         (
@@ -284,7 +308,7 @@ def test_what_a_fault_does(lake: Lake, upstream: SandboxServer, name: str, sourc
 
     wanted = there_is(upstream.world, reader)
     rows, bad = loaded(lake, reader), dead_letters(lake, reader)
-    kept = case.kept if told or case.kept in (BUT_BAD, NEARLY) else ALL
+    kept = case.kept if told or case.kept in (BUT_BAD, NEARLY, AS_SAID) else ALL
     if kept == BUT_BAD:
         _check_bad_rows(rows, bad, wanted, name, source)
     else:
@@ -294,11 +318,16 @@ def test_what_a_fault_does(lake: Lake, upstream: SandboxServer, name: str, sourc
             SOME: (1, every_row - 1),
             ALL: (every_row, every_row),
             NEARLY: (0.7 * every_row, every_row),
+            NONE: (0, 0),
+            AS_SAID: (every_row, every_row),
         }[kept]
         assert low <= len(rows) <= high
         settled = upstream.world.chain.head - case.fork
         sure = {key: row for key, row in rows.items() if not case.fork or key[0] <= settled}
-        assert sure.items() <= wanted.items()  # nothing else, and with the right content
+        if kept == AS_SAID:
+            assert sure.keys() == wanted.keys() and sure != wanted
+        else:
+            assert sure.items() <= wanted.items()  # nothing else, and with the right content
         if source == "gamma" and name != "odd-times":  # another row of a page in every pass
             assert lake.count("markets", final=True) == len(rows), "one version of each"
 

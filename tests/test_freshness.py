@@ -28,6 +28,7 @@ SETTINGS = Settings(
     gamma_max_lag_s=100,
     polygon_max_lag_s=200,
     goldsky_max_lag_s=300,
+    prices_max_lag_s=50,
 )
 
 
@@ -44,6 +45,8 @@ def judged(source: str, read: Read | None, settings: Settings = SETTINGS) -> Fre
         ("gamma", 10, 10, False, "fresh", 10),  # a full pass is under way
         ("polygon", 5, 200, True, "fresh", 200),
         ("polygon", 5, 201, False, "stale", 201),  # answers, but is behind
+        ("prices", 50, 50, True, "fresh", 50),
+        ("prices", 51, 51, True, "stale", 51),
         ("goldsky", 300, 10**8, False, "fresh", 300),
         ("goldsky", 301, 10**8, False, "stale", 301),
         ("goldsky", 10**7, 10**8, True, "complete", 10**7),  # ended for good
@@ -65,7 +68,7 @@ def test_a_source_that_was_never_read_is_stale() -> None:
 
 def test_only_sources_of_a_cycle_are_expected() -> None:
     names = [each.source for each in judge(SETTINGS, {}, None, NOW)]
-    assert names == ["polygon", "goldsky", "gamma", "settling"]
+    assert names == ["polygon", "goldsky", "gamma", "prices", "settling"]
     alone = SETTINGS.model_copy(update={"sources": "goldsky,polygon", "goldsky_start": None})
     assert [each.source for each in judge(alone, {}, None, NOW)] == ["polygon", "settling"]
 

@@ -182,6 +182,7 @@ def environment(server: tuple[Upstream, Urls], folder: Path) -> dict[str, str]:
         "POLYGON_STALE_AFTER_S": "1000000000",
         "HTTP_GIVE_UP_S": "0",
         "POLL_INTERVAL_S": "60",
+        "SOURCES": "gamma,goldsky,polygon",
         **server[1].environment(),
     }
 

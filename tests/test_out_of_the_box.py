@@ -40,6 +40,7 @@ def test_the_last_hour_is_loaded_and_equals_the_truth(world: World, tmp_path: Pa
         env |= {
             "SQD_PORTAL_URL": upstream.urls.sqd_url,
             "POLYMARKET_GAMMA_URL": upstream.urls.gamma_url,
+            "POLYMARKET_CLOB_URL": upstream.urls.clob_url,
         }
         run = subprocess.run(
             [sys.executable, str(checkout / "run_pipeline.py")],

@@ -64,6 +64,7 @@ def environment(guarded: Endpoint, port: int, folder: Path) -> dict[str, str]:
         "GOLDSKY_URL": f"http://127.0.0.1:{port}/{PATH_KEY}/gn",
         "GOLDSKY_START": "2026-04-01",
         "POLYGON_RPC_URL": f"http://127.0.0.1:{port}/v2/{RPC_KEY}?apikey={QUERY_KEY}",
+        "POLYMARKET_CLOB_URL": f"http://127.0.0.1:{port}/{PATH_KEY}",
         "POLYMARKET_DATA_URL": f"http://127.0.0.1:{port}/{PATH_KEY}",
         "DLT_PIPELINES_DIR": str(folder / "dlt"),
         "DBT_TARGET_PATH": str(folder / "target"),

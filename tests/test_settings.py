@@ -165,7 +165,7 @@ def test_a_dotenv_file_is_read_and_the_environment_wins(monkeypatch: pytest.Monk
     monkeypatch.setenv("CLICKHOUSE_PORT", "9443")
     settings = load_settings()
     assert (settings.clickhouse_host, settings.clickhouse_port) == ("clickhouse.example.com", 9443)
-    assert settings.sources == "gamma,goldsky,polygon"
+    assert settings.sources == "gamma,goldsky,polygon,prices"
     assert not settings.embedded
 
 

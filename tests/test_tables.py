@@ -15,6 +15,7 @@ KINDS = {
     pa.uint8(): {"UInt8"},
     pa.timestamp("s", tz="UTC"): {"DateTime('UTC')"},
     pa.timestamp("us", tz="UTC"): {"DateTime64(6, 'UTC')"},
+    pa.decimal128(18, 9): {"Decimal(18, 9)"},
 }
 
 
@@ -27,7 +28,12 @@ def test_a_table_is_made_as_it_is_declared(run: Run, table: Table) -> None:
             parameters={"raw": run.settings.raw_database, "name": table.name},
         ).result_rows
     )
-    declared = {field.name: KINDS[field.type] for field in table.schema}
+    declared = {
+        field.name: {f"Nullable({kind})" for kind in KINDS[field.type]}
+        if field.nullable
+        else KINDS[field.type]
+        for field in table.schema
+    }
     assert declared.keys() == found.keys()
     assert [name for name, kinds in declared.items() if found[name] not in kinds] == []
     key, engine = run.client.query(

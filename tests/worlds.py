@@ -55,6 +55,8 @@ COLUMNS = [
 FILLED_ROWS = 15_000  # compared in each of many tests; `demo` and `chaos` compare 100,000
 # For what ends sooner unless there is a defect, on a machine that is ten times slower too. A test waits for an event.
 PATIENCE_S = 900
+# What is the same however often and whenever it is read; prices are as many as the readings.
+WITHOUT_PRICES = "gamma,goldsky,polygon"
 HISTORY = timedelta(days=0.3)  # of fills of each generation, with room
 
 
@@ -81,8 +83,10 @@ def make_settings(endpoint: Endpoint, prefix: str, folder: Path, **overrides: An
         "clickhouse_database": prefix,
         "dlt_pipelines_dir": folder / "dlt",
         "polymarket_gamma_url": nowhere,
+        "polymarket_clob_url": nowhere,
         "goldsky_url": nowhere,
         "polygon_rpc_url": nowhere,
+        "sources": WITHOUT_PRICES,
     }
     return Settings(_env_file=None, **(values | overrides))
 
@@ -93,6 +97,7 @@ def sandbox_settings(
     """Settings that read all of a simulated Polymarket."""
     values = {
         "polymarket_gamma_url": upstream.urls.gamma_url,
+        "polymarket_clob_url": upstream.urls.clob_url,
         "goldsky_url": upstream.urls.goldsky_url,
         "polygon_rpc_url": upstream.urls.polygon_url,
         "goldsky_start": ARCHIVE_END - HISTORY,

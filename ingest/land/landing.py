@@ -57,9 +57,14 @@ def load_id_of_rows(load_id: str, package_state: Mapping[str, Any]) -> int:
 
 
 class Landing:
-    """Collects pages and yields them as Arrow tables of useful size, under this load's id."""
+    """Collects pages and yields them as Arrow tables of useful size, under this load's id.
 
-    def __init__(self) -> None:
+    Args:
+        reshape: makes of landing rows what the destination takes.
+    """
+
+    def __init__(self, reshape: Callable[[pa.Table], pa.Table] = lambda rows: rows) -> None:
+        self._reshape = reshape
         self._rows: dict[str, list[pa.Table]] = {}
         self._dead: dict[str, list[DeadLetter]] = {}
         self._count = self._bytes = 0
@@ -80,13 +85,21 @@ class Landing:
         collected, letters = self._rows, self._dead
         self._rows, self._dead, self._count, self._bytes = {}, {}, 0, 0
         for name, tables in collected.items():
-            yield _of_table(name, pa.concat_tables(tables).combine_chunks())
+            yield self._of_table(name, pa.concat_tables(tables).combine_chunks())
         for source, dead in letters.items():
-            yield _of_table(DEAD_LETTERS.name, dead_letters_table(dead, source=source))
+            yield self._of_table(DEAD_LETTERS.name, dead_letters_table(dead, source=source))
+
+    def _of_table(self, name: str, rows: pa.Table) -> Any:
+        """Rows for dlt to load into a landing table, as rows of the load that is being extracted."""
+        hints = dlt.mark.make_hints(table_name=name, **RESOURCE_OPTIONS)
+        rows = self._reshape(with_load_id(rows, current_load_id()))
+        return dlt.mark.with_hints(rows, hints, create_table_variant=True)
 
 
-def _of_table(name: str, rows: pa.Table) -> Any:
-    """Rows for dlt to load into a landing table, as rows of the load that is being extracted."""
-    hints = dlt.mark.make_hints(table_name=name, **RESOURCE_OPTIONS)
-    rows = with_load_id(rows, current_load_id())
-    return dlt.mark.with_hints(rows, hints, create_table_variant=True)
+def portable(rows: pa.Table) -> pa.Table:
+    """Landing rows for any destination of dlt: unsigned 64-bit numbers, which few have, as decimals of 20 digits."""
+    fields = [
+        field.with_type(pa.decimal128(20, 0)) if field.type == pa.uint64() else field
+        for field in rows.schema
+    ]
+    return rows.cast(pa.schema(fields))

@@ -12,10 +12,11 @@ from itertools import chain
 from typing import Any
 
 import dlt
+import pyarrow as pa
 from dlt.extract import DltResource, DltSource
 
 from ingest.events import Event, happened
-from ingest.land.landing import RESOURCE_OPTIONS, Landing
+from ingest.land.landing import RESOURCE_OPTIONS, Landing, portable
 from ingest.page import Page, Stream
 from ingest.progress import Progress
 
@@ -73,6 +74,8 @@ def _pages_of(stream: Stream, cursor: dict[str, Any]) -> Iterator[Page]:
 def as_dlt_source(name: str, streams: Sequence[Stream], progress: Progress) -> DltSource:
     """Streams as a source for `dlt.pipeline(…).run(…)`: what fails ends the run, and nothing of it is loaded.
 
+    It may go to any destination of dlt, so its columns are those of `ingest.land.landing.portable`.
+
     Args:
         progress: the one that the streams were made with.
 
@@ -82,7 +85,8 @@ def as_dlt_source(name: str, streams: Sequence[Stream], progress: Progress) -> D
 
     def strict(stream: Stream) -> DltResource:
         def rows() -> Iterator[Any]:
-            yield from _batches(_pages_of(stream, dlt.current.resource_state()))
+            pages = _pages_of(stream, dlt.current.resource_state())
+            yield from _batches(pages, portable)
             if progress.failures:
                 raise progress.failures[0]
 
@@ -91,8 +95,10 @@ def as_dlt_source(name: str, streams: Sequence[Stream], progress: Progress) -> D
     return _source(name, [strict(stream) for stream in streams])
 
 
-def _batches(pages: Iterable[Page]) -> Iterator[Any]:
-    landing = Landing()
+def _batches(
+    pages: Iterable[Page], reshape: Callable[[pa.Table], pa.Table] = lambda rows: rows
+) -> Iterator[Any]:
+    landing = Landing(reshape)
     for page in pages:
         yield from landing.add(page)
     yield from landing.flush()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from ingest.sources.base import Source
+from ingest.sources.clob.source import PRICES
 from ingest.sources.gamma.source import GAMMA
 from ingest.sources.goldsky.source import GOLDSKY
 from ingest.sources.polygon.source import POLYGON
 
-SOURCES: tuple[Source, ...] = (POLYGON, GOLDSKY, GAMMA)
+SOURCES: tuple[Source, ...] = (POLYGON, GOLDSKY, GAMMA, PRICES)
 
 
 def source_named(name: str) -> Source:

@@ -138,6 +138,7 @@ def _pointed_at(settings: Settings, upstream: SandboxServer) -> Settings:
             "polymarket_gamma_url": upstream.urls.gamma_url,
             "goldsky_url": upstream.urls.goldsky_url,
             "sqd_portal_url": upstream.urls.sqd_url,
+            "polymarket_clob_url": upstream.urls.clob_url,
             "polygon_rpc_url": "",
             "goldsky_start": settings.goldsky_horizon - history,
             "fills_lookback_s": int(history.total_seconds()),
@@ -146,6 +147,7 @@ def _pointed_at(settings: Settings, upstream: SandboxServer) -> Settings:
             "cycle_budget_s": 600,  # however slow the machine is, the first cycle reads all there is
             "polygon_confirmations": 0,
             "gamma_open_every_s": 0.001,
+            "tracked_every_s": 0.001,
         }
     )
 

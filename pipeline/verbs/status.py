@@ -25,6 +25,7 @@ TABLES = {
     "ohlcv_1m": "bucket_at",
     "ohlcv_1h": "bucket_at",
     "ohlcv_1d": "bucket_at",
+    "market_prices": "observed_at",
 }
 
 
