@@ -423,6 +423,7 @@ def test_the_busiest_open_markets_are_tracked(reading_from: Reading) -> None:
         everything = busiest_tokens(run.desk.landed, 10_000)
         few = busiest_tokens(run.desk.landed, 3)
         assert everything[: len(few)] == few and len(everything) == len(set(everything))
+        assert 3 * 2 <= len(few) <= 3 * 4
         assert set(everything) >= {
             token for (token,) in run.client.query(f"select token_id from {models}.market_prices").result_rows
         }  # fmt: skip

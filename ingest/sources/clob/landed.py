@@ -18,7 +18,7 @@ _BUSIEST = """
     )
     select arrayMap(pair -> pair.2, arraySort(groupArray((tokens.outcome_index, tokens.token_id))))
     from {models}.outcome_tokens as tokens
-    inner any join busiest on tokens.market_id = busiest.market_id
+    inner all join busiest on tokens.market_id = busiest.market_id
     group by tokens.market_id
     order by ifNull(any(busiest.volume_usd_24h), 0) desc, ifNull(any(busiest.volume_usd), 0) desc, tokens.market_id
 """
