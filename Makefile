@@ -42,7 +42,7 @@ lint: $(STAMP) ## ruff and sqlfluff
 	@$(BIN)/ruff format --check .
 	@$(BIN)/sqlfluff lint --processes 2 --disable-progress-bar dbt_project/models dbt_project/tests dbt_project/analyses
 
-audit: $(STAMP) ## hold the pinned packages against security advisories
+audit: $(STAMP) ## compare the pinned packages with security advisories
 	@$(BIN)/python .ci/audit.py
 
 format: $(STAMP) ## let ruff format the code

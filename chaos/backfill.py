@@ -1,4 +1,4 @@
-"""A large backfill killed again and again, held against one that was left alone and against the simulation's truth.
+"""A large backfill killed again and again, compared with one that was left alone and with the simulation's truth.
 
 Run as `python -m chaos.backfill`. Two databases on one embedded ClickHouse take the same simulated Polymarket over real
 HTTP: the first undisturbed, the second by processes that SIGKILL ends at random moments. Prints one JSON line and exits

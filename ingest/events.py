@@ -1,4 +1,4 @@
-"""Named points of the program, for whoever listens: progress bars, metrics, crash tests, benchmarks.
+"""Named points of the program, for listeners: progress bars, metrics, crash tests, benchmarks.
 
 The code announces what it does and knows nothing of its listeners; they patch nothing. Listeners are called in the thread
 that announces, in the order in which they came, and must be quick.

@@ -1,7 +1,7 @@
 """The ClickHouse settings on which results depend, pinned for everything that this project sends.
 
 A user's profile may set them otherwise: nulls instead of defaults in outer joins, partial results where a limit is
-reached. `dbt_project.yml` pins the same for views, which run with the settings of whoever reads them.
+reached. `dbt_project.yml` pins the same for views, which run with the settings of their readers.
 """
 
 from __future__ import annotations

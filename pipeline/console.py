@@ -181,7 +181,7 @@ class Display:
                 self._stop()
 
     def close(self) -> None:
-        """Show nothing any longer, whoever is still at work, and give the cursor back."""
+        """Show nothing any longer, although threads are still at work, and give the cursor back."""
         with self._mutex:
             if self._progress is not None:
                 self._stop()

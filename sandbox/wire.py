@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 JSON = {"Content-Type": "application/json"}
-STALL_S = 20.0  # longest stall of a body; whoever waits longer gets the rest
+STALL_S = 20.0  # longest stall of a body; a client that waits longer gets the rest
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`verify`: holds everything that is derived against what it is derived from, row by row.
+"""`verify`: compares everything that is derived with what it is derived from, row by row.
 
 Each table is computed again from the one below it, fills from raw, trades from fills, candles from trades, so that the
 first table that differs names the stage that failed. The SQL is that of the models themselves, but the text of a full

@@ -1,6 +1,6 @@
 """`backfill`: fills of a time range from the archive and the chain, beside whatever else is loaded.
 
-The range is cut into slices, and the slices are written into ClickHouse as requested. Whoever holds the writer lock works
+The range is cut into slices, and the slices are written into ClickHouse as requested. The holder of the writer lock works
 them: this run if the lock is free, else a loop between its cycles, while this run watches. Only what is not done yet is
 read, so the same command goes on where a kill, a failure or Ctrl-C ended the last one.
 """
@@ -146,7 +146,7 @@ class _Backfill:
         self._started = self._logged = time.monotonic()
 
     def run_to_the_end(self) -> None:
-        """Work, or watch whoever works, until no slice is left or those that are cannot be read."""
+        """Work, or watch the run that works, until no slice is left or those that are cannot be read."""
         waiting_for: Holder | None = None
         try:
             while True:

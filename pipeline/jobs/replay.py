@@ -1,4 +1,4 @@
-"""`replay`: takes dead letters up again once what was wrong with them is fixed.
+"""`replay`: lands dead letters once what was wrong with them is fixed.
 
 Each goes through the parser of its source as it is now, and what comes out is landed as a load, in the ledger and
 settled like any other. Fills that only SQL refused stand in their landing table already: their hours are derived again
@@ -102,7 +102,7 @@ def replay(run: Run, source: str | None, reason: str | None, *, dry_run: bool = 
     Raises:
         LockHeld: another run is writing.
         ModelsError: settling failed; the rows are landed, and the next run settles them.
-        LoadFailed: letters of the chain cannot be held against it, because the node does not answer.
+        LoadFailed: letters of the chain cannot be compared with it, because the node does not answer.
     """
     if not run.client.command(f"exists table {run.settings.raw_database}.dead_letter_replays"):
         return Replay()

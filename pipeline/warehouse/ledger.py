@@ -233,7 +233,7 @@ class Ledger:
     def add_rebuild(self, slices: list[Load]) -> list[Load]:
         """Write down the slices of a rebuild, under the next free load ids, and return them.
 
-        From then on they are unsettled loads like any other: whoever settles next does them.
+        From then on they are unsettled loads like any other: the next settle does them.
         """
         with self._choosing:
             first_id = self.next_id()
@@ -309,7 +309,7 @@ class Ledger:
     # -- measuring ---
 
     def _measure(self, load: Load) -> Load:
-        """The load with the rows that stand in its landing table."""
+        """The load with the rows that its landing table has."""
         column = TABLES[load.table_name].time
         count, first, last = self._client.query(
             f"select count(), min({column}), max({column}) from {self._raw}.{load.table_name}"

@@ -79,7 +79,7 @@ COMPARED_BLOCKS = 3  # of an answer with few fills
 SMALLEST_OVERLAP = (
     16  # an endpoint that answers fewer blocks at once is not asked for one of them twice
 )
-EMPTY_BLOCKS = 16  # so many without any fill are believed with evidence only, whoever says it
+EMPTY_BLOCKS = 16  # so many without any fill are believed with evidence only, from any endpoint
 SURROUNDINGS = (4, 64, 512)  # blocks before and after a run of blocks without logs
 REMEMBERED = 16  # answers, for what is to be expected
 
@@ -329,7 +329,7 @@ class RangeReader:
                 for number in range(run.first, run.last + 1):
                     if number not in found.headers:
                         self._confirm_run(endpoint, _Run(number, number), pace, must=True)
-            # Nothing in a long range: whoever answers may have left out all logs.
+            # Nothing in a long range: an endpoint may have left out all logs.
             is_empty = not counts and run.blocks >= EMPTY_BLOCKS
             # A Portal answers block by block: of its answers a single block has to be doubtful.
             expected = pace * run.blocks if endpoint.is_silent_about_gaps else pace

@@ -128,7 +128,7 @@ def streams(
                 state["second_next"] = state["next_block"]
             reader = RangeReader(endpoints, versions, head.number)
             chain = _Chain(reader, state, known_fills)
-            # Whoever asked for it must know whether it was done, and what follows must not wait for it.
+            # The caller must know whether it was done, and what follows must not wait for it.
             with progress.recording_failures():
                 for first, until in recheck:
                     yield from chain.compare(first, until)

@@ -183,7 +183,7 @@ class Portal:
         return {number: self.block(number).timestamp for number in numbers}
 
     def evidence(self, numbers: Sequence[int], wanted: LogFilter) -> Evidence:
-        """See `Endpoint`: all logs of some blocks, whoever emitted them.
+        """See `Endpoint`: all logs of some blocks, of any contract.
 
         A block of which the Portal has other logs, and none of these, holds none.
         """
