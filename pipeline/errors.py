@@ -71,6 +71,10 @@ class LoadFailed(PipelineError):
     """A source could not be read or loaded; what was loaded before is intact."""
 
 
+class Unhealthy(PipelineError):
+    """Nothing runs, or a job fails again and again."""
+
+
 class SourcesStale(PipelineError):
     """Sources were not read for longer than they should be."""
 

@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from dotenv import dotenv_values
 from pydantic import (
     AfterValidator,
     Field,
@@ -252,6 +253,34 @@ def env_file() -> Path | None:
     return PROJECT_DIR / named if named else None
 
 
+def may_be_in_a_file(name: str) -> bool:
+    """Whether `<NAME>_FILE` may name a file with the value of a setting: those that may hold a password or a key."""
+    return name.lower().endswith(SECRETS)
+
+
+def _from_files() -> dict[str, str]:
+    """Settings whose value is in a file, as Docker and Kubernetes give secrets: `<NAME>_FILE` names the file.
+
+    Raises:
+        SettingsError: the file cannot be read, or `<NAME>` is set too.
+    """
+    file = env_file()
+    given = {**(dotenv_values(file) if file else {}), **os.environ}
+    found = {}
+    for name in filter(may_be_in_a_file, Settings.model_fields):
+        variable = f"{name.upper()}_FILE"
+        path = given.get(variable)
+        if not path:
+            continue
+        if given.get(name.upper()):
+            raise SettingsError(f"{variable}: {name.upper()} is set too; unset one of them")
+        try:
+            found[name] = _anchored(Path(path)).read_text().strip()
+        except (OSError, UnicodeDecodeError, ValueError) as error:
+            raise SettingsError(f"{variable}: {path} cannot be read: {error}") from error
+    return found
+
+
 def load_settings(*, demo: bool = False, **overrides: object) -> Settings:
     """Read the settings from the environment and `.env`; with `demo`, those of the demo's own data.
 
@@ -259,7 +288,8 @@ def load_settings(*, demo: bool = False, **overrides: object) -> Settings:
         SettingsError: one line naming the first variable that makes no sense.
     """
     try:
-        given = {"_env_file": env_file()} | (DEMO_SETTINGS if demo else {}) | overrides
+        given = {"_env_file": env_file(), **_from_files()} | (DEMO_SETTINGS if demo else {})
+        given |= overrides
         settings = Settings(**given)
     except ValidationError as error:
         first = error.errors()[0]

@@ -141,6 +141,18 @@ def test_status_says_why_a_job_fails_since_when_and_when_it_is_tried_again(held:
     assert job.failures >= 3
     assert job.failing_since < job.next_at or job.failing_since == job.next_at
     assert job.schedule == "every 0.01 s"
+    assert read_status(held).unhealthy == [f"x: failed {job.failures} times in a row: x: down"]
+
+
+def test_health_is_bad_where_nothing_runs_and_good_while_a_job_catches_up(run: Run) -> None:
+    assert read_status(run).unhealthy == ["no run holds the writer lock"]
+    with run.lock.held("test"):
+        works = Work(LoadError("x: down"), LoadError("x: down"))
+        with Runner(run, [Job("x", Schedule(3600), works)], {}):
+            wait_until(lambda: works.runs == 1)
+        status = read_status(run)
+        assert status.unhealthy == [], "one failure is what retries are for"
+        assert status.stale, "nothing was read yet"
 
 
 def test_failures_go_on_counting_in_the_next_process(held: Run) -> None:

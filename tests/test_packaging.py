@@ -169,7 +169,7 @@ def test_without_a_password_nothing_starts(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_a_pipeline_is_healthy_while_its_sources_are_fresh(name: str) -> None:
+def test_the_health_of_a_pipeline_is_asked_of_a_verb(name: str) -> None:
     command, *program, verb, option = SERVICES[name]["healthcheck"]["test"]
     assert (command, program) == ("CMD", ["python", "run_pipeline.py"])
     assert option in {each for param in cli.commands[verb].params for each in param.opts}

@@ -169,6 +169,28 @@ def test_a_dotenv_file_is_read_and_the_environment_wins(monkeypatch: pytest.Monk
     assert not settings.embedded
 
 
+def test_a_secret_may_be_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("s3cret\n")
+    monkeypatch.setenv("CLICKHOUSE_PASSWORD_FILE", str(secret))
+    assert load_settings().clickhouse_password.get_secret_value() == "s3cret"
+    monkeypatch.setenv("CLICKHOUSE_PASSWORD", "another")
+    with pytest.raises(SettingsError, match="CLICKHOUSE_PASSWORD is set too") as refusal:
+        load_settings()
+    assert "s3cret" not in str(refusal.value)
+    monkeypatch.delenv("CLICKHOUSE_PASSWORD")
+    monkeypatch.setenv("CLICKHOUSE_PASSWORD_FILE", str(tmp_path / "nowhere"))
+    with pytest.raises(SettingsError, match=r"CLICKHOUSE_PASSWORD_FILE: .* cannot be read"):
+        load_settings()
+
+
+def test_only_secrets_are_read_from_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    workers = tmp_path / "workers"
+    workers.write_text("7")
+    monkeypatch.setenv("BACKFILL_WORKERS_FILE", str(workers))
+    assert load_settings().backfill_workers == Settings.model_fields["backfill_workers"].default
+
+
 def test_a_dotenv_file_that_is_no_text_is_one_line() -> None:
     Path(".env").write_bytes(b"CLICKHOUSE_HOST=\xff\xfe")
     with pytest.raises(SettingsError, match=r"\.env cannot be read: .* UTF-8 text$"):

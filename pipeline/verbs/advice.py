@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
-from pipeline.settings import ENV_FILE_VARIABLE, PROJECT_DIR, Settings, env_file
+from pipeline.settings import ENV_FILE_VARIABLE, PROJECT_DIR, Settings, env_file, may_be_in_a_file
 
 # How much of a name must agree with a setting's; POLYGON_RPCURL agrees by 0.97, CLICKHOUSE_USERNAME by 0.88.
 NEAR = 0.85
@@ -41,7 +41,8 @@ def advice(settings: Settings) -> Iterator[str]:
 
 def near_miss(name: str, known: set[str]) -> str:
     """The setting that a name may be a misspelling of; empty if it looks like none, or is one."""
-    if name.upper() in known | OTHERS or "_" not in name:
+    of_file = {f"{setting}_FILE" for setting in known if may_be_in_a_file(setting)}
+    if name.upper() in known | OTHERS | of_file or "_" not in name:
         return ""
     found = difflib.get_close_matches(name.upper(), known, n=1, cutoff=NEAR)
     return found[0] if found else ""

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from pipeline.errors import SourcesStale, UsageError
+from pipeline.errors import SourcesStale, Unhealthy, UsageError
 from pipeline.verbs.frame import verb
 from pipeline.warehouse.client import why_not_started
 
@@ -33,9 +33,14 @@ def sql(context: click.Context, query: str | None) -> None:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--strict", is_flag=True, help="Exit with 1 if a source is stale; for health checks.")
+@click.option("--strict", is_flag=True, help="Exit with 1 if a source is stale.")
+@click.option(
+    "--health",
+    is_flag=True,
+    help="Exit with 1 if nothing runs, or a job fails again and again; for health checks.",
+)
 @click.pass_context
-def status(context: click.Context, as_json: bool, strict: bool) -> None:
+def status(context: click.Context, as_json: bool, strict: bool, health: bool) -> None:
     """Show what is loaded, how fresh it is, who is writing and what needs attention."""
     from pipeline.verbs.report import print_status
     from pipeline.verbs.status import read_status
@@ -47,6 +52,8 @@ def status(context: click.Context, as_json: bool, strict: bool) -> None:
             click.echo(json.dumps(answer.to_json(), indent=2))
         else:
             print_status(answer)
+        if health and answer.unhealthy:
+            raise Unhealthy("; ".join(answer.unhealthy))
         if strict and answer.stale:
             raise SourcesStale(f"stale: {', '.join(answer.stale)}")
 

@@ -29,6 +29,10 @@ TABLES = {
 }
 
 
+# A single failure is what retries are for.
+FAILURES_IN_A_ROW = 3
+
+
 @dataclass(frozen=True)
 class TableStatus:
     """Size and age of one promised table."""
@@ -113,9 +117,20 @@ class Status:
         """Sources that are stale or were never read, and `settling` if what is derived lags behind."""
         return [each.source for each in self.sources if each.is_stale]
 
+    @property
+    def unhealthy(self) -> list[str]:
+        """Why somebody should look at the run that loads, one line each; a first catch-up is no reason."""
+        if self.writer is None:
+            return ["no run holds the writer lock"]
+        return [
+            f"{each.job}: failed {each.failures} times in a row: {each.problem}"
+            for each in self.jobs
+            if each.failures >= FAILURES_IN_A_ROW
+        ]
+
     def to_json(self) -> dict[str, Any]:
         """The same as plain JSON types."""
-        return asdict(self) | {"stale": self.stale}
+        return asdict(self) | {"stale": self.stale, "unhealthy": self.unhealthy}
 
 
 def read_status(run: Run) -> Status:
