@@ -6,10 +6,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from clickhouse_connect.driver.exceptions import DatabaseError
+from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError
 
 from ingest.errors import LoadError
 from ingest.sources import SOURCES
@@ -196,10 +197,15 @@ def test_what_no_other_try_can_mend_ends_the_run(held: Run, error: Exception) ->
         runner.wait()
 
 
-def test_a_server_that_fails_is_waited_for_and_an_embedded_one_is_not(held: Run) -> None:
-    error = DatabaseError("gone")
+def test_a_server_that_fails_is_waited_for_and_an_embedded_one_that_is_gone_is_not(
+    held: Run,
+) -> None:
     with Runner(held, [], {}) as runner:
-        assert runner.is_fatal(error) == held.server.embedded
+        for is_embedded in (True, False):
+            held.server = replace(held.server, embedded=is_embedded)
+            assert runner.is_fatal(OperationalError("no answer")) == is_embedded
+            assert not runner.is_fatal(DatabaseError("memory limit exceeded"))
+            assert runner.words_for(DatabaseError("too much")).endswith("failed: too much")
 
 
 def test_quiet_jobs_leave_no_runs_behind_unless_they_do_something(held: Run) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from clickhouse_connect.driver.exceptions import ClickHouseError
+from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
 
 from ingest.errors import IngestError
 from pipeline.console import human
@@ -92,7 +92,8 @@ class Runner:
     def is_fatal(self, error: Exception) -> bool:
         """Whether no other try can mend it."""
         if isinstance(error, ClickHouseError):
-            return self._run.server.embedded  # nobody starts it again
+            is_gone = isinstance(error, OperationalError)
+            return is_gone and self._run.server.embedded  # nobody starts it again
         return not isinstance(error, IngestError | ModelsError)
 
     def words_for(self, error: Exception) -> str:
