@@ -9,23 +9,17 @@ from __future__ import annotations
 
 import copy
 import random
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
 
 import orjson
 import requests
 from tenacity import RetryCallState, Retrying, retry_if_exception
-from urllib3.exceptions import DecodeError, ProtocolError, ReadTimeoutError
+from urllib3.exceptions import ReadTimeoutError
 
-from ingest.decoding import DECODING
 from ingest.errors import (
     AccessDenied,
     HttpStatusError,
@@ -35,28 +29,27 @@ from ingest.errors import (
     Unavailable,
     Unreachable,
     UpstreamError,
-    WrongShape,
     one_line,
     redact,
 )
 from ingest.events import Event, span
+from ingest.http_answers import (
+    Session,
+    clock_ahead_of,
+    decode,
+    denied,
+    naming_failures,
+    not_json,
+    parse_retry_after,
+    with_params,
+)
+from ingest.rate_limits import BACKGROUND_SHARE, RateLimit, RateLimiter
 
 _RETRIED_STATUSES = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529}
 _GATEWAY_TIMEOUTS = {408, 504, 522, 524}
 _DENIED = {401, 402, 403}
 # requests reads bodies in pieces of 10 KB, and every piece gives the interpreter away.
 requests.models.CONTENT_CHUNK_SIZE = 1 << 20
-# Of every rate limit, what reads in the background leave to those that are in a hurry.
-BACKGROUND_SHARE = 0.75
-
-
-@dataclass(frozen=True)
-class RateLimit:
-    """At most `requests` in any `seconds` to paths that start with one of `paths`."""
-
-    requests: int
-    paths: tuple[str, ...] = ("/",)
-    seconds: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -91,42 +84,6 @@ class Lines:
     status: int
     lines: list[bytes]
     is_cut: bool = False
-
-
-class RateLimiter:
-    """Sliding-window limits, shared by threads: `wait` returns when a request may be sent."""
-
-    def __init__(
-        self,
-        limits: Sequence[RateLimit],
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._windows: list[tuple[RateLimit, deque[float]]] = [(limit, deque()) for limit in limits]
-        self._lock = threading.Lock()
-        self._clock, self._sleep = clock, sleep
-
-    def wait(self, path: str, share: float = 1.0) -> None:
-        """Block until a request to `path` keeps this share of every limit, and count it."""
-        while pause := self._reserve(path, share):
-            self._sleep(pause)
-
-    def _reserve(self, path: str, share: float) -> float:
-        """Count a request to `path` and return 0, or the seconds after which to try again."""
-        with self._lock:
-            now = self._clock()
-            windows = [(lim, sent) for lim, sent in self._windows if path.startswith(lim.paths)]
-            pause = 0.0
-            for limit, sent in windows:
-                while sent and sent[0] <= now - limit.seconds:
-                    sent.popleft()
-                if len(sent) >= max(1, limit.requests * share):
-                    pause = max(pause, sent[0] + limit.seconds - now)
-            if not pause:
-                for _, sent in windows:
-                    sent.append(now)
-            return pause
 
 
 LONGEST_BODY = 10  # so many times the timeout for one read
@@ -176,7 +133,7 @@ class HttpClient:
         return twin
 
     def _open_session(self) -> None:
-        self._session = _Session()
+        self._session = Session()
         self._session.headers["Accept"] = "application/json"
         self._session.headers["User-Agent"] = "polymarket-elt"
 
@@ -186,7 +143,7 @@ class HttpClient:
         Raises:
             UpstreamError: see `ingest.errors` for which one says what.
         """
-        where = {"source": self.source, "url": _with_params(url, params), "request": ""}
+        where = {"source": self.source, "url": with_params(url, params), "request": ""}
         return self._retrying()(self._send_json, "GET", where["url"], where)
 
     def post_json(
@@ -283,7 +240,7 @@ class HttpClient:
     ) -> Any:
         response = self._send(method, url, where, content)
         self._check_status(response, where, refusal)
-        answer = _decode(response, where)
+        answer = decode(response, where)
         if check is not None:
             check(answer)
         return answer
@@ -299,12 +256,12 @@ class HttpClient:
     ) -> Lines:
         with self._send("POST", url, where, content, stream=True) as response:
             if not 200 <= response.status_code < 300:
-                with _naming_failures(where):
+                with naming_failures(where):
                     _ = response.content  # of a stream, or the connection is of no further use
             self._check_status(response, where, refusal)
             received, is_cut = bytearray(), False
             try:
-                with _naming_failures(where):
+                with naming_failures(where):
                     # Not by requests, which drops what came of a piece when the connection breaks.
                     for piece in self._pieces(response, where):
                         received += piece
@@ -315,7 +272,7 @@ class HttpClient:
                     raise
                 is_cut = True
         if received.lstrip()[:1] == b"<":
-            raise _not_json(response, bytes(received), where)
+            raise not_json(response, bytes(received), where)
         *lines, rest = bytes(received).split(b"\n")
         if rest.strip() and not is_cut:
             is_cut = is_broken is not None and is_broken(rest)
@@ -344,7 +301,7 @@ class HttpClient:
         self._limiter.wait(urlsplit(url).path, self._share)
         headers = {"Content-Type": "application/json"} if content is not None else {}
         sent = time.monotonic()
-        with _naming_failures(where), span(Event.REQUEST_SENT, source=self.source):
+        with naming_failures(where), span(Event.REQUEST_SENT, source=self.source):
             response = self._session.request(
                 method, url, data=content, headers=headers, timeout=self._timeout, stream=stream
             )
@@ -375,79 +332,6 @@ class HttpClient:
         raise HttpStatusError(message, status=status, retry_after=retry_after, **where)
 
 
-def denied(what: str, setting: str) -> str:
-    """What to say when an upstream refuses this user, and which setting to change."""
-    remedy = f"set {setting} to another address or key" if setting else "check the address"
-    return f"access denied ({what}); {remedy}"
-
-
-@contextmanager
-def _naming_failures(where: dict[str, str]) -> Iterator[None]:
-    """Turn what requests raises while it sends or reads into an error of `ingest.errors`."""
-    try:
-        yield
-    except requests.Timeout as error:
-        raise Timeout("no answer in time; it may be overloaded, try again", **where) from error
-    except (requests.exceptions.ContentDecodingError, DecodeError) as error:
-        raise NotJson("the body's compression is broken; try again", **where) from error
-    except ReadTimeoutError as error:
-        raise Timeout("no answer in time: it stopped in mid-answer; try again", **where) from error
-    except (requests.exceptions.ChunkedEncodingError, ProtocolError) as error:
-        raise Unreachable("the connection broke in mid-answer; try again", **where) from error
-    except requests.ConnectionError as error:
-        raise _connection_error(error, where) from error
-    except requests.RequestException as error:
-        # Its own words quote the address, key and all.
-        reason = f"cannot send the request ({type(error).__name__}); check the address"
-        raise UpstreamError(reason, **where) from error
-    except ValueError as error:  # an address that it redirects to, which is none
-        raise WrongShape(
-            f"an answer that makes no sense ({type(error).__name__})", **where
-        ) from error
-
-
-class _Session(requests.Session):
-    """Looks up the environment's proxies and certificates once for each host, not for each request: that took 3 ms."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._environments: dict[str, dict[str, Any]] = {}
-
-    def merge_environment_settings(
-        self, url: Any, proxies: Any, stream: Any, *others: Any
-    ) -> dict[str, Any]:
-        """See `requests.Session`; proxies and the others are always the same here."""
-        parts = urlsplit(url)
-        host = f"{parts.scheme}://{parts.netloc}"
-        if host not in self._environments:
-            found = super().merge_environment_settings(url, proxies, stream, *others)
-            self._environments[host] = found
-        return self._environments[host] | {"stream": stream}
-
-
-def _with_params(url: str, params: Sequence[tuple[str, str]]) -> str:
-    return f"{url}?{urlencode(params)}" if params else url
-
-
-def _decode(response: requests.Response, where: dict[str, str]) -> Any:
-    try:
-        with DECODING:
-            return orjson.loads(response.content)
-    except orjson.JSONDecodeError as error:
-        raise _not_json(response, response.content, where, f"; {error.msg}") from error
-
-
-def _not_json(
-    response: requests.Response, body: bytes, where: dict[str, str], why: str = ""
-) -> NotJson:
-    kind = response.headers.get("Content-Type", "no content type")
-    if body.lstrip()[:1] == b"<":
-        what = f"an HTML or XML page instead of JSON ({kind})"
-    else:
-        what = f"{len(body)} bytes that are not JSON ({kind}{why})"
-    return NotJson(f"answered {response.status_code} with {what}", **where)
-
-
 def _is_transient(error: BaseException, retry_timeouts: bool) -> bool:
     """Whether asking again may help: broken connections, overload, and bodies cut short."""
     if isinstance(error, Timeout):
@@ -455,52 +339,3 @@ def _is_transient(error: BaseException, retry_timeouts: bool) -> bool:
     if isinstance(error, HttpStatusError):
         return error.status in _RETRIED_STATUSES
     return isinstance(error, Unreachable | NotJson | Unavailable)
-
-
-def _connection_error(error: requests.ConnectionError, where: dict[str, str]) -> Unreachable:
-    """What became of the connection: requests says the same of all of these, urllib3 inside tells them apart."""
-    inner = error.args[0] if error.args else None
-    if isinstance(inner, ReadTimeoutError):
-        return Timeout("no answer in time: it stopped in mid-answer; try again", **where)
-    if isinstance(inner, ProtocolError):
-        return Unreachable(f"the connection broke ({root_cause(error)}); try again", **where)
-    reason = "cannot connect; check the address and your network"
-    return Unreachable(f"{reason} ({root_cause(error)})", **where)
-
-
-def root_cause(error: requests.ConnectionError) -> str:
-    """The operating system's own words, out of urllib3's nest of exceptions."""
-    cause: BaseException = error
-    while inner := getattr(cause, "reason", None) or cause.__cause__ or cause.__context__:
-        if not isinstance(inner, BaseException):
-            break
-        cause = inner
-    return one_line(str(cause), 120)
-
-
-def parse_retry_after(value: str | None, now: datetime | None = None) -> float | None:
-    """Seconds to wait, from a `Retry-After` header in seconds or as a date; None if unusable."""
-    if not value:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        moment = parsedate_to_datetime(value)
-    except (ValueError, OverflowError):
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())
-
-
-def clock_ahead_of(response: requests.Response, took_s: float) -> float:
-    """Seconds by which this machine's clock is ahead of an upstream's, by the Date of its answer; 0 if it has none."""
-    try:
-        theirs = parsedate_to_datetime(response.headers["Date"]).timestamp()
-        theirs += int(response.headers.get("Age", 0))  # of an answer out of a cache
-    except (LookupError, TypeError, ValueError):
-        return 0.0
-    now = time.time()  # a Date is cut to the second, and as old as the answer took at most
-    return max(now - took_s - theirs - 1, 0.0) - max(theirs - now, 0.0)

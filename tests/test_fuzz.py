@@ -26,7 +26,8 @@ from embedded_clickhouse import Endpoint, sqltext
 from embedded_clickhouse.lexer import tokens
 from ingest.contracts import EXCHANGES, ORDER_FILLED_TOPICS, V1, V2
 from ingest.errors import IngestError, mask_url, one_line
-from ingest.http import HttpClient, RetryPolicy, parse_retry_after
+from ingest.http import HttpClient, RetryPolicy
+from ingest.http_answers import parse_retry_after
 from ingest.progress import Progress
 from ingest.records import DeadLetter, content_hash, decode_batch, whole_number
 from ingest.sources.gamma.entities import EVENT, MARKET, entities_table

@@ -22,7 +22,9 @@ from ingest.errors import (
     UpstreamError,
     mask_url,
 )
-from ingest.http import HttpClient, RateLimit, RateLimiter, RetryPolicy, parse_retry_after
+from ingest.http import HttpClient, RetryPolicy
+from ingest.http_answers import parse_retry_after
+from ingest.rate_limits import RateLimit, RateLimiter
 
 
 class Sleeps(list):

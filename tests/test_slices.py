@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.contracts import GENESIS, V1, V1_GENESIS, V2, V2_GENESIS, VERSIONS
-from ingest.http import BACKGROUND_SHARE, RateLimit, RateLimiter
 from ingest.page import Page
 from ingest.queue.backlog import FIRST_PAUSE_S, Backlog
 from ingest.queue.fetching import FetchPool
 from ingest.queue.slices import Slice
+from ingest.rate_limits import BACKGROUND_SHARE, RateLimit, RateLimiter
 from ingest.records import fills_table
 from ingest.sources.polygon.chain import Block, first_since
 from ingest.tables import ORDER_FILLED

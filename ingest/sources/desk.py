@@ -7,7 +7,8 @@ from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
-from ingest.http import HttpClient, RateLimit, RetryPolicy
+from ingest.http import HttpClient, RetryPolicy
+from ingest.rate_limits import RateLimit
 
 CONNECT_TIMEOUT_S = 10.0
 Kept = TypeVar("Kept")

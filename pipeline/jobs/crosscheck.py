@@ -20,7 +20,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from ingest.errors import IngestError, RepeatedCursor, WrongShape
-from ingest.http import HttpClient, RateLimit
+from ingest.http import HttpClient
+from ingest.rate_limits import RateLimit
 from pipeline.derive.comparison import EXAMPLES, Verdict
 from pipeline.derive.verify import whole_days
 from pipeline.errors import LoadFailed

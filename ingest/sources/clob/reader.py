@@ -22,9 +22,10 @@ from typing import Any
 import orjson
 
 from ingest.errors import SourceFrozen, TokensRefused, UpstreamError, WrongShape, one_line
-from ingest.http import HttpClient, RateLimit
+from ingest.http import HttpClient
 from ingest.page import Page, Stream
 from ingest.progress import Progress
+from ingest.rate_limits import RateLimit
 from ingest.records import DeadLetter, decode_batch
 from ingest.sources.clob.records import SIDES, observations, prices_table
 from ingest.tables import MARKET_PRICES

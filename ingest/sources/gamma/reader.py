@@ -21,9 +21,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from ingest.http import HttpClient, RateLimit
+from ingest.http import HttpClient
 from ingest.page import Page, Stream
 from ingest.progress import Progress
+from ingest.rate_limits import RateLimit
 from ingest.records import decode_batch
 from ingest.sources.gamma.entities import (
     EVENT,

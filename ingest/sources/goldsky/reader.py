@@ -35,9 +35,10 @@ from ingest.errors import (
     mask_url,
     one_line,
 )
-from ingest.http import HttpClient, RateLimit
+from ingest.http import HttpClient
 from ingest.page import Page, Stream
 from ingest.progress import Progress
+from ingest.rate_limits import RateLimit
 from ingest.records import (
     DeadLetter,
     decode_batch,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ingest.http import HttpClient, RateLimit, RetryPolicy
+from ingest.http import HttpClient, RetryPolicy
+from ingest.rate_limits import RateLimit
 from ingest.setting_types import listed
 from ingest.sources.desk import Desk
 from ingest.sources.polygon.chain import Endpoint, Endpoints

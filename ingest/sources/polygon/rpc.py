@@ -32,7 +32,8 @@ from ingest.errors import (
     WrongShape,
     one_line,
 )
-from ingest.http import HttpClient, denied
+from ingest.http import HttpClient
+from ingest.http_answers import denied
 from ingest.records import hex_number
 from ingest.refusals import Refusal, classify, limit_in
 from ingest.sizes import AdaptiveSize

@@ -25,7 +25,8 @@ from ingest.errors import (
     WrongShape,
     one_line,
 )
-from ingest.http import HttpClient, RateLimit
+from ingest.http import HttpClient
+from ingest.rate_limits import RateLimit
 from ingest.sizes import AdaptiveSize
 from ingest.sources.polygon.chain import (
     FIRST_RANGE,
