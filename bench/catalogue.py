@@ -17,7 +17,7 @@ from ingest.records import with_load_id
 from ingest.sources.gamma.entities import MARKET, entities_table
 from pipeline.derive.settle import settle
 from pipeline.jobs.cycle import run_cycle
-from pipeline.warehouse.ledger import now_us
+from pipeline.warehouse.loads import now_us
 from pipeline.warehouse.run import Run
 from sandbox.world import World
 

@@ -24,7 +24,7 @@ from pipeline.derive.prepare import prepare
 from pipeline.derive.settle import settle
 from pipeline.jobs.backfill import Request, backfill
 from pipeline.settings import Settings
-from pipeline.warehouse.ledger import now_us
+from pipeline.warehouse.loads import now_us
 from pipeline.warehouse.run import Run, open_run
 
 

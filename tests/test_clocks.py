@@ -25,7 +25,7 @@ from pipeline.errors import LockHeld
 from pipeline.jobs.freshness import Read, judge, last_reads, note_read
 from pipeline.settings import Settings
 from pipeline.verbs import doctor
-from pipeline.warehouse.ledger import now_us
+from pipeline.warehouse.loads import now_us
 from pipeline.warehouse.run import Run
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)

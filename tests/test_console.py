@@ -75,7 +75,7 @@ WORK = """
 import threading, time
 from ingest.events import Event, happened, span
 from pipeline.bars import showing_jobs
-from pipeline.warehouse.ledger import Load
+from pipeline.warehouse.loads import Load
 
 def read(source):
     with span(Event.JOB_RUN, job=source):

@@ -10,7 +10,7 @@ import pytest
 from worlds import COLUMNS, all_fills, land, landing_row, rows_of, settle_all, small_world
 
 from pipeline.verbs.status import read_status
-from pipeline.warehouse.ledger import now_us
+from pipeline.warehouse.loads import now_us
 from pipeline.warehouse.run import Run
 from sandbox.contracts import EXCHANGES, V2, Fill
 

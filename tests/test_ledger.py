@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from pipeline.settings import Settings
 from pipeline.warehouse import ledger as ledger_module
-from pipeline.warehouse.ledger import EPOCH, Ledger, Load, next_batch, now_us
+from pipeline.warehouse.ledger import Ledger
+from pipeline.warehouse.loads import EPOCH, Load, next_batch, now_us
 from pipeline.warehouse.migrations import migrate
 from pipeline.warehouse.run import Run, open_run
 

@@ -21,7 +21,7 @@ from ingest.records import with_load_id
 from ingest.sources.gamma.entities import MARKET, entities_table
 from ingest.sources.gamma.landed import known_versions, unknown_tokens
 from pipeline.verbs.status import read_status
-from pipeline.warehouse.ledger import now_us
+from pipeline.warehouse.loads import now_us
 from pipeline.warehouse.run import Run
 from sandbox.amounts import is_dust
 from sandbox.contracts import V3, Fill

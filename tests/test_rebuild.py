@@ -30,7 +30,7 @@ from pipeline.derive.rebuild import plan, rebuild
 from pipeline.errors import NothingLoaded, SettingsError
 from pipeline.settings import PROJECT_DIR, Settings
 from pipeline.timerange import EARLIEST, LATEST, TimeRange, parse_moment, parse_range, show
-from pipeline.warehouse.ledger import Load
+from pipeline.warehouse.loads import Load
 from pipeline.warehouse.run import Run
 from sandbox.world import World
 

@@ -27,7 +27,7 @@ from worlds import (
 from embedded_clickhouse import Endpoint
 from pipeline.derive.dbt import DBT_DIR, dbt_command
 from pipeline.settings import PROJECT_DIR, Settings
-from pipeline.warehouse.ledger import now_us
+from pipeline.warehouse.loads import now_us
 from pipeline.warehouse.run import Run
 from sandbox.contracts import EXCHANGES
 from sandbox.truth import Truth

@@ -35,7 +35,8 @@ from pipeline.errors import LockHeld
 from pipeline.jobs.cycle import run_cycle
 from pipeline.settings import PROJECT_DIR, Settings
 from pipeline.verbs.status import read_status
-from pipeline.warehouse.ledger import Ledger, Load
+from pipeline.warehouse.ledger import Ledger
+from pipeline.warehouse.loads import Load
 from pipeline.warehouse.lock import Holder
 from pipeline.warehouse.migrations import migrate
 from pipeline.warehouse.orphans import merged

@@ -21,7 +21,7 @@ from pipeline.derive import models
 from pipeline.derive.prepare import prepare
 from pipeline.derive.settle import settle
 from pipeline.settings import PROJECT_DIR, Settings
-from pipeline.warehouse.ledger import now_us
+from pipeline.warehouse.loads import now_us
 from pipeline.warehouse.run import Run, open_run
 from sandbox.contracts import Fill
 from sandbox.reconcile import reconcile

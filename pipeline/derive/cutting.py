@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from ingest.tables import ORDER_FILLED
 from pipeline.timerange import TimeRange
-from pipeline.warehouse.ledger import Load
+from pipeline.warehouse.loads import Load
 from pipeline.warehouse.run import Run
 
 FILLS = ORDER_FILLED.name

@@ -17,7 +17,8 @@ from pipeline.console import human, step
 from pipeline.derive.cutting import FILLS, plan_fills, slice_of, span_of
 from pipeline.derive.settle import settle
 from pipeline.timerange import TimeRange
-from pipeline.warehouse.ledger import ROWS_PER_STATEMENT, Load
+from pipeline.warehouse.ledger import ROWS_PER_STATEMENT
+from pipeline.warehouse.loads import Load
 from pipeline.warehouse.run import Run
 
 # How long a cycle goes on with it: of the order of the pause between cycles, so that what is live stays live.

@@ -21,7 +21,7 @@ from pipeline.derive.replaced import heal_replaced_tables
 from pipeline.derive.settle import settle
 from pipeline.errors import NothingLoaded
 from pipeline.timerange import TimeRange, show
-from pipeline.warehouse.ledger import Load
+from pipeline.warehouse.loads import Load
 from pipeline.warehouse.orphans import adopt_orphans
 from pipeline.warehouse.run import Run
 

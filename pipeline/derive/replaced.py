@@ -13,7 +13,7 @@ from datetime import UTC
 from uuid import UUID
 
 from ingest.tables import SETTLED
-from pipeline.warehouse.ledger import Load
+from pipeline.warehouse.loads import Load
 from pipeline.warehouse.run import Run
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,8 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from ingest.events import Event, span
 from pipeline.errors import ModelsError
 from pipeline.warehouse.client import first_line
-from pipeline.warehouse.ledger import Ledger, Load, next_batch
+from pipeline.warehouse.ledger import Ledger
+from pipeline.warehouse.loads import Load, next_batch
 
 MEMORY_LIMIT_EXCEEDED = 241
 MORE_MEMORY = (

@@ -17,7 +17,8 @@ from clickhouse_connect.driver.client import Client
 from ingest.events import Event, span
 from pipeline.derive.settle import Statement, execute, take
 from pipeline.errors import ModelsError
-from pipeline.warehouse.ledger import Ledger, Load
+from pipeline.warehouse.ledger import Ledger
+from pipeline.warehouse.loads import Load
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 10.0, 300.0
 LoadKey = tuple[int, str]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pipeline.settings import Settings
     from pipeline.verbs.doctor import Finding
     from pipeline.verbs.status import JobStatus, Status
-    from pipeline.warehouse.ledger import Load
+    from pipeline.warehouse.loads import Load
 
 
 def how_to_connect(settings: Settings) -> str:

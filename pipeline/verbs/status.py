@@ -12,7 +12,7 @@ from pipeline.derive.owed import owed
 from pipeline.jobs.freshness import Freshness, judge, last_reads
 from pipeline.settings import Settings
 from pipeline.warehouse.jobs import WAITING, read_jobs
-from pipeline.warehouse.ledger import EPOCH
+from pipeline.warehouse.loads import EPOCH
 from pipeline.warehouse.run import Run
 
 # Promised table -> the column that says how new it is.

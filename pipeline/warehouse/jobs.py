@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from clickhouse_connect.driver.client import Client
 
-from pipeline.warehouse.ledger import EPOCH
+from pipeline.warehouse.loads import EPOCH
 from pipeline.warehouse.lock import WriterLock
 
 RUNNING, WAITING = "running", "waiting"

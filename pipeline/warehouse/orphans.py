@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from pipeline.warehouse.ledger import Load, Unchecked
+from pipeline.warehouse.loads import Load, Unchecked
 from pipeline.warehouse.run import Run
 
 log = logging.getLogger(__name__)

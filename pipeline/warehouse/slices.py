@@ -15,7 +15,7 @@ from clickhouse_connect.driver.client import Client
 
 from ingest.queue.slices import Slice, SlicePage
 from pipeline.jobs.slicing import at
-from pipeline.warehouse.ledger import EPOCH
+from pipeline.warehouse.loads import EPOCH
 from pipeline.warehouse.lock import WriterLock
 
 COLUMNS = (
