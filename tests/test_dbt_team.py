@@ -21,7 +21,7 @@ from worlds import (
 
 from embedded_clickhouse import Endpoint
 from pipeline.derive import models
-from pipeline.derive.models import dbt_command, writes
+from pipeline.derive.dbt import dbt_command, writes
 from pipeline.settings import Settings
 from pipeline.warehouse.run import Run
 
