@@ -169,7 +169,7 @@ PRINT_STATUS = """
 import sys
 from pipeline.jobs.freshness import Freshness
 from pipeline.verbs.report import print_status
-from pipeline.verbs.status import Status, TableStatus
+from pipeline.verbs.status import JobStatus, Status, TableStatus
 moment = "2026-11-26T17:00:00+00:00"
 span = dict(source="goldsky", from_at=moment, to_at=moment, done=12_345, requested=67_890, problem="no answer " * 9)
 print_status(Status(
@@ -180,6 +180,10 @@ print_status(Status(
     unchecked={"order_filled": 10**9}, settled_loads=10**9, last_load_at=moment, unknown_tokens=10**9,
     backfills=[span, span], dead_letters=[dict(source="polygon", reason="r" * 90, records=10**9)],
     late_fills=dict(fills=10**9, taken_back=10**9, blocks=10**9, last_at=moment),
+    jobs=[JobStatus(
+        job="polygon", state="waiting", schedule="*/30 * * * * *", started_at=moment, ended_at=moment, outcome="failed",
+        rows=10**9, failures=10**6, failing_since=moment, problem="p" * 90, done_at=moment, next_at=moment,
+    )],
 ))
 """
 
