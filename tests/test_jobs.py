@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import time_machine
 from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError
 
 from ingest.errors import LoadError
@@ -105,6 +106,21 @@ def test_a_nudge_runs_a_job_long_before_its_time(held: Run) -> None:
         wait_until(lambda: looks_up.runs == 1)
         wait_until(lambda: finds.runs > 4)
     assert looks_up.runs == 1
+
+
+def test_a_clock_that_is_put_back_during_a_run_makes_no_job_wait(held: Run) -> None:
+    """The next run comes after the pause from now on, not after that from a time to come."""
+    runs = Counter[str]()
+    with time_machine.travel(datetime.now(UTC) + timedelta(hours=1), tick=True) as clock:
+
+        def works() -> Outcome:
+            runs["works"] += 1
+            if runs["works"] == 2:
+                clock.shift(timedelta(hours=-1))
+            return Outcome()
+
+        with Runner(held, [Job("x", Schedule(0.01), works)], {}):
+            wait_until(lambda: runs["works"] >= 5)
 
 
 def test_what_fails_is_noted_and_tried_again(held: Run, caplog: pytest.LogCaptureFixture) -> None:

@@ -184,9 +184,10 @@ class _Worker(threading.Thread):
         self._running_since = time.monotonic()
         outcome = run_announced(job.name, self._outcome)
         self._running_since = None
-        at = max(datetime.now(UTC), self._state.started_at)
+        now = datetime.now(UTC)
+        at = max(now, self._state.started_at)  # the clock may have been put back meanwhile
         failures = before.failures + 1 if outcome.failure else 0
-        next_at = job.schedule.next(at, outcome.caught_up, failures)
+        next_at = job.schedule.next(now, outcome.caught_up, failures)
         self._state = ended(
             self._state,
             at,
