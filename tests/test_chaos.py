@@ -209,8 +209,9 @@ def test_rows_that_the_ledger_does_not_know_are_seen(run: Run) -> None:
 
 
 def test_a_little_of_everything_loses_and_doubles_nothing() -> None:
-    counts = ["--pipeline-kills", "2", "--database-kills", "1", "--both-kills", "1"]
-    counts += ["--pauses", "2", "--clock", "1", "--proxy", "8"]
+    """One of each; `make chaos` has hundreds."""
+    counts = ["--pipeline-kills", "1", "--database-kills", "0", "--both-kills", "1"]
+    counts += ["--pauses", "1", "--clock", "1", "--proxy", "4"]
     done = subprocess.run(
         [sys.executable, "-m", "chaos", "--seed", "2", "--matches", "300", *counts],
         cwd=PROJECT_DIR,
@@ -223,9 +224,9 @@ def test_a_little_of_everything_loses_and_doubles_nothing() -> None:
     first, *_, last = done.stdout.splitlines()
     assert first == "seed 2"
     result = json.loads(last)
-    assert result["kills"] == {"pipeline": 2, "database": 1, "both": 1}
-    assert sum(result["pauses"].values()) == sum(result["paused_ended"].values()) == 2
-    assert sum(result["faults"].values()) == 8
+    assert result["kills"] == {"pipeline": 1, "database": 0, "both": 1}
+    assert sum(result["pauses"].values()) == sum(result["paused_ended"].values()) == 1
+    assert sum(result["faults"].values()) == 4
     assert result["clocks"]
     assert result["missed"] == {}
     assert (result["lost"], result["doubled"], result["passed"]) == (0, 0, True)

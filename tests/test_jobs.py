@@ -23,7 +23,16 @@ from pipeline.jobs.runner import Runner
 from pipeline.settings import Settings
 from pipeline.verbs.status import read_status
 from pipeline.warehouse.door import Closing, Door
-from pipeline.warehouse.jobs import FAILED, RUNNING, JobState, Journal, ended, read_jobs, started
+from pipeline.warehouse.jobs import (
+    FAILED,
+    RUNNING,
+    WAITING,
+    JobState,
+    Journal,
+    ended,
+    read_jobs,
+    started,
+)
 from pipeline.warehouse.run import Run
 
 LONG_S = 60.0
@@ -230,6 +239,86 @@ def test_quiet_jobs_leave_no_runs_behind_unless_they_do_something(held: Run) -> 
         wait_until(lambda: works.runs >= 10)
     raw = held.settings.raw_database
     assert held.client.query(f"select rows from {raw}.job_runs").result_rows == [(2,)]
+
+
+def test_a_quiet_job_that_took_long_is_not_running_for_ever(
+    held: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.jobs.runner.LONG_RUN_S", 0.0)
+    monkeypatch.setattr("pipeline.jobs.runner.WRITE_EVERY_S", 0.01)
+    raw, let_go = held.settings.raw_database, threading.Event()
+
+    def states() -> list[str]:
+        return [state.state for state in read_jobs(held.client, raw).values()]
+
+    def takes_long() -> Outcome:
+        let_go.wait(LONG_S)
+        return Outcome()
+
+    def look(runner: Runner) -> None:
+        wait_until(lambda: states() == [RUNNING])
+        let_go.set()
+        wait_until(lambda: states() == [WAITING])
+        runner.end(LockHeld("seen"))
+
+    job = Job("quiet", Schedule(3600), takes_long, is_quiet=True)
+    with Runner(held, [job], {}) as runner:
+        threading.Thread(target=look, args=(runner,), daemon=True).start()
+        with pytest.raises(LockHeld, match="seen"):
+            runner.wait()
+
+
+def test_a_nudge_does_not_shorten_the_pause_of_what_fails(held: Run) -> None:
+    works = Work(*[LoadError("x: down")] * 1000)
+    with Runner(held, [Job("x", Schedule(3600), works)], {}) as runner:
+        wait_until(lambda: works.runs == 1)
+        for _ in range(50):
+            runner.nudge("x")
+            time.sleep(0.002)
+    assert works.runs == 1
+
+
+def test_failures_of_a_job_that_this_run_has_not_are_no_reason_to_worry(run: Run) -> None:
+    works = Work(*[LoadError("x: down")] * 1000)
+    with run.lock.held("loop"), Runner(run, [Job("x", Schedule(0.01), works)], {}):
+        wait_until(lambda: works.runs >= 3)
+    run.door._closed = False
+    with run.lock.held("loop"):
+        status = read_status(run)
+    assert status.jobs[0].failures >= 3
+    assert status.jobs[0].next_at is None
+    assert status.unhealthy == []
+
+
+# ---------- threads that outlive their run
+
+
+@pytest.mark.parametrize("is_writing", [False, True])
+def test_threads_that_outlive_their_run_write_nothing_into_the_books(
+    run: Run, is_writing: bool
+) -> None:
+    with run.lock.held("loop"):
+        run.ledger.open(10, ["order_filled"])
+        run.lock.outlive(is_writing=is_writing)
+    holder = run.lock.holder()
+    assert (holder is not None) == is_writing, (
+        "a statement may be under way: the lock ends with the process"
+    )
+    if is_writing:
+        return
+    with pytest.raises(LockHeld, match="this run has ended"):
+        run.ledger.prove()
+    with pytest.raises(LockHeld):
+        run.ledger.close_loading([10])
+    assert [load.state for load in run.ledger.unsettled()] == ["loading"]
+    with run.lock.held("loop"):
+        run.ledger.prove()
+
+
+def test_an_error_is_told_although_threads_outlive_it(run: Run) -> None:
+    with pytest.raises(ZeroDivisionError), run.lock.held("loop"):
+        run.lock.outlive(is_writing=False)
+        raise ZeroDivisionError
 
 
 # ---------- the journal

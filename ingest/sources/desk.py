@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -51,12 +52,14 @@ class Desk:
     def __init__(self, settings: Any, landed: Landed, retry: RetryPolicy | None = None) -> None:
         self.settings, self.landed, self.retry = settings, landed, retry
         self._kept: dict[str, Any] = {}
+        self._making = threading.RLock()
 
     def kept(self, name: str, make: Callable[[], Kept]) -> Kept:
         """The one thing of this name; it is made when it is asked for first."""
-        if name not in self._kept:
-            self._kept[name] = make()
-        return self._kept[name]
+        with self._making:  # threads of several jobs begin at once
+            if name not in self._kept:
+                self._kept[name] = make()
+            return self._kept[name]
 
     def client(self, source: str, limits: Sequence[RateLimit], setting: str) -> HttpClient:
         """The HTTP client of a source.

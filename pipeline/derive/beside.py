@@ -31,6 +31,9 @@ def fill_beside(run: Run, store: Store) -> None:
         LockHeld: the lock was lost.
     """
     target = _target(run, store)
+    if _whole(target) in _filled(run, store.name):  # put in place by a run that was cut off then
+        drop(run, target)
+        return
     columns = ", ".join(f"`{name}`" for name in store.node.columns)
     database = run.settings.clickhouse_database
     filled, parts = _filled(run, target), list(_parts(run, store))
@@ -52,12 +55,18 @@ def fill_beside(run: Run, store: Store) -> None:
 
 def _put_in_place(run: Run, store: Store, target: str) -> None:
     database = run.settings.clickhouse_database
+    _note(run, target, _whole(target))  # the table keeps its identity under its new name
     new, old = f"{database}.`{target}`", f"{database}.`{store.name}`"
     if identity(run, store.name):
         run.client.command(f"exchange tables {new} and {old} {on_cluster(run)}")
         drop(run, target)
     else:
         run.client.command(f"rename table {new} to {old} {on_cluster(run)}")
+
+
+def _whole(target: str) -> str:
+    """The part that says of a table that it is filled, by the rule and definition that a new table's name stands for."""
+    return f"whole, as {target}"
 
 
 def _target(run: Run, store: Store) -> str:
@@ -122,9 +131,12 @@ def _parts_by_id(run: Run, table: str) -> Iterator[tuple[str, str]]:
 
 
 def _filled(run: Run, target: str) -> set[str]:
+    known = identity(run, target)
+    if not known:
+        return set()
     rows = run.client.query(
         f"select part from {run.settings.raw_database}.filled_parts final where target = {{target:UUID}}",
-        parameters={"target": identity(run, target)},
+        parameters={"target": known},
     ).result_rows
     return {part for (part,) in rows}
 

@@ -75,7 +75,8 @@ def derive_owed(run: Run, budget_s: float = BUDGET_S) -> bool:
         done = 0
         for number, each in enumerate(left, start=1):
             shown.update(f"{span_of(each)} ({number} of {len(left)})", done)
-            run.ledger.add_rebuild([each])
+            if not _is_under_way(run, each):
+                run.ledger.add_rebuild([each])
             settle(
                 run.client,
                 run.ledger,
@@ -88,6 +89,16 @@ def derive_owed(run: Run, budget_s: float = BUDGET_S) -> bool:
                 break
     log.info("models: %s of %s fills derived again", human(done), human(total))
     return done < total
+
+
+def _is_under_way(run: Run, part: Load) -> bool:
+    """Whether the ledger has a rebuild of a slice already, which an earlier try has left."""
+    return any(
+        load.is_rebuild
+        and (load.table_name, load.from_at, load.to_at)
+        == (part.table_name, part.from_at, part.to_at)
+        for load in run.ledger.unsettled()
+    )
 
 
 def pay(run: Run, span: TimeRange) -> None:

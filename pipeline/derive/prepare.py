@@ -24,4 +24,5 @@ def prepare(run: Run, *, patient: bool = False, back: bool = False) -> None:
     with span(Event.PREPARED):
         run.refuse_unfinished()
         migrate(run.client, run.settings)
-        run.statements = ensure_models(run, patient=patient, back=back)
+        _ = run.desk, run.ledger  # made once, before threads ask for them
+    run.statements = ensure_models(run, patient=patient, back=back)

@@ -76,6 +76,9 @@ class Settler:
                 if self._is_settled(batch):
                     self._ledger.finish_settling(batch)
                     rows += sum(load.loaded_rows for load in batch)
+        if self._loads:  # some may have been settled by others, such as a rebuild
+            left = {load.key for load in self._ledger.unsettled()}
+            self._loads = {key: pause for key, pause in self._loads.items() if key in left}
         return rows
 
     def _take(self) -> list[Load]:

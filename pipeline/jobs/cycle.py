@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
+
 from ingest.sources.base import Source
 from pipeline.derive.owed import derive_owed
 from pipeline.derive.replaced import heal_replaced_tables
@@ -24,6 +26,7 @@ from pipeline.errors import LoadFailed, ModelsError
 from pipeline.jobs.job import Outcome, run_announced
 from pipeline.jobs.reading import make_settler, read_source
 from pipeline.jobs.runner import CLOSE_PATIENCE_S, counted
+from pipeline.warehouse.client import first_line
 from pipeline.warehouse.jobs import JobState, Journal, ended, read_jobs, started
 from pipeline.warehouse.orphans import adopt_orphans
 from pipeline.warehouse.run import Run
@@ -145,12 +148,18 @@ def _read_all(
     outcomes: list[Outcome] = [Outcome() for _ in sources]
     errors: list[BaseException] = []
 
+    def tried(source: Source) -> Outcome:
+        try:
+            return read_source(run, source, settler)
+        except OperationalError:  # it does not answer, so nothing else will go well either
+            raise
+        except ClickHouseError as error:
+            return Outcome(failure=f"{source.name}: {run.server} failed: {first_line(error)}")
+
     def read(at: int, source: Source) -> None:
         state = started(states.get(source.name, JobState(source.name)), datetime.now(UTC))
         try:
-            outcomes[at] = outcome = run_announced(
-                source.name, lambda: read_source(run, source, settler)
-            )
+            outcomes[at] = outcome = run_announced(source.name, lambda: tried(source))
         except BaseException as error:
             errors.append(error)
             return
@@ -174,7 +183,7 @@ def _read_all(
         for thread in threads:
             thread.join()
     except BaseException:  # a signal: what is being loaded may end, nothing new begins
-        run.door.close(CLOSE_PATIENCE_S)
+        run.lock.outlive(is_writing=not run.door.close(CLOSE_PATIENCE_S))
         raise
     if errors:
         raise errors[0]

@@ -173,9 +173,11 @@ def _settle_the_rest(run: Run, settler: Settler) -> Outcome:
 
 def _derive_owed(run: Run, settler: Settler) -> Outcome:
     """Derive a slice again that an upgrade has left, unless something cannot be settled."""
-    if settler.problems or not owed(run):
+    if not owed(run):
         return Outcome()
     with run.door.one_at_a_time():
+        if settler.problems:
+            return Outcome()
         return Outcome(caught_up=not derive_owed(run, budget_s=0.0))
 
 

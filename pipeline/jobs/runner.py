@@ -59,11 +59,14 @@ class Runner:
         self.stopping.set()
         for worker in self._workers.values():
             worker.wake()
-        if not self._run.door.close(CLOSE_PATIENCE_S):
+        is_writing = not self._run.door.close(CLOSE_PATIENCE_S)
+        if is_writing:
             log.warning("stopping while a package is being loaded; the next run goes on with it")
         until = time.monotonic() + JOIN_TIMEOUT_S
         for worker in self._workers.values():
             worker.join(max(until - time.monotonic(), 0.0))
+        if is_writing or any(worker.is_alive() for worker in self._workers.values()):
+            self._run.lock.outlive(is_writing=is_writing)
         self._write()
 
     def wait(self) -> None:
@@ -128,7 +131,9 @@ class _Worker(threading.Thread):
             done_at=before.done_at if before else JobState.done_at,
         )
         self._woken, self._nudged = threading.Condition(), False
+        self._noting = threading.Lock()
         self._running_since: float | None = None
+        self._is_noted = False  # as running
 
     def run(self) -> None:
         """Run the job at its times until the runner stops."""
@@ -154,9 +159,11 @@ class _Worker(threading.Thread):
 
     def note_long_run(self, journal: Journal) -> None:
         """Note that the job is running, once a run takes long."""
-        since = self._running_since
-        if since is not None and time.monotonic() - since >= LONG_RUN_S:
-            self._running_since = None
+        with self._noting:
+            since = self._running_since
+            if since is None or self._is_noted or time.monotonic() - since < LONG_RUN_S:
+                return
+            self._is_noted = True
             journal.note(self._state)
 
     def _wait_until(self, moment: datetime) -> bool:
@@ -171,7 +178,8 @@ class _Worker(threading.Thread):
                 left_s = min(
                     (moment - datetime.now(UTC)).total_seconds(), longest - time.monotonic()
                 )
-                if left_s <= 0 or self._nudged:
+                # What fails is left alone for its pause, however often it is nudged.
+                if left_s <= 0 or (self._nudged and not self._state.failures):
                     self._nudged = False
                     return True
                 self._woken.wait(min(left_s, LONGEST_SLEEP_S))
@@ -180,10 +188,12 @@ class _Worker(threading.Thread):
     def _run_once(self) -> datetime:
         """Run the job and return when it runs next."""
         job, before = self._job, self._state
-        self._state = started(before, datetime.now(UTC))
-        self._running_since = time.monotonic()
+        with self._noting:
+            self._state = started(before, datetime.now(UTC))
+            self._running_since, self._is_noted = time.monotonic(), False
         outcome = run_announced(job.name, self._outcome)
-        self._running_since = None
+        with self._noting:
+            self._running_since = None
         now = datetime.now(UTC)
         at = max(now, self._state.started_at)  # the clock may have been put back meanwhile
         failures = before.failures + 1 if outcome.failure else 0
@@ -196,7 +206,8 @@ class _Worker(threading.Thread):
             next_at=next_at,
         )
         self._say(before, outcome, (at - self._state.started_at).total_seconds())
-        if not (job.is_quiet and not outcome.failure and not outcome.rows and not before.failures):
+        is_news = outcome.failure or outcome.rows or before.failures or self._is_noted
+        if is_news or not job.is_quiet:
             self._runner.note(self._state, outcome)
         if outcome.rows:
             for name in job.then:

@@ -51,6 +51,7 @@ class JobStatus:
         state: running (for a while now) or waiting.
         outcome: done or failed: how the last run ended; None: it has not.
         next_at: when it runs next; None while nothing runs it.
+        is_run: the run that writes now has noted it.
     """
 
     job: str
@@ -65,6 +66,7 @@ class JobStatus:
     problem: str | None
     done_at: str | None
     next_at: str | None
+    is_run: bool
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ class Status:
         return [
             f"{each.job}: failed {each.failures} times in a row: {each.problem}"
             for each in self.jobs
-            if each.failures >= FAILURES_IN_A_ROW
+            if each.is_run and each.failures >= FAILURES_IN_A_ROW
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -172,8 +174,8 @@ def read_status(run: Run) -> Status:
         ready=ready,
         writer=str(holder) if writing else None,
         sources=judge(settings, reads, unsettled_since, now),
-        jobs=_jobs(run, is_running=writing),
-        tables=[_table(run, name, column, now) for name, column in TABLES.items()] if ready else [],
+        jobs=_jobs(run, holder.number if writing else None),
+        tables=_tables(run, now) if ready else [],
         unsettled_loads=loads[0],
         unchecked=unchecked,
         settled_loads=loads[1],
@@ -187,12 +189,16 @@ def read_status(run: Run) -> Status:
     )
 
 
-def _jobs(run: Run, *, is_running: bool) -> list[JobStatus]:
-    """Jobs by name; what a run that has ended had planned is no plan any more."""
+def _jobs(run: Run, number: int | None) -> list[JobStatus]:
+    """Jobs by name; what a run that has ended had planned is no plan any more.
+
+    Args:
+        number: that of the writer lock, if a run holds it.
+    """
     return [
         JobStatus(
             each.job,
-            each.state if is_running else WAITING,
+            each.state if each.fence == number else WAITING,
             each.schedule,
             _moment(each.started_at),
             _moment(each.ended_at),
@@ -202,7 +208,8 @@ def _jobs(run: Run, *, is_running: bool) -> list[JobStatus]:
             _moment(each.failing_since),
             each.problem or None,
             _moment(each.done_at),
-            _moment(each.next_at) if is_running else None,
+            _moment(each.next_at) if each.fence == number else None,
+            each.fence == number,
         )
         for each in read_jobs(run.client, run.settings.raw_database).values()
     ]
@@ -259,6 +266,16 @@ def _backfills(run: Run) -> list[dict[str, Any]]:
 
 def _exists(run: Run, database: str, table: str) -> bool:
     return bool(run.client.command(f"exists table {database}.{table}"))
+
+
+def _tables(run: Run, now: datetime) -> list[TableStatus]:
+    """The promised tables that are there: a database of an earlier version may lack some."""
+    models = run.settings.clickhouse_database
+    return [
+        _table(run, name, column, now)
+        for name, column in TABLES.items()
+        if _exists(run, models, name)
+    ]
 
 
 def _table(run: Run, name: str, column: str | None, now: datetime) -> TableStatus:

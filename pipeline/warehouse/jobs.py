@@ -43,6 +43,7 @@ class JobState:
     problem: str = ""
     done_at: datetime = EPOCH
     next_at: datetime = EPOCH
+    fence: int = 0  # number of the writer lock under which it was noted
 
 
 def started(before: JobState, at: datetime) -> JobState:
@@ -135,7 +136,7 @@ def read_jobs(client: Client, raw_database: str) -> Mapping[str, JobState]:
     if not client.command(f"exists table {raw_database}.jobs"):
         return {}
     rows = client.query(
-        f"select {', '.join(STATE_COLUMNS)} from {raw_database}.jobs order by job"
+        f"select {', '.join(STATE_COLUMNS)}, fence from {raw_database}.jobs order by job"
     ).result_rows
     return {row[0]: JobState(*(_utc(value) for value in row)) for row in rows}
 

@@ -149,7 +149,11 @@ class Ledger:
 
     def unchecked(self) -> list[Unchecked]:
         """Loads whose blocks have to be read again, with the blocks."""
-        return [self._with_blocks(load) for load in self._select("state = 'unchecked'")]
+        return [self._with_blocks(load) for load in self.unchecked_loads()]
+
+    def unchecked_loads(self) -> list[Load]:
+        """Loads whose blocks have to be read again, as they were measured last."""
+        return self._select("state = 'unchecked'")
 
     def checked(self, done: Iterable[Unchecked]) -> None:
         """Say that the blocks of loads were read again, so that they may be settled."""

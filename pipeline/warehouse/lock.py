@@ -93,6 +93,7 @@ class WriterLock:
         self._database = raw_database
         self._ttl_s = ttl_s
         self._number = 0
+        self._is_outlived = self._is_kept = False
 
     @property
     def number(self) -> int:
@@ -106,6 +107,11 @@ class WriterLock:
 
     def sql_is_held(self) -> str:
         """A condition that ClickHouse evaluates: whether this run still holds the lock."""
+        if self._is_outlived and not self._is_kept:
+            return "0"
+        return self._sql_is_newest()
+
+    def _sql_is_newest(self) -> str:
         return f"{self._number} = ({self._sql_newest()})"
 
     def holder(self) -> Holder | None:
@@ -125,6 +131,7 @@ class WriterLock:
         """
         self._client.command(f"create database if not exists {self._database}")
         self._acquire(verb, above)
+        self._is_outlived = self._is_kept = False
         happened(Event.LOCK_TAKEN, verb=verb, number=self._number)
         self._client.set_client_setting("log_comment", self.comment)
         stop = threading.Event()
@@ -145,8 +152,21 @@ class WriterLock:
                 # Not for ever: ClickHouse may have stopped answering. A beat that comes after the release is harmless.
                 heart.join(JOIN_TIMEOUT_S)
             with span(Event.LOCK_RELEASED, number=self._number):
-                self._release()
-            self._number = 0
+                if not self._is_kept:
+                    self._release()
+            if not self._is_outlived:
+                self._number = 0
+
+    def outlive(self, *, is_writing: bool) -> None:
+        """Say that threads of this run outlive the block that holds the lock: the process is about to end.
+
+        They prove nothing any more and write nothing into the books.
+
+        Args:
+            is_writing: one of them may have a statement under way. The lock is not released then; it ends with the
+                process, as after a kill.
+        """
+        self._is_outlived, self._is_kept = True, is_writing
 
     def check(self) -> None:
         """Make sure that the lock is still ours; call it before writing.
@@ -154,7 +174,12 @@ class WriterLock:
         Raises:
             LockHeld: it was taken over, because our heartbeat had not come through.
         """
-        if self._client.query(f"select {self.sql_is_held()}").result_rows[0][0]:
+        if self._is_outlived and not self._is_kept:
+            raise LockHeld("this run has ended, and writes nothing any more")
+        self._check_number()
+
+    def _check_number(self) -> None:
+        if self._client.query(f"select {self._sql_is_newest()}").result_rows[0][0]:
             return
         raise LockHeld(
             f"this run lost the writer lock to {self._newest()[1] or 'nobody'}; start it again"
@@ -163,7 +188,7 @@ class WriterLock:
     def _check_after(self, error: Exception) -> None:
         """Make sure that an error is not one of a run that lost its lock, which fails in any way it meets first."""
         try:
-            self.check()
+            self._check_number()
         except ClickHouseError as unknown:
             log.debug("lock: not known whether it is held: %s", first_line(unknown))
         except LockHeld as lost:

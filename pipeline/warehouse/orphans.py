@@ -63,7 +63,12 @@ class Recheck:
         """
         until = datetime.fromtimestamp(read_to, UTC)
         checked = [each for each in self.unchecked if each.newest_at <= until]
-        run.ledger.checked(checked)
+        if not checked:
+            return
+        with run.door.one_at_a_time():  # what was loaded or settled meanwhile is another load now
+            now = run.ledger.unchecked_loads()
+            checked = [each for each in checked if each.load in now]
+            run.ledger.checked(checked)
         if checked:
             log.info("ledger: blocks of %s are read again", _named(each.load for each in checked))
 

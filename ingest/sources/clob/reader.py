@@ -88,6 +88,7 @@ def streams(
     def pages(_: dict[str, Any]) -> Iterator[Page]:
         wanted = refused.without(list(dict.fromkeys(tokens)))
         failed_before, is_read, found = len(progress.failures), True, 0
+        is_answered = False
         for at in range(0, len(wanted), batch):
             if progress.upstream_is_down or (at and not progress.has_time()):
                 is_read = False
@@ -97,7 +98,8 @@ def streams(
                 try:
                     page = part.read(now)
                 finally:
-                    if part.is_answered:
+                    is_answered |= part.is_answered
+                    if is_answered:
                         refused.add(list(part.refused))
                 found += len(page) + len(page.dead)
                 yield page
