@@ -246,6 +246,22 @@ def test_dead_upstreams_are_named_each(
         assert run.lock.holder() is None
 
 
+def test_a_query_that_clickhouse_refuses_fails_one_source_only(
+    loading: Run, polymarket: SandboxServer
+) -> None:
+    """Gamma asks for unknown tokens by a view; without it the others are read, settled and noted."""
+    models, raw = loading.settings.clickhouse_database, loading.settings.raw_database
+    loading.client.command(f"drop view {models}.unknown_tokens")
+    with loading.lock.held("test"):
+        report = run_cycle(loading)
+    assert report.failures.keys() == {"gamma"}
+    assert "unknown_tokens" in report.failures["gamma"]
+    assert report.rows["order_filled"] > 0
+    assert loading.ledger.unsettled() == []
+    outcomes = loading.client.query(f"select job, outcome from {raw}.jobs order by job").result_rows
+    assert dict(outcomes) == {"gamma": "failed", "goldsky": "done", "polygon": "done"}
+
+
 def test_a_listing_by_id_is_no_fresh_read_and_hides_nothing(
     loading: Run, polymarket: SandboxServer
 ) -> None:

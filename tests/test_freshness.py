@@ -155,3 +155,9 @@ def test_strict_tells_a_health_check(run: Run) -> None:
         f" values ({(now - 3600) * 1_000_000}, 'order_filled', 'settling', now64(6))"
     )
     assert status().stderr == "stale: settling\n"
+
+
+def test_status_reads_a_database_of_before_there_were_prices(run: Run) -> None:
+    run.client.command(f"drop view {run.settings.clickhouse_database}.market_prices")
+    names = [table.name for table in read_status(run).tables]
+    assert "trades" in names and "market_prices" not in names

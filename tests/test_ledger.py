@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 
 from pipeline.settings import Settings
 from pipeline.warehouse.ledger import Ledger
-from pipeline.warehouse.loads import EPOCH, Load, next_batch, now_us
+from pipeline.warehouse.loads import EPOCH, Load, Unchecked, next_batch, now_us
 from pipeline.warehouse.migrations import migrate
+from pipeline.warehouse.orphans import Recheck
 from pipeline.warehouse.run import Run, open_run
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -207,3 +209,25 @@ def test_neighbours_are_settled_together() -> None:
     assert next_batch(loads, 30) == loads[:3]
     assert next_batch([loads[0], *loads[2:]], 50) == loads[:1]
     assert next_batch([], 50) == []
+
+
+def test_blocks_read_again_are_noted_only_for_loads_that_are_as_they_were(landing: Run) -> None:
+    """Their rest may have been loaded while the blocks were read: the old measure must not come back."""
+    ledger = landing.ledger
+    insert_fills(landing, 10, NOON)
+    ledger.open(10, ["order_filled"])
+    [load] = ledger.close_loading([10])
+    unchecked = replace(load, state="unchecked")
+    ledger._write([unchecked])
+    recheck = Recheck([Unchecked(unchecked, None, NOON)], ())
+    insert_fills(landing, 10, NOON + HOUR)
+    ledger.open(10, ["order_filled"])
+    ledger.close_loading([10])
+    later = int((NOON + 2 * HOUR).timestamp())
+    recheck.done(landing, later)
+    [now] = ledger.unsettled()
+    assert (now.state, now.loaded_rows, now.to_at) == ("loaded", 2, NOON + HOUR)
+    ledger._write([replace(now, state="unchecked")])
+    [again] = ledger.unchecked()
+    Recheck([again], ()).done(landing, later)
+    assert [load.state for load in ledger.unsettled()] == ["loaded"]

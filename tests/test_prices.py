@@ -165,6 +165,16 @@ def test_a_refused_token_is_left_alone_for_an_hour() -> None:
     assert len(read(client, tokens, refused=refused)[0]) == 8
 
 
+def test_a_refused_token_that_is_alone_in_the_last_batch_is_left_alone_too() -> None:
+    """The batches before it were answered, so it is the token."""
+    refused, client = Refused(), Clob(["4"])
+    tokens = [str(number) for number in range(5)]
+    rows, (_, progress) = read(client, tokens, batch=2, refused=refused)
+    assert len(rows) == 4 and progress.failures
+    rows, (_, progress) = read(client, tokens, batch=2, refused=refused)
+    assert len(rows) == 4 and not progress.failures
+
+
 def test_whatever_is_refused_is_no_token_s_fault() -> None:
     tokens = [str(number) for number in range(500)]
     client, refused = Clob(tokens), Refused()
