@@ -456,8 +456,8 @@ def test_rows_carry_key_columns_and_hash(lake: Lake) -> None:
 
 def load_markets_only(lake: Lake, url: str) -> None:
     def source(progress: Progress):
-        everything = gamma(url, progress=progress, known_versions=lake.known_versions)
-        return everything.with_resources("markets")
+        markets, _ = gamma(url, progress=progress, known_versions=lake.known_versions)
+        return [markets]
 
     lake.load("gamma", source)
 
