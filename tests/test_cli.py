@@ -174,9 +174,9 @@ def test_the_version_is_that_of_the_project() -> None:
 
 
 def test_a_shell_completes_verbs() -> None:
-    """By the variable that the README names."""
+    """By the variable that docs/usage.md names."""
     variable = "_RUN_PIPELINE_PY_COMPLETE"
-    assert variable in (PROJECT_DIR / "README.md").read_text()
+    assert variable in (PROJECT_DIR / "docs/usage.md").read_text()
     asked = {variable: "bash_complete", "COMP_WORDS": "run_pipeline.py ba", "COMP_CWORD": "1"}
     answer = subprocess.run(command(), env=os.environ | asked, capture_output=True, text=True)
     assert answer.stdout.split() == ["plain,backfill", "plain,backup"]
