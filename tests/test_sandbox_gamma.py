@@ -79,7 +79,7 @@ def test_market_fields_have_the_types_of_the_reference(markets):
         "volumeNum": NUMBER,
         "liquidity": STRING,
         "liquidityNum": NUMBER,
-        "bestBid": NUMBER,
+        "bestBid": (*NUMBER, type(None)),  # null where nobody bids
         "orderPriceMinTickSize": NUMBER,
         "negRisk": bool,
         "negRiskMarketID": STRING,
