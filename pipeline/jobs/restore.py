@@ -36,7 +36,10 @@ from pipeline.warehouse.migrations import read_migrations
 from pipeline.warehouse.run import UNFINISHED, Run
 
 # What a run makes before it loads anything.
-BOOKS = ("schema_migrations", "model_deployments", "settled_tables", "_dlt_version")
+BOOKS = (
+    *("schema_migrations", "model_deployments", "deployed_stores", "filled_parts", "owed_slices"),
+    *("settled_tables", "job_runs", "job_states", "_dlt_version"),
+)
 NO_LIMIT = {"max_table_size_to_drop": 0, "max_partition_size_to_drop": 0}
 log = logging.getLogger(__name__)
 
