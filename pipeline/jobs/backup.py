@@ -15,7 +15,7 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -148,8 +148,11 @@ def refuse_scratch(settings: Settings, path: Path) -> None:
         )
 
 
-def serve_requests(run: Run) -> None:
+def serve_requests(run: Run, settle: Callable[[], object] = lambda: None) -> None:
     """Write the backups that were requested; only under the lock. This run loads and settles nothing meanwhile.
+
+    Args:
+        settle: called first, so that a backup holds no load that is not settled.
 
     Raises:
         LockHeld: the lock was lost.
@@ -161,6 +164,7 @@ def serve_requests(run: Run) -> None:
     if not waiting:
         return
     with run.door.alone():
+        settle()  # a load may have come in since the last settle
         _serve(run, requests, waiting)
 
 

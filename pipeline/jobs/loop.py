@@ -159,7 +159,7 @@ def _tasks(run: Run, settler: Settler, worker: BackfillWorker) -> list[Job]:
             UPGRADE, Schedule(SETTLING_EVERY_S), partial(_derive_owed, run, settler), is_quiet=True
         ),
         Job(BACKFILL, Schedule(BACKFILL_PAUSE_S), partial(_backfill, worker), is_quiet=True),
-        Job(BACKUP, Schedule(REQUESTS_EVERY_S), partial(_backup, run), is_quiet=True),
+        Job(BACKUP, Schedule(REQUESTS_EVERY_S), partial(_backup, run, settler), is_quiet=True),
     ]
 
 
@@ -190,8 +190,8 @@ def _backfill(worker: BackfillWorker) -> Outcome:
     return Outcome(Counter(order_filled=rows), caught_up=False)
 
 
-def _backup(run: Run) -> Outcome:
-    serve_requests(run)
+def _backup(run: Run, settler: Settler) -> Outcome:
+    serve_requests(run, settler.settle)
     return Outcome()
 
 
