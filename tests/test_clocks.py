@@ -16,8 +16,8 @@ from test_destination import counter, cursor, stored
 from test_two_writers import landing  # noqa: F401
 
 from ingest.errors import LoadError
-from ingest.land import destination as destination_module
 from ingest.land.loader import NoBooks
+from ingest.land.sql_client import ClickHouseHttpSqlClient
 from ingest.progress import Progress
 from ingest.sources.desk import NOTHING_LANDED, Desk
 from ingest.sources.gamma.source import GAMMA
@@ -81,7 +81,7 @@ def test_a_package_that_is_loaded_again_keeps_its_load_id(
 
     ids = iter([77, 78])
     with monkeypatch.context() as patched:
-        patched.setattr(destination_module.ClickHouseHttpSqlClient, "insert_file", refuse)
+        patched.setattr(ClickHouseHttpSqlClient, "insert_file", refuse)
         with pytest.raises(LoadError):
             load(lake, lambda package_id: next(ids))
     assert [package.load_id for package in load(lake, lambda package_id: next(ids))] == [77, 78]
@@ -139,7 +139,7 @@ def test_a_package_of_the_past_is_given_up(
     lake.load("counter", counter)
     shutil.copytree(lake.folder, tmp_path / "other")
     with monkeypatch.context() as patched:
-        patched.setattr(destination_module.ClickHouseHttpSqlClient, "insert_file", refuse)
+        patched.setattr(ClickHouseHttpSqlClient, "insert_file", refuse)
         with pytest.raises(LoadError):
             lake.load("counter", lambda progress: counter(progress, rows=7))
     here, lake.folder = lake.folder, tmp_path / "other"

@@ -28,7 +28,7 @@ from worlds import (
 )
 
 from ingest.events import Event
-from ingest.land.destination import ClickHouseHttpSqlClient
+from ingest.land.sql_client import ClickHouseHttpSqlClient
 from ingest.land.working_folder import of_writer
 from pipeline.derive import settle as settle_module
 from pipeline.errors import LockHeld

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from clickhouse_connect.driver.exceptions import DatabaseError
 
 from ingest.errors import IngestError
-from ingest.land.destination import NO_FENCE, ClickHouseHttp, Fence, clickhouse_destination
+from ingest.land.destination import ClickHouseHttp, clickhouse_destination
 from ingest.land.loader import Loader, LoadPackage, open_pipeline
+from ingest.land.sql_client import NO_FENCE, Fence
 from ingest.page import Stream
 from ingest.progress import Progress
 from ingest.tables import SETTLED
