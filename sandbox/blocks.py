@@ -19,7 +19,6 @@ from sandbox.keccak import bloom
 EMPTY_ROOT = (
     "0x56e81f171bcc55a6ff8345e692c0f86e5b48e01b996cadc001622fb5e363b421"  # of an empty trie
 )
-EMPTY_BLOOM = "0x" + "0" * 512
 FULL_BLOOM = "0x" + "f" * 512
 _GAS_PER_TRANSACTION, _GAS_PER_LOG = 21_000, 60_000
 _ZEROS = "0x" + "0" * 64

@@ -18,7 +18,7 @@ import yaml
 from croniter import croniter
 
 from ingest.http import RetryPolicy
-from ingest.sources import SOURCES, source_named
+from ingest.sources import SOURCES
 from ingest.sources.base import Finding, Source
 from ingest.sources.desk import NOTHING_LANDED, Desk
 from ingest.tables import TABLES, Table
@@ -74,7 +74,6 @@ def test_names_are_their_own() -> None:
     assert len(set(NAMES)) == len(NAMES)
     letters = [name for source in SOURCES for name in source.letters]
     assert len(set(letters)) == len(letters)
-    assert all(source_named(name).name == name for name in NAMES)
 
 
 @pytest.mark.parametrize(("source", "table"), LANDED)

@@ -9,12 +9,3 @@ from ingest.sources.goldsky.source import GOLDSKY
 from ingest.sources.polygon.source import POLYGON
 
 SOURCES: tuple[Source, ...] = (POLYGON, GOLDSKY, GAMMA, PRICES)
-
-
-def source_named(name: str) -> Source:
-    """The source of this name.
-
-    Raises:
-        LookupError: there is none.
-    """
-    return next(source for source in SOURCES if source.name == name)
