@@ -183,7 +183,7 @@ print_status(Status(
     jobs=[JobStatus(
         job="polygon", state="waiting", schedule="*/30 * * * * *", started_at=moment, ended_at=moment, outcome="failed",
         rows=10**9, failures=10**6, failing_since=moment, problem="p" * 90, done_at=moment, next_at=moment,
-        is_run=True,
+        is_run=True, is_stuck=True,
     )],
 ))
 """

@@ -290,6 +290,29 @@ def test_failures_of_a_job_that_this_run_has_not_are_no_reason_to_worry(run: Run
     assert status.unhealthy == []
 
 
+@pytest.mark.parametrize(
+    ("started_s", "next_s", "state", "is_stuck"),
+    [
+        (100, 60, WAITING, False),
+        (900, 600, WAITING, True),
+        (86_400, None, WAITING, False),  # a quiet job
+        (1800, None, RUNNING, False),
+        (4000, None, RUNNING, True),
+    ],
+)
+def test_a_job_that_is_stuck_is_bad_health(
+    held: Run, started_s: float, next_s: float | None, state: str, is_stuck: bool
+) -> None:
+    """Seconds are those since it began, and since it should have begun again."""
+    now = datetime.now(UTC)
+    next_at = JobState.next_at if next_s is None else now - timedelta(seconds=next_s)
+    journal = Journal(held.client, held.settings.raw_database, held.lock)
+    began = now - timedelta(seconds=started_s)
+    journal.note(JobState("x", state=state, started_at=began, next_at=next_at))
+    journal.write()
+    assert bool(read_status(held).unhealthy) == is_stuck
+
+
 # ---------- threads that outlive their run
 
 

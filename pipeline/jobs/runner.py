@@ -21,6 +21,7 @@ from pipeline.jobs.job import Job, Outcome, run_announced
 from pipeline.warehouse.client import first_line
 from pipeline.warehouse.door import Closing
 from pipeline.warehouse.jobs import JobState, Journal, ended, started
+from pipeline.warehouse.loads import EPOCH
 from pipeline.warehouse.run import Run
 
 # How long a closed laptop may go unnoticed, and how often notes are written.
@@ -203,7 +204,8 @@ class _Worker(threading.Thread):
             at,
             rows=outcome.rows.total(),
             problem=outcome.failure,
-            next_at=next_at,
+            # What is noted only now and then would name a time that has long passed.
+            next_at=EPOCH if job.is_quiet else next_at,
         )
         self._say(before, outcome, (at - self._state.started_at).total_seconds())
         is_news = outcome.failure or outcome.rows or before.failures or self._is_noted

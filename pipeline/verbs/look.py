@@ -37,7 +37,7 @@ def sql(context: click.Context, query: str | None) -> None:
 @click.option(
     "--health",
     is_flag=True,
-    help="Exit with 1 if nothing runs, or a job fails again and again; for health checks.",
+    help="Exit with 1 if nothing runs, or a job fails again and again or is stuck; for health checks.",
 )
 @click.pass_context
 def status(context: click.Context, as_json: bool, strict: bool, health: bool) -> None:

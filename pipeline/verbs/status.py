@@ -11,7 +11,7 @@ from embedded_clickhouse.passwords import OWNER, password_file
 from pipeline.derive.owed import owed
 from pipeline.jobs.freshness import Freshness, judge, last_reads
 from pipeline.settings import Settings
-from pipeline.warehouse.jobs import WAITING, read_jobs
+from pipeline.warehouse.jobs import WAITING, JobState, read_jobs
 from pipeline.warehouse.loads import EPOCH
 from pipeline.warehouse.run import Run
 
@@ -31,6 +31,8 @@ TABLES = {
 
 # A single failure is what retries are for.
 FAILURES_IN_A_ROW = 3
+# A job that has not begun this long after its time, or that runs for this long, is stuck.
+OVERDUE_S, ENDLESS_S = 300.0, 3600.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class JobStatus:
         outcome: done or failed: how the last run ended; None: it has not.
         next_at: when it runs next; None while nothing runs it.
         is_run: the run that writes now has noted it.
+        is_stuck: it should have begun, or ended, long ago.
     """
 
     job: str
@@ -67,6 +70,7 @@ class JobStatus:
     done_at: str | None
     next_at: str | None
     is_run: bool
+    is_stuck: bool
 
 
 @dataclass(frozen=True)
@@ -124,10 +128,18 @@ class Status:
         """Why somebody should look at the run that loads, one line each; a first catch-up is no reason."""
         if self.writer is None:
             return ["no run holds the writer lock"]
+        running = [each for each in self.jobs if each.is_run]
         return [
-            f"{each.job}: failed {each.failures} times in a row: {each.problem}"
-            for each in self.jobs
-            if each.is_run and each.failures >= FAILURES_IN_A_ROW
+            *(
+                f"{each.job}: failed {each.failures} times in a row: {each.problem}"
+                for each in running
+                if each.failures >= FAILURES_IN_A_ROW
+            ),
+            *(
+                f"{each.job}: stuck, {each.state} since {each.started_at}"
+                for each in running
+                if each.is_stuck
+            ),
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -174,7 +186,7 @@ def read_status(run: Run) -> Status:
         ready=ready,
         writer=str(holder) if writing else None,
         sources=judge(settings, reads, unsettled_since, now),
-        jobs=_jobs(run, holder.number if writing else None),
+        jobs=_jobs(run, holder.number if writing else None, now),
         tables=_tables(run, now) if ready else [],
         unsettled_loads=loads[0],
         unchecked=unchecked,
@@ -189,7 +201,13 @@ def read_status(run: Run) -> Status:
     )
 
 
-def _jobs(run: Run, number: int | None) -> list[JobStatus]:
+def _is_stuck(state: JobState, now: datetime) -> bool:
+    if state.state == WAITING:
+        return state.next_at != EPOCH and (now - state.next_at).total_seconds() > OVERDUE_S
+    return (now - state.started_at).total_seconds() > ENDLESS_S
+
+
+def _jobs(run: Run, number: int | None, now: datetime) -> list[JobStatus]:
     """Jobs by name; what a run that has ended had planned is no plan any more.
 
     Args:
@@ -210,6 +228,7 @@ def _jobs(run: Run, number: int | None) -> list[JobStatus]:
             _moment(each.done_at),
             _moment(each.next_at) if each.fence == number else None,
             each.fence == number,
+            each.fence == number and _is_stuck(each, now),
         )
         for each in read_jobs(run.client, run.settings.raw_database).values()
     ]
