@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -20,7 +22,7 @@ from pipeline.jobs.cycle import waves
 from pipeline.jobs.job import Job, Outcome, Schedule
 from pipeline.jobs.loop import chosen
 from pipeline.jobs.runner import Runner
-from pipeline.settings import Settings
+from pipeline.settings import PROJECT_DIR, Settings
 from pipeline.verbs.status import read_status
 from pipeline.warehouse.door import Closing, Door
 from pipeline.warehouse.jobs import (
@@ -342,6 +344,19 @@ def test_an_error_is_told_although_threads_outlive_it(run: Run) -> None:
     with pytest.raises(ZeroDivisionError), run.lock.held("loop"):
         run.lock.outlive(is_writing=False)
         raise ZeroDivisionError
+
+
+def test_no_thread_of_a_job_finds_a_library_half_imported() -> None:
+    """dlt looks for these among the imported modules, which threads may be filling at that moment."""
+    program = (
+        "import pipeline.jobs.loop, sys; from importlib.util import find_spec;"
+        "print([name for name in ('pandas', 'polars', 'pyarrow', 'pydantic')"
+        " if find_spec(name) and name not in sys.modules])"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", program], cwd=PROJECT_DIR, capture_output=True, text=True
+    )
+    assert answer.stdout == "[]\n", answer.stdout + answer.stderr
 
 
 # ---------- the journal

@@ -14,8 +14,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,6 +34,13 @@ from ingest.land.reading import Reading
 from ingest.land.working_folder import forget_old_packages, give_up, make_room, mend
 from ingest.page import Stream
 from ingest.progress import Progress
+
+# dlt asks of each object whether it is a data frame of a library that it finds among the imported modules, and
+# clickhouse-connect imports them when it first needs them. A thread that does so while another one extracts would show dlt
+# half a library; so they are imported here, before there are threads.
+for _library in ("pandas", "polars"):
+    with suppress(ImportError):
+        import_module(_library)
 
 KEPT_PACKAGES = 20
 STORE_EVERY_S = 60.0
