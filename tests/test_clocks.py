@@ -163,6 +163,7 @@ def test_a_time_to_come_is_no_evidence_of_freshness() -> None:
         "gamma": Read(ahead, ahead, True),
         "polygon": Read(NOW, ahead, True),
         "goldsky": Read(ahead, NOW, False),
+        "prices": Read(ahead, ahead, True),
     }
     for each in judge(settings, reads, ahead, NOW):
         assert (each.state, each.is_stale) == ("in the future", True), each

@@ -20,7 +20,6 @@ from worlds import (
 )
 
 from embedded_clickhouse import Endpoint
-from pipeline.derive import models
 from pipeline.derive.dbt import dbt_command, writes
 from pipeline.settings import Settings
 from pipeline.warehouse.run import Run
@@ -241,5 +240,4 @@ def test_the_docs_are_one_page(production: Run, tmp_path: Path) -> None:
 def test_only_what_writes_into_production_takes_the_writer_lock(
     arguments: list[str], locks: bool
 ) -> None:
-    assert models.writes is writes
     assert writes(arguments) is locks

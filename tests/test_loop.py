@@ -296,6 +296,8 @@ def test_a_loop_outlasts_upstreams_that_are_down(
     with started(environment | {"POLL_INTERVAL_S": "0.2"}, "loop") as loop:
         for _ in range(3):  # tries, each of them one request
             wait_until_asked(upstream, "/polygon")
+        for source in ("gamma", "polygon"):
+            loop.wait_for(f"ERROR .*{source}: .*503")
         world.advance(20)
         upstream.down = False
         for source in ("gamma", "polygon"):

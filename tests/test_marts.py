@@ -37,7 +37,7 @@ ALL_DAYS = ("--vars", "{conservation_days: 10000, conservation_tokens: 20}")
 # A mistake in one relation, as what it would then return, and the conservation tests that must see it.
 MISTAKES = {
     "a maker leg that went after its trade was computed": (
-        "order_fills",
+        "int_order_fills_deduplicated",
         "select * from {right} where fill_id != (select min(fill_id) from {right} where leg = 'maker')",
         {"trades_sum_their_maker_legs"},
     ),

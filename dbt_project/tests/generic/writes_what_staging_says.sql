@@ -12,7 +12,8 @@
     {%- set found = run_query(
         "select as_select from system.tables where database = '" ~ model.schema ~ "' and name = '" ~ model.identifier ~ "'"
     ) -%}
-    {%- set text = found.rows[0]['as_select'] -%}
+    {#- A view that is missing is compiled all the same, and fails the test where it runs. -#}
+    {%- set text = found.rows[0]['as_select'] if found.rows else 'select * from ' ~ model -%}
     {%- if reads -%}
         {%- set text = modules.re.sub('FROM `?[^ `]+`?\\.`?' ~ reads ~ '`?(?=\\s|$)', 'FROM ' ~ instead, text) -%}
     {%- endif -%}
