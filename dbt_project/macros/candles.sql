@@ -6,8 +6,11 @@
     several tokens can be put together in the order of execution.
 -#}
 {% macro candles_from_trades(to_start_of_bucket, positions=false) %}
-{%- set rebuilt = in_rebuilt_range('bucket_at', to_start_of_bucket ~ '(' ~ settle_from() ~ ')') -%}
-with trades as (
+{%- set rebuilt = in_rebuilt_range('bucket_at', to_start_of_bucket ~ '((select from_at from settling))') -%}
+with
+{{ settling() }}
+
+trades as (
 
     select
         token_id,
@@ -22,14 +25,14 @@ with trades as (
     from {{ ref('int_trades_deduplicated') }}
     where not is_dust
     {%- if is_incremental() %}
-        and filled_at >= {{ to_start_of_bucket }}({{ settle_from() }})
-        and {{ to_start_of_bucket }}(filled_at) <= {{ settle_to() }}
+        and filled_at >= {{ to_start_of_bucket }}((select from_at from settling))
+        and {{ to_start_of_bucket }}(filled_at) <= (select to_at from settling)
         and (token_id, {{ to_start_of_bucket }}(filled_at)) in (
             select
                 token_id,
                 {{ to_start_of_bucket }}(filled_at)
             from {{ ref('trades_store') }}
-            where filled_at between {{ settle_from() }} and {{ settle_to() }} and version = {{ settle_id() }}
+            where {{ written_by_this_settle('filled_at') }}
             union distinct
             select
                 token_id,
@@ -56,7 +59,7 @@ touched as (
         version,
         0 as is_live
     from {{ ref('trades_store') }}
-    where filled_at between {{ settle_from() }} and {{ settle_to() }} and version = {{ settle_id() }}
+    where {{ written_by_this_settle('filled_at') }}
     union all
     select
         token_id,
@@ -66,7 +69,7 @@ touched as (
         0. as price,
         volume_usd as usd,
         volume_shares as shares,
-        {{ settle_id() }} as version,
+        (select version from settling) as version,
         0 as is_live
     from {{ this }}
     where {{ rebuilt }}

@@ -263,15 +263,24 @@ from {{ source('polymarket_raw', 'events') }}
     settles every row of its time range, and looks at no other: fetched_at has fractions, the ends are whole seconds.
 -#}
 {% macro not_yet_stored(from_relation, landing_table, key) %}
+with
+{{ settling(landing_table) }}
+
+found as (
+
+    select * from {{ from_relation }}
+
+)
+
 select *
-from {{ from_relation }}
+from found
 {%- if is_incremental() %}
 {%- set in_range -%}
-    fetched_at >= {{ settle_from(landing_table) }} and fetched_at < addSeconds({{ settle_to(landing_table) }}, 1)
+    fetched_at >= (select from_at from settling) and fetched_at < addSeconds((select to_at from settling), 1)
 {%- endset %}
 where
     {{ in_range }}
-    and {{ in_settling_load(landing_table) }}
+    and {{ in_settling_load() }}
     and ({{ key }}, fetched_at) not in (select {{ key }}, fetched_at from {{ this }} where {{ in_range }})
 {%- endif %}
 {% endmacro %}

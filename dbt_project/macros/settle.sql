@@ -13,28 +13,35 @@
     {{ 'Replicated' if env_var('CLICKHOUSE_CLUSTER', '') else '' }}ReplacingMergeTree({{ arguments }})
 {%- endmacro %}
 
-{% macro settling_loads(table_name, expression) -%}
-    (select {{ expression }} from {{ final(source('polymarket_raw', 'loads')) }} where table_name = '{{ table_name }}' and state = 'settling'{{ and_of_this_settle() }})
+{#-
+    First CTE of every incremental query: the loads that are being settled, as one row.
+
+    from_at, to_at: first and last second of their rows; both inclusive.
+    version: of everything that this settle writes, later than any load and any settle before it.
+    is_rebuild: whether every row of the range is settled again, whichever load brought it.
+    load_ids: the loads themselves.
+-#}
+{% macro settling(table_name='order_filled') -%}
+{%- if is_incremental() -%}
+settling as (
+
+    select
+        toDateTime(min(from_at), 'UTC') as from_at,
+        toDateTime(max(to_at), 'UTC') as to_at,
+        max(settle_id) as version,
+        max(is_rebuild) as is_rebuild,
+        groupArray(load_id) as load_ids
+    from {{ final(source('polymarket_raw', 'loads')) }}
+    where table_name = '{{ table_name }}' and state = 'settling'{{ and_of_this_settle() }}
+
+),
+{%- endif -%}
 {%- endmacro %}
 
 {% macro and_of_this_settle() -%}
     {%- if flags.WHICH == 'compile' %} and settle_id = {settle_id:UInt64}
     {%- elif env_var('POLYMARKET_ELT_FENCE', '') %} and settle_id = 0
     {%- endif %}
-{%- endmacro %}
-
-{#- First and last second of what is being settled; both inclusive. -#}
-{% macro settle_from(table_name='order_filled') -%}
-    {{ settling_loads(table_name, "toDateTime(min(from_at), 'UTC')") }}
-{%- endmacro %}
-
-{% macro settle_to(table_name='order_filled') -%}
-    {{ settling_loads(table_name, "toDateTime(max(to_at), 'UTC')") }}
-{%- endmacro %}
-
-{#- Version of everything that this settle writes: later than any load and any settle before it. -#}
-{% macro settle_id(table_name='order_filled') -%}
-    {{ settling_loads(table_name, 'max(settle_id)') }}
 {%- endmacro %}
 
 {#-
@@ -61,7 +68,7 @@
 
 {#- Version of the rows that a model computes anew. -#}
 {% macro new_version() -%}
-    {{ settle_id() if is_incremental() else refresh_id() }}
+    {{ '(select version from settling)' if is_incremental() else refresh_id() }}
 {%- endmacro %}
 
 {#- Version of rows that only say what is: in a settle those that it touches have its own. -#}
@@ -70,13 +77,18 @@
 {%- endmacro %}
 
 {#- True for rows of the loads being settled, and for every row while a range is being rebuilt. -#}
-{% macro in_settling_load(table_name) -%}
-    (load_id in {{ settling_loads(table_name, 'load_id') }} or {{ settling_loads(table_name, 'max(is_rebuild)') }})
+{% macro in_settling_load() -%}
+    (load_id in (select arrayJoin(load_ids) from settling) or (select is_rebuild from settling))
+{%- endmacro %}
+
+{#- Condition on rows of a store: this settle wrote them, for `time` in its range or, with `first`, from there on. -#}
+{% macro written_by_this_settle(time, first='(select from_at from settling)') -%}
+    {{ time }} between {{ first }} and (select to_at from settling) and version = (select version from settling)
 {%- endmacro %}
 
 {#- Condition on a store of candles: this range is being rebuilt, so its buckets are touched whoever wrote them. -#}
-{% macro in_rebuilt_range(time, first) -%}
-    {{ time }} between {{ first }} and {{ settle_to() }} and {{ settling_loads('order_filled', 'max(is_rebuild)') }}
+{% macro in_rebuilt_range(time, first='(select from_at from settling)') -%}
+    {{ time }} between {{ first }} and (select to_at from settling) and (select is_rebuild from settling)
 {%- endmacro %}
 
 {#-
@@ -84,16 +96,16 @@
     the rest of each transaction. A rebuild also touches the seconds that only the derived table knows.
 -#}
 {% macro in_touched_seconds(time, derived) -%}
-    {{ time }} between {{ settle_from() }} and {{ settle_to() }}
+    {{ time }} between (select from_at from settling) and (select to_at from settling)
     and {{ time }} in (
         select timestamp
         from {{ source('polymarket_raw', 'order_filled') }}
-        where timestamp between {{ settle_from() }} and {{ settle_to() }} and {{ in_settling_load('order_filled') }}
+        where
+            timestamp between (select from_at from settling) and (select to_at from settling)
+            and {{ in_settling_load() }}
         union distinct
         select filled_at
         from {{ derived }}
-        where
-            filled_at between {{ settle_from() }} and {{ settle_to() }}
-            and {{ settling_loads('order_filled', 'max(is_rebuild)') }}
+        where {{ in_rebuilt_range('filled_at') }}
     )
 {%- endmacro %}

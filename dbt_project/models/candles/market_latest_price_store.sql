@@ -11,11 +11,14 @@
     )
 }}
 {%- set touched_days -%}
-    bucket_at between toStartOfDay({{ settle_from() }}) and {{ settle_to() }} and version = {{ settle_id() }}
+    {{ written_by_this_settle('bucket_at', 'toStartOfDay((select from_at from settling))') }}
 {%- endset %}
-{%- set rebuilt = in_rebuilt_range('priced_at', settle_from()) %}
+{%- set rebuilt = in_rebuilt_range('priced_at') %}
 -- The latest daily candle of a token closes at its last price; a token left without any candle loses its price.
-with days as (
+with
+{{ settling() }}
+
+days as (
 
     select
         token_id,
@@ -51,7 +54,7 @@ with days as (
         toDateTime(priced_at, 'UTC') as bucket_at,
         price as close,
         priced_at as last_trade_at,
-        {{ settle_id() }} as version,
+        (select version from settling) as version,
         0 as is_live
     from {{ this }}
     where {{ rebuilt }}

@@ -13,10 +13,13 @@
     )
 }}
 {%- set touched_hours -%}
-    bucket_at between toStartOfHour({{ settle_from() }}) and {{ settle_to() }} and version = {{ settle_id() }}
+    {{ written_by_this_settle('bucket_at', 'toStartOfHour((select from_at from settling))') }}
 {%- endset %}
-{%- set rebuilt = in_rebuilt_range('bucket_at', 'toStartOfDay(' ~ settle_from() ~ ')') %}
-with hours as (
+{%- set rebuilt = in_rebuilt_range('bucket_at', 'toStartOfDay((select from_at from settling))') %}
+with
+{{ settling() }}
+
+hours as (
 
     select
         token_id,
@@ -34,8 +37,8 @@ with hours as (
     from {{ ref('int_ohlcv_1h_deduplicated') }}
     {%- if is_incremental() %}
     where
-        bucket_at >= toStartOfDay({{ settle_from() }})
-        and toStartOfDay(bucket_at) <= {{ settle_to() }}
+        bucket_at >= toStartOfDay((select from_at from settling))
+        and toStartOfDay(bucket_at) <= (select to_at from settling)
         and (toStartOfDay(bucket_at), token_id) in (
             select
                 toStartOfDay(bucket_at) as day_at,
@@ -85,7 +88,7 @@ touched as (
         volume_shares,
         trades,
         last_trade_at,
-        {{ settle_id() }} as version,
+        (select version from settling) as version,
         0 as is_live
     from {{ this }}
     where {{ rebuilt }}

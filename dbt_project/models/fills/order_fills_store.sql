@@ -19,7 +19,10 @@
 {#- Of the legs the materialized view knows only which are taker legs. -#}
 {%- set content = 'toInt64(cityHash64(' ~ columns | replace(' leg,', " leg = 'taker',") ~ '))' -%}
 {%- set is_touched = in_touched_seconds('filled_at', this) %}
-with fills as (
+with
+{{ settling() }}
+
+fills as (
 
     select
         {{ columns }},

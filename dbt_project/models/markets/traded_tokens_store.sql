@@ -8,7 +8,10 @@
         order_by='token_id',
     )
 }}
-with touched as (
+with
+{{ settling() }}
+
+touched as (
 
     select
         token_id,
@@ -16,7 +19,7 @@ with touched as (
         max(is_deleted) as has_lost
     from {{ ref('trades_store') }}
     {%- if is_incremental() %}
-    where filled_at between {{ settle_from() }} and {{ settle_to() }} and version = {{ settle_id() }}
+    where {{ written_by_this_settle('filled_at') }}
     {%- endif %}
     group by token_id
 

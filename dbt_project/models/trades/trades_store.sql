@@ -17,8 +17,12 @@
 {%- set is_touched = in_touched_seconds('filled_at', this) -%}
 {%- set columns = 'filled_at, tx_hash, log_index, order_hash, block_number, contract_version, exchange, wallet, side, token_id,'
     ~ ' match_type, maker_legs, maker_shares, maker_usd, maker_fee_usd, shares, usd, price, fee, fee_asset, is_dust' -%}
-{%- set leg_columns = 'log_index, order_hash, block_number, contract_version, exchange, maker, side, token_id, shares, usd, price, fee, fee_asset, is_dust' %}
-with transactions as (
+{%- set leg_columns = 'log_index, order_hash, block_number, contract_version, exchange, maker, leg, side, token_id, shares, usd,'
+    ~ ' price, fee, fee_asset, is_dust' %}
+with
+{{ settling() }}
+
+transactions as (
 
     select
         filled_at,
@@ -33,9 +37,8 @@ with transactions as (
     where {{ in_dev_days('filled_at') }}
     {%- endif %}
     group by filled_at, tx_hash
-    {%- if not is_incremental() %}
-    settings optimize_aggregation_in_order = 1
-    {%- endif %}
+    settings
+        enable_named_columns_in_function_tuple = 1{{ ', optimize_aggregation_in_order = 1' if not is_incremental() }}
 
 ),
 
@@ -45,31 +48,31 @@ orders as (
     select
         filled_at,
         tx_hash,
-        leg.1 as log_index,
-        leg.2 as order_hash,
-        leg.3 as block_number,
-        toLowCardinality(leg.4) as contract_version,
-        toLowCardinality(leg.5) as exchange,
-        leg.6 as wallet,
-        toLowCardinality(leg.7) as side,
-        toLowCardinality(leg.8) as token_id,
-        leg.9 as shares,
-        leg.10 as usd,
-        leg.11 as price,
-        leg.12 as fee,
-        toLowCardinality(leg.13) as fee_asset,
-        leg.14 as is_dust,
-        leg.15 as is_direct,
+        own.log_index as log_index,
+        own.order_hash as order_hash,
+        own.block_number as block_number,
+        toLowCardinality(own.contract_version) as contract_version,
+        toLowCardinality(own.exchange) as exchange,
+        own.maker as wallet,
+        toLowCardinality(own.side) as side,
+        toLowCardinality(own.token_id) as token_id,
+        own.shares as shares,
+        own.usd as usd,
+        own.price as price,
+        own.fee as fee,
+        toLowCardinality(own.fee_asset) as fee_asset,
+        own.is_dust as is_dust,
+        own.leg = 'direct' as is_direct,
         -- The maker legs of this order stand between the wallet's order before it and its own leg, where positions are known.
-        arrayMax(arrayMap(t -> if(t.6 = wallet and t.1 < log_index, t.1, 0), taker_legs)) as previous_log_index,
-        arrayFilter(m -> m.2 = wallet and (log_index = 0 or (m.1 >= previous_log_index and m.1 < log_index)), maker_legs)
-            as makers
+        arrayMax(arrayMap(other -> if(other.maker = wallet and other.log_index < log_index, other.log_index, 0), taker_legs))
+            as previous_log_index,
+        arrayFilter(
+            other -> other.taker = wallet
+            and (log_index = 0 or (other.log_index >= previous_log_index and other.log_index < log_index)),
+            maker_legs
+        ) as makers
     from transactions
-    array join
-        arrayConcat(
-            arrayMap(t -> tupleConcat(t, tuple(0)), taker_legs),
-            arrayMap(t -> tupleConcat(t, tuple(1)), direct_fills)
-        ) as leg
+    array join arrayConcat(taker_legs, direct_fills) as own
 
 ),
 
@@ -89,15 +92,15 @@ trades as (
         toLowCardinality(multiIf(
             is_direct, 'direct',
             empty(makers), 'mixed',
-            arrayAll(m -> m.4 = token_id and m.3 != side, makers), 'complementary',
-            arrayAll(m -> m.4 != token_id and m.3 = 'BUY' and side = 'BUY', makers), 'mint',
-            arrayAll(m -> m.4 != token_id and m.3 = 'SELL' and side = 'SELL', makers), 'merge',
+            arrayAll(maker -> maker.token_id = token_id and maker.side != side, makers), 'complementary',
+            arrayAll(maker -> maker.token_id != token_id and maker.side = 'BUY' and side = 'BUY', makers), 'mint',
+            arrayAll(maker -> maker.token_id != token_id and maker.side = 'SELL' and side = 'SELL', makers), 'merge',
             'mixed'
         )) as match_type,
         toUInt16(if(is_direct, 1, length(makers))) as maker_legs,
-        if(is_direct, shares, arraySum(m -> m.5, makers)) as maker_shares,
-        if(is_direct, usd, arraySum(m -> m.6, makers)) as maker_usd,
-        arraySum(m -> m.7, makers) as maker_fee_usd,
+        if(is_direct, shares, arraySum(maker -> maker.shares, makers)) as maker_shares,
+        if(is_direct, usd, arraySum(maker -> maker.usd, makers)) as maker_usd,
+        arraySum(maker -> maker.fee_usd, makers) as maker_fee_usd,
         shares,
         usd,
         price,
@@ -119,7 +122,7 @@ withdrawn as (
 
     select
         {{ columns }},
-        {{ settle_id() }} as version,
+        (select version from settling) as version,
         1 as is_deleted
     from {{ this }}
     where {{ is_touched }}
