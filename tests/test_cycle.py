@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from worlds import assert_equals_truth, prepared, sandbox_settings, small_world
 
@@ -169,6 +169,7 @@ def rpc_error() -> Response:
     )
 
 
+# A fault of each source; `test_faults.py` has every kind.
 FAULTS = {  # what happens: which source, its path, the answer, a word of the failure
     "html": ("gamma", "/gamma", lambda: HTMLResponse("<html>busy</html>"), "HTML"),
     "graphql": (
@@ -178,10 +179,6 @@ FAULTS = {  # what happens: which source, its path, the answer, a word of the fa
         "lost",
     ),
     "rpc": ("polygon", "/polygon", rpc_error, "no state"),
-    "429": ("polygon", "/polygon", lambda: PlainTextResponse("slow down", 429), "429"),
-    "503": ("gamma", "/gamma", lambda: PlainTextResponse("down", 503), "503"),
-    "wrong shape": ("gamma", "/gamma", lambda: JSONResponse({"data": []}), "gamma"),
-    "half a body": ("goldsky", "/goldsky", lambda: Response(b'{"data": {"order'), "goldsky"),
 }
 
 

@@ -177,6 +177,11 @@ def test_a_build_and_a_settle_under_a_hostile_profile_are_right(loaded: Run) -> 
 
 
 def test_a_reader_with_a_hostile_profile_reads_the_same(loaded: Run, hostile: Endpoint) -> None:
+    raw, models = loaded.settings.raw_database, loaded.settings.clickhouse_database
+    loaded.client.command(
+        f"insert into {raw}.market_prices (token_id, observed_at, bid, ask, mid, spread, load_id)"
+        f" select token_id, now64(6), 0.4, 0.6, 0.5, 0.2, 1 from {models}.outcome_tokens"
+    )
     expected = contents(loaded, read_with(loaded.client))
     assert len(expected) > 30
     assert all(rows for _, rows in expected.values())
