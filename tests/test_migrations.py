@@ -112,7 +112,7 @@ def test_a_migration_that_was_cut_off_anywhere_can_be_run_again(empty: Run) -> N
         for migration in read_migrations()
         for statement in render(migration.text, empty.settings)
     ]
-    for done in range(len(statements) + 1):
+    for done in [*range(0, len(statements), 4), len(statements)]:
         for database in (empty.settings.raw_database, empty.settings.clickhouse_database):
             empty.client.command(f"drop database {database}")
         for statement in [*render(BOOKS, empty.settings), *statements[:done]]:

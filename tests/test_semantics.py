@@ -210,12 +210,6 @@ def peers_of_the_page() -> list[tuple[str, str]]:
     return [(row[header.index("transform")], row[header.index("measure")]) for row in rows]
 
 
-def test_a_build_gives_no_warning(loaded: Run) -> None:
-    """Models, data tests and unit tests; a warning of any of them, or of the project itself, fails it."""
-    build = ["build", "--warn-error", "--quiet"]
-    assert dbt_command(loaded.server, loaded.settings, build) == 0
-
-
 def test_every_model_has_a_group_and_every_promised_table_a_reader(loaded: Run) -> None:
     assert dbt_command(loaded.server, loaded.settings, ["parse", "--quiet"]) == 0
     manifest = json.loads((DBT_DIR / "target/manifest.json").read_text())
