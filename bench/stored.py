@@ -26,7 +26,10 @@ from sandbox.world import World
 BLOCKS_PER_CYCLE = 5
 MATCHES_PER_BLOCK = 8.0
 # Copied as they are made: from raw the materialized view writes order_fills itself.
-_COPIED = ("order_filled", "trades_store", "ohlcv_1m_store", "ohlcv_1h_store", "ohlcv_1d_store")
+_COPIED = (
+    "order_filled", "trades_store", "trades_by_token_store", "fills_by_wallet_store", "transaction_times_store",
+    "ohlcv_1m_store", "ohlcv_1h_store", "ohlcv_1d_store",
+)  # fmt: skip
 
 
 def measure(

@@ -89,9 +89,11 @@ def plans(truth: Truth, filled_rows: int) -> Iterator[Plan]:
     """
     of_candle = ("token_id", "bucket_at")
     yield Plan("order_fills", truth.order_fills, ("tx_hash", "order_hash", "log_index"))
-    yield Plan("trades", truth.trades, ("tx_hash", "order_hash"))
+    for trades in ("trades", "trades_by_token"):
+        yield Plan(trades, truth.trades, ("tx_hash", "order_hash"))
     yield Plan("trade_legs", truth.trade_legs(), ("fill_id",))
-    yield Plan("wallet_fills", truth.wallet_fills(), ("fill_id", "role"))
+    for fills in ("wallet_fills", "fills_by_wallet"):
+        yield Plan(fills, truth.wallet_fills(), ("fill_id", "role"))
     yield Plan("ohlcv_1m", truth.candles("1m"), of_candle)
     yield Plan("ohlcv_1h", truth.candles("1h"), of_candle)
     yield Plan("ohlcv_1d", truth.candles("1d"), of_candle)

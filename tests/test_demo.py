@@ -16,7 +16,7 @@ from embedded_clickhouse import running
 from pipeline.verbs.demo import sparkline
 
 CHECKED = (
-    "order_fills", "trades", "trade_legs", "wallet_fills",
+    "order_fills", "trades", "trades_by_token", "trade_legs", "wallet_fills", "fills_by_wallet",
     "ohlcv_1m", "ohlcv_1h", "ohlcv_1d", "market_ohlcv_1h",
     "ohlcv_1m_filled", "ohlcv_1h_filled", "ohlcv_1d_filled",
     "volume_daily", "market_volume_daily", "event_volume_daily", "tag_volume_daily",

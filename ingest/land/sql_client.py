@@ -36,7 +36,7 @@ from dlt.destinations.sql_client import (
 from dlt.destinations.typing import DBTransaction
 
 from ingest.events import Event, span
-from ingest.query_settings import PINNED
+from ingest.query_settings import PINNED, UNMERGED
 from ingest.whole_answers import pool_manager
 
 # ClickHouse's ErrorCodes.cpp. What is listed here fails the same way every time; anything else,
@@ -79,7 +79,7 @@ _SETTINGS = PINNED | {
     "wait_end_of_query": 1,
     "select_sequential_consistency": 1,
 }
-_INSERT_SETTINGS = _SETTINGS | {"input_format_null_as_default": 0}
+_INSERT_SETTINGS = _SETTINGS | UNMERGED | {"input_format_null_as_default": 0}
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from ingest.events import Event, span
+from ingest.query_settings import UNMERGED
 from pipeline.errors import ModelsError
 from pipeline.warehouse.client import first_line
 from pipeline.warehouse.ledger import Ledger
@@ -98,7 +99,7 @@ def execute(client: Client, statement: Statement, settle_id: int) -> None:
     """
     try:
         with span(Event.STATEMENT_EXECUTED, model=statement.model):
-            client.command(statement.sql, parameters={"settle_id": settle_id})
+            client.command(statement.sql, parameters={"settle_id": settle_id}, settings=UNMERGED)
     except ClickHouseError as error:
         advice = MORE_MEMORY if getattr(error, "code", None) == MEMORY_LIMIT_EXCEEDED else ""
         raise ModelsError(

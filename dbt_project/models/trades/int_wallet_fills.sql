@@ -76,7 +76,7 @@ select
     fee,
     fee_asset,
     fee_usd,
-    if(side = 'BUY', shares, -shares) - if(fee_asset = 'shares', fee, toDecimal128(0, 6)) as shares_change,
-    if(side = 'BUY', -usd, usd) - if(fee_asset = 'usd', fee, toDecimal128(0, 6)) as usd_change,
+    {{ shares_change() }} as shares_change,
+    {{ usd_change() }} as usd_change,
     is_dust
 from wallets

@@ -15,10 +15,10 @@
     )
 }}
 {%- set is_touched = in_touched_seconds('filled_at', this) -%}
-{%- set columns = 'filled_at, tx_hash, log_index, order_hash, block_number, contract_version, exchange, wallet, side, token_id,'
-    ~ ' match_type, maker_legs, maker_shares, maker_usd, maker_fee_usd, shares, usd, price, fee, fee_asset, is_dust' -%}
-{%- set leg_columns = 'log_index, order_hash, block_number, contract_version, exchange, maker, leg, side, token_id, shares, usd,'
-    ~ ' price, fee, fee_asset, is_dust' %}
+{%- set columns = 'filled_at, tx_hash, log_index, order_hash, block_number, contract_version, exchange, wallet, counterparty, side,'
+    ~ ' token_id, match_type, maker_legs, maker_shares, maker_usd, maker_fee_usd, shares, usd, price, fee, fee_asset, is_dust' -%}
+{%- set leg_columns = 'log_index, order_hash, block_number, contract_version, exchange, maker, taker, leg, side, token_id,'
+    ~ ' shares, usd, price, fee, fee_asset, is_dust' %}
 with
 {{ settling() }}
 
@@ -54,6 +54,7 @@ orders as (
         toLowCardinality(own.contract_version) as contract_version,
         toLowCardinality(own.exchange) as exchange,
         own.maker as wallet,
+        if(own.leg = 'direct', own.taker, '') as counterparty,
         toLowCardinality(own.side) as side,
         toLowCardinality(own.token_id) as token_id,
         own.shares as shares,
@@ -87,6 +88,7 @@ trades as (
         contract_version,
         exchange,
         wallet,
+        counterparty,
         side,
         token_id,
         toLowCardinality(multiIf(
