@@ -19,6 +19,7 @@ from pipeline.warehouse.jobs import RUNNING
 if TYPE_CHECKING:
     from pipeline.derive.comparison import Verdict
     from pipeline.derive.upgrade import Upgrade
+    from pipeline.export.export import Exported
     from pipeline.jobs.backup import Made
     from pipeline.jobs.backup_file import Manifest
     from pipeline.jobs.replay import Replay
@@ -239,6 +240,23 @@ def print_backup(made: Made) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def print_exported(done: Exported) -> None:
+    """What was exported, and where it is."""
+    parts = [
+        f"{human(number)} {'file' if number == 1 else 'files'} {what}"
+        for number, what in (
+            (done.written, f"written ({human(done.rows)} rows, {done.bytes / 1e6:,.1f} MB)"),
+            (done.same, "as they were"),
+            (done.removed, "removed, whose rows are gone"),
+        )
+        if number
+    ]
+    said = ", ".join(parts) or "0 rows, so nothing was written"
+    out.print(f"{done.path}: {said}", markup=False, highlight=False, soft_wrap=True)
+    if done.unsettled:
+        out.print(f"{human(done.unsettled)} loads are not settled yet: export again to have them")
 
 
 def print_restored(manifest: Manifest) -> None:
