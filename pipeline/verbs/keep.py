@@ -18,7 +18,7 @@ def backup(context: click.Context, target: Path | None) -> None:
     For the embedded ClickHouse. A loop that runs writes it when its cycle is over.
     """
     from pipeline.jobs import backup as backing_up
-    from pipeline.verbs.report import print_backup
+    from pipeline.verbs.kept import print_backup
     from pipeline.warehouse.run import open_run
 
     with verb(context) as settings:
@@ -35,7 +35,7 @@ def restore(context: click.Context, file: Path, replace: bool) -> None:
     """Put everything back to where the backup FILE stood; the next run goes on from there. Stop a loop first."""
     from pipeline.jobs import restore as restoring
     from pipeline.jobs.backup import refuse_server
-    from pipeline.verbs.report import print_restored
+    from pipeline.verbs.kept import print_restored
     from pipeline.warehouse.run import open_run
 
     with verb(context) as settings:
@@ -98,7 +98,7 @@ def export(
     from pipeline.export.export import Wanted
     from pipeline.export.export import export as export_table
     from pipeline.timerange import parse_bounds
-    from pipeline.verbs.report import print_exported
+    from pipeline.verbs.kept import print_exported
     from pipeline.warehouse.run import open_run
 
     equal = (("market_id", market), ("token_id", token))
