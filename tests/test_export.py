@@ -26,13 +26,13 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 import requests
-from backports import zstd
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted_server import Answer, ScriptedServer
 from test_cli import call, command
 from worlds import PATIENCE_S, all_fills, copy_rows, land, land_gamma, settle_all, small_world
 
+from embedded_clickhouse.compression import zstd
 from pipeline.errors import (
     ClickHouseUnavailable,
     ExportError,
@@ -428,6 +428,11 @@ def failed(body: bytes, headers: dict[str, str]) -> Answer:
     return Answer(b"Code: 241. DB::Exception: memory\nmore", 500, headers)
 
 
+def without_a_summary(body: bytes, headers: dict[str, str]) -> Answer:
+    """As a proxy may pass it on."""
+    return Answer(body)
+
+
 @pytest.mark.parametrize(
     ("form", "spoil", "error", "told"),
     [
@@ -438,6 +443,7 @@ def failed(body: bytes, headers: dict[str, str]) -> Answer:
         ("csv", without_the_last_line, ExportError, "have arrived"),
         ("csv", half_and_a_message, ExportError, "have arrived"),
         ("jsonl", without_the_last_line, ExportError, "have arrived"),
+        ("csv", without_a_summary, QueryFailed, "cannot be checked: use --format parquet"),
         ("jsonl", cut, ClickHouseUnavailable, "broke off in the middle"),
     ],
 )
@@ -585,7 +591,7 @@ def test_loads_that_are_not_settled_are_told(own: Run, tmp_path: Path) -> None:
     land(own, fills_of(lambda day: day == LAST_DAY))
     answer = call(environment(own), tmp_path, "export", "trades", "--out", "out")
     assert answer.returncode == 0
-    assert answer.stdout.endswith("loads are not settled yet: export again to have them\n")
+    assert answer.stdout.endswith("1 load is not settled yet: export again to have what came\n")
 
 
 def test_the_readers_of_the_document_read_it(

@@ -13,7 +13,6 @@ import gzip
 import json
 import os
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -21,12 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from embedded_clickhouse.compression import zstd
 from pipeline.errors import ExportError
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 # What a note may name, so that nothing else is ever removed.
 FILE = re.compile(r"((date|month)=[0-9-]+/)?[a-z0-9_]+(\.[a-z]+){1,2}")

@@ -65,7 +65,17 @@ def stream(
             on_piece(len(piece))
         if counter is None:
             return 0
-        return int(json.loads(answer.headers["X-ClickHouse-Summary"])["result_rows"])
+        return _rows_sent(server, answer)
+
+
+def _rows_sent(server: Server, answer: BaseHTTPResponse) -> int:
+    """How many rows ClickHouse says that an answer has, which it knows at the end of the query."""
+    summary = json.loads(answer.headers.get("X-ClickHouse-Summary", "{}"))
+    if "result_rows" not in summary:  # a proxy may drop the header
+        raise QueryFailed(
+            f"{server} does not say how many rows it has sent, so text cannot be checked: use --format parquet"
+        )
+    return int(summary["result_rows"])
 
 
 @contextmanager

@@ -38,7 +38,8 @@ def print_exported(done: Exported) -> None:
     said = ", ".join(parts) or "0 rows, so nothing was written"
     out.print(f"{done.path}: {said}", markup=False, highlight=False, soft_wrap=True)
     if done.unsettled:
-        out.print(f"{human(done.unsettled)} loads are not settled yet: export again to have them")
+        loads = "1 load is" if done.unsettled == 1 else f"{human(done.unsettled)} loads are"
+        out.print(f"{loads} not settled yet: export again to have what came")
 
 
 def print_restored(manifest: Manifest) -> None:
