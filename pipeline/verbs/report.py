@@ -5,7 +5,7 @@ Every verb imports this module, so what takes long to import (dlt, a second) is 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
@@ -92,7 +92,16 @@ def print_status(status: Status) -> None:
         )
         if each["problem"]:
             out.print(f"[red]backfill[/]: {escape(each['problem'])}", soft_wrap=True)
-    late = status.late_fills
+    _print_late_fills(status.late_fills)
+    if not status.dead_letters:
+        out.print("dead letters: none")
+    for letter in status.dead_letters:
+        out.print(
+            f"[red]dead letters[/]: {letter['source']} {letter['reason']}: {human(letter['records'])}"
+        )
+
+
+def _print_late_fills(late: dict[str, Any]) -> None:
     if late["blocks"]:
         out.print(
             f"late fills: the second reading of the chain found {human(late['fills'])} that the first had missed and"
@@ -100,12 +109,6 @@ def print_status(status: Status) -> None:
         )
     else:
         out.print("late fills: none")
-    if not status.dead_letters:
-        out.print("dead letters: none")
-    for letter in status.dead_letters:
-        out.print(
-            f"[red]dead letters[/]: {letter['source']} {letter['reason']}: {human(letter['records'])}"
-        )
 
 
 def _print_sizes(status: Status) -> None:

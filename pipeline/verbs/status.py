@@ -162,12 +162,7 @@ def read_status(run: Run) -> Status:
         unknown = client.query(
             f"select count() from {models}.unknown_tokens where module != 'combo'"
         ).result_rows[0][0]
-        letters = [
-            {"source": source, "reason": reason, "records": records}
-            for source, reason, records in client.query(
-                f"select source, reason, count() from {raw}.dead_letters group by source, reason order by 1, 2"
-            ).result_rows
-        ]
+        letters = _dead_letters(run)
         reads = last_reads(client, raw) if exists(run, raw, "source_readings") else {}
         unchecked = dict(
             client.query(
@@ -239,6 +234,17 @@ def _moment(at: datetime) -> str | None:
 def _password_file(settings: Settings) -> str | None:
     is_kept = settings.embedded and settings.clickhouse_local_access.password is None
     return str(password_file(settings.clickhouse_local_path, OWNER)) if is_kept else None
+
+
+def _dead_letters(run: Run) -> list[dict[str, Any]]:
+    """Records that could not be parsed and were not replayed, by source and reason."""
+    rows = run.client.query(
+        f"select source, reason, count() from {run.settings.raw_database}.dead_letters"
+        " group by source, reason order by 1, 2"
+    ).result_rows
+    return [
+        {"source": source, "reason": reason, "records": records} for source, reason, records in rows
+    ]
 
 
 def _late_fills(run: Run) -> dict[str, Any]:
