@@ -63,6 +63,10 @@ class BackupError(PipelineError):
     """A backup cannot be made, or cannot be restored; what was there before is intact unless the message says otherwise."""
 
 
+class ExportError(PipelineError):
+    """Files cannot be exported; those that have their names already are whole."""
+
+
 class RestoreUnfinished(PipelineError):
     """A restore was cut off, so the databases hold a part of a backup."""
 

@@ -28,7 +28,7 @@ hypothesis_settings.load_profile("shared")
 LONG_FILES = (
     "rebuild", "models", "chaos", "two_writers", "interruptions", "loop", "backfill", "backup", "bench", "verify",
     "replay", "faults", "cli", "embedded_clickhouse_security", "marts", "demo", "packaging", "security", "settle", "markets",
-    "out_of_the_box", "engine_upgrade", "gamma_in_time",
+    "out_of_the_box", "export", "engine_upgrade", "gamma_in_time",
 )  # fmt: skip
 
 

@@ -170,6 +170,7 @@ import sys
 from pipeline.jobs.freshness import Freshness
 from pipeline.verbs.report import print_status
 from pipeline.verbs.status import JobStatus, Status, TableStatus
+from pipeline.warehouse.disk import TableSize
 moment = "2026-11-26T17:00:00+00:00"
 span = dict(source="goldsky", from_at=moment, to_at=moment, done=12_345, requested=67_890, problem="no answer " * 9)
 print_status(Status(
@@ -177,6 +178,7 @@ print_status(Status(
     database="polymarket", ready=True, writer="`loop` (pid 1 on host), since " + moment,
     sources=[Freshness("polygon", "in the future", moment, 1.0, 900.0)],
     tables=[TableStatus("a_long_name_of_a_table", 10**15, moment, 1.0)], unsettled_loads=10**9,
+    sizes=[TableSize("a_long_name_of_a_database", "a_long_name_of_a_table", 10**15, 10**18, 12_345.67)],
     unchecked={"order_filled": 10**9}, settled_loads=10**9, last_load_at=moment, unknown_tokens=10**9,
     backfills=[span, span], dead_letters=[dict(source="polygon", reason="r" * 90, records=10**9)],
     late_fills=dict(fills=10**9, taken_back=10**9, blocks=10**9, last_at=moment),
@@ -207,3 +209,4 @@ def test_no_width_wraps_or_cuts_an_answer(columns: str) -> None:
     assert shown == printed("5000")
     assert "…" not in shown
     assert "1,000,000,000,000,000" in shown
+    assert "1,000,000,000,000.0" in shown and "12,345.7" in shown

@@ -14,7 +14,17 @@ from pipeline.settings import PROJECT_DIR
 from pipeline.signals import Stopped, stop_on_signals
 from pipeline.verbs import derive, keep, load, look, simulate
 
-DEMO_VERBS = ("sql", "status", "clickhouse", "dbt", "rebuild", "verify", "backup", "restore")
+DEMO_VERBS = (
+    "sql",
+    "status",
+    "clickhouse",
+    "dbt",
+    "rebuild",
+    "verify",
+    "backup",
+    "restore",
+    "export",
+)
 
 
 def _print_version(context: click.Context, option: click.Parameter, wanted: bool) -> None:

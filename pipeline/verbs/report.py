@@ -5,7 +5,7 @@ Every verb imports this module, so what takes long to import (dlt, a second) is 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
@@ -19,14 +19,15 @@ from pipeline.warehouse.jobs import RUNNING
 if TYPE_CHECKING:
     from pipeline.derive.comparison import Verdict
     from pipeline.derive.upgrade import Upgrade
-    from pipeline.jobs.backup import Made
-    from pipeline.jobs.backup_file import Manifest
     from pipeline.jobs.replay import Replay
     from pipeline.jobs.slicing import Plan
     from pipeline.settings import Settings
     from pipeline.verbs.doctor import Finding
     from pipeline.verbs.status import JobStatus, Status
     from pipeline.warehouse.loads import Load
+
+# Of all bytes on the disk; smaller tables are not shown one by one.
+SHOWN_SHARE = 0.01
 
 
 def how_to_connect(settings: Settings) -> str:
@@ -67,6 +68,7 @@ def print_status(status: Status) -> None:
     for row in status.tables:
         table.add_row(row.name, human(row.rows), row.newest_at or "", age(row.age_s))
     out.print(table)
+    _print_sizes(status)
     out.print(
         f"loads: {human(status.settled_loads)} settled, {human(status.unsettled_loads)} not yet; "
         f"last {status.last_load_at or 'never'}"
@@ -90,7 +92,16 @@ def print_status(status: Status) -> None:
         )
         if each["problem"]:
             out.print(f"[red]backfill[/]: {escape(each['problem'])}", soft_wrap=True)
-    late = status.late_fills
+    _print_late_fills(status.late_fills)
+    if not status.dead_letters:
+        out.print("dead letters: none")
+    for letter in status.dead_letters:
+        out.print(
+            f"[red]dead letters[/]: {letter['source']} {letter['reason']}: {human(letter['records'])}"
+        )
+
+
+def _print_late_fills(late: dict[str, Any]) -> None:
     if late["blocks"]:
         out.print(
             f"late fills: the second reading of the chain found {human(late['fills'])} that the first had missed and"
@@ -98,12 +109,27 @@ def print_status(status: Status) -> None:
         )
     else:
         out.print("late fills: none")
-    if not status.dead_letters:
-        out.print("dead letters: none")
-    for letter in status.dead_letters:
-        out.print(
-            f"[red]dead letters[/]: {letter['source']} {letter['reason']}: {human(letter['records'])}"
-        )
+
+
+def _print_sizes(status: Status) -> None:
+    """What the larger tables take on the disk, and all of them."""
+    if not status.sizes:
+        return
+    table = simple_table(("on disk", "left"), ("MB", "right"), ("bytes per fill", "right"))
+    for each in status.sizes:
+        if each.bytes >= SHOWN_SHARE * status.bytes:
+            name = f"{each.database}.{each.table}"
+            table.add_row(name, _megabytes(each.bytes), _per_fill(each.bytes_per_fill))
+    table.add_row("all tables", _megabytes(status.bytes), _per_fill(status.bytes_per_fill))
+    out.print(table)
+
+
+def _megabytes(number: int) -> str:
+    return f"{number / 1e6:,.1f}"
+
+
+def _per_fill(number: float | None) -> str:
+    return "" if number is None else f"{number:,.1f}"
 
 
 def _print_freshness(sources: list[Freshness]) -> None:
@@ -226,30 +252,6 @@ def print_findings(findings: list[Finding]) -> None:
         "Everything is in order."
         if not failures
         else f"{failures} of {len(findings)} checks failed."
-    )
-
-
-def print_backup(made: Made) -> None:
-    """Where a backup is, and what it holds."""
-    facts = made.manifest.facts
-    out.print(
-        f"{made.path}: {facts.raw_database} and {facts.database} as of {facts.made_at},"
-        f" {human(made.manifest.rows)} rows, {made.size / 1e6:,.1f} MB",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
-
-
-def print_restored(manifest: Manifest) -> None:
-    """What was restored."""
-    facts = manifest.facts
-    out.print(
-        f"{facts.raw_database} and {facts.database} are as of {facts.made_at}, {human(manifest.rows)} rows;"
-        " the next run goes on from there",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,38 +11,16 @@ from embedded_clickhouse.passwords import OWNER, password_file
 from pipeline.derive.owed import owed
 from pipeline.jobs.freshness import Freshness, judge, last_reads
 from pipeline.settings import Settings
+from pipeline.verbs.stored import TableStatus, exists, iso, read_sizes, read_tables
+from pipeline.warehouse.disk import TableSize
 from pipeline.warehouse.jobs import WAITING, JobState, read_jobs
 from pipeline.warehouse.loads import EPOCH
 from pipeline.warehouse.run import Run
-
-# Promised table -> the column that says how new it is.
-TABLES = {
-    "markets": "fetched_at",
-    "events": "fetched_at",
-    "outcome_tokens": None,
-    "order_fills": "filled_at",
-    "trades": "filled_at",
-    "ohlcv_1m": "bucket_at",
-    "ohlcv_1h": "bucket_at",
-    "ohlcv_1d": "bucket_at",
-    "market_prices": "observed_at",
-}
-
 
 # A single failure is what retries are for.
 FAILURES_IN_A_ROW = 3
 # A job that has not begun this long after its time, or that runs for this long, is stuck.
 OVERDUE_S, ENDLESS_S = 300.0, 3600.0
-
-
-@dataclass(frozen=True)
-class TableStatus:
-    """Size and age of one promised table."""
-
-    name: str
-    rows: int
-    newest_at: str | None
-    age_s: float | None
 
 
 @dataclass(frozen=True)
@@ -96,6 +74,7 @@ class Status:
         late_fills: what the second reading of the chain found and the first had missed (fills), or had and should not
             have (taken_back), in so many blocks; when it last did, ISO, UTC, or None.
         to_derive_again: fills that stand as an earlier version of the models derived them.
+        sizes: what each table of both databases takes on the disk, the largest first.
         password_file: the file with the owner's password of the embedded ClickHouse; None: there is none.
     """
 
@@ -116,12 +95,24 @@ class Status:
     dead_letters: list[dict[str, Any]]
     late_fills: dict[str, Any]
     to_derive_again: int = 0
+    sizes: list[TableSize] = field(default_factory=list)
     password_file: str | None = None
 
     @property
     def stale(self) -> list[str]:
         """Sources that are stale or were never read, and `settling` if what is derived lags behind."""
         return [each.source for each in self.sources if each.is_stale]
+
+    @property
+    def bytes(self) -> int:
+        """What all tables take on the disk."""
+        return sum(each.bytes for each in self.sizes)
+
+    @property
+    def bytes_per_fill(self) -> float | None:
+        """The same divided by the fills; None: there are none."""
+        shares = [each.bytes_per_fill for each in self.sizes if each.bytes_per_fill is not None]
+        return round(sum(shares), 2) if shares else None
 
     @property
     def unhealthy(self) -> list[str]:
@@ -144,14 +135,19 @@ class Status:
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain JSON types."""
-        return asdict(self) | {"stale": self.stale, "unhealthy": self.unhealthy}
+        return asdict(self) | {
+            "bytes": self.bytes,
+            "bytes_per_fill": self.bytes_per_fill,
+            "stale": self.stale,
+            "unhealthy": self.unhealthy,
+        }
 
 
 def read_status(run: Run) -> Status:
     """Ask ClickHouse for the status; works on an empty server too."""
     settings, client = run.settings, run.client
     raw, models = settings.raw_database, settings.clickhouse_database
-    ready = run.has_database(raw) and _exists(run, models, "trades")
+    ready = run.has_database(raw) and exists(run, models, "trades")
     holder = run.lock.holder()
     writing = holder is not None and not holder.is_dead(settings.lock_ttl_s)
     loads = (0, 0, None, 0)
@@ -166,18 +162,14 @@ def read_status(run: Run) -> Status:
         unknown = client.query(
             f"select count() from {models}.unknown_tokens where module != 'combo'"
         ).result_rows[0][0]
-        letters = [
-            {"source": source, "reason": reason, "records": records}
-            for source, reason, records in client.query(
-                f"select source, reason, count() from {raw}.dead_letters group by source, reason order by 1, 2"
-            ).result_rows
-        ]
-        reads = last_reads(client, raw) if _exists(run, raw, "source_readings") else {}
+        letters = _dead_letters(run)
+        reads = last_reads(client, raw) if exists(run, raw, "source_readings") else {}
         unchecked = dict(
             client.query(
                 f"select table_name, sum(loaded_rows) from {raw}.loads final where state = 'unchecked' group by table_name"
             ).result_rows
         )
+    tables = read_tables(run, now) if ready else []
     unsettled_since = datetime.fromtimestamp(loads[3] / 1e6, UTC) if loads[3] else None
     return Status(
         clickhouse=str(run.server),
@@ -187,11 +179,12 @@ def read_status(run: Run) -> Status:
         writer=str(holder) if writing else None,
         sources=judge(settings, reads, unsettled_since, now),
         jobs=_jobs(run, holder.number if writing else None, now),
-        tables=_tables(run, now) if ready else [],
+        tables=tables,
+        sizes=read_sizes(run, tables) if ready else [],
         unsettled_loads=loads[0],
         unchecked=unchecked,
         settled_loads=loads[1],
-        last_load_at=_iso(loads[2]) if loads[1] or loads[0] else None,
+        last_load_at=iso(loads[2]) if loads[1] or loads[0] else None,
         unknown_tokens=unknown,
         backfills=_backfills(run) if ready else [],
         dead_letters=letters,
@@ -235,7 +228,7 @@ def _jobs(run: Run, number: int | None, now: datetime) -> list[JobStatus]:
 
 
 def _moment(at: datetime) -> str | None:
-    return None if at == EPOCH else _iso(at)
+    return None if at == EPOCH else iso(at)
 
 
 def _password_file(settings: Settings) -> str | None:
@@ -243,11 +236,22 @@ def _password_file(settings: Settings) -> str | None:
     return str(password_file(settings.clickhouse_local_path, OWNER)) if is_kept else None
 
 
+def _dead_letters(run: Run) -> list[dict[str, Any]]:
+    """Records that could not be parsed and were not replayed, by source and reason."""
+    rows = run.client.query(
+        f"select source, reason, count() from {run.settings.raw_database}.dead_letters"
+        " group by source, reason order by 1, 2"
+    ).result_rows
+    return [
+        {"source": source, "reason": reason, "records": records} for source, reason, records in rows
+    ]
+
+
 def _late_fills(run: Run) -> dict[str, Any]:
     """What second readings have found; nothing where the database was made before there were any."""
     raw = run.settings.raw_database
     found: Sequence[Any] = (0, 0, 0, None)
-    if _exists(run, raw, "late_fills"):
+    if exists(run, raw, "late_fills"):
         found = run.client.query(
             f"select sum(fills), sum(taken_back), uniqExact(block_number), max(found_at) from {raw}.late_fills final"
         ).result_rows[0]
@@ -256,14 +260,14 @@ def _late_fills(run: Run) -> dict[str, Any]:
         "fills": fills,
         "taken_back": taken_back,
         "blocks": blocks,
-        "last_at": _iso(at) if blocks else None,
+        "last_at": iso(at) if blocks else None,
     }
 
 
 def _backfills(run: Run) -> list[dict[str, Any]]:
     """Backfills by source and contiguous span; none where the database was made before there were any."""
     raw = run.settings.raw_database
-    if not _exists(run, raw, "backfill_slices"):
+    if not exists(run, raw, "backfill_slices"):
         return []
     window = (
         "over (partition by source order by from_at, to_at rows between unbounded preceding and"
@@ -278,35 +282,5 @@ def _backfills(run: Run) -> list[dict[str, Any]]:
     ).result_rows
     names = ("source", "from_at", "to_at", "done", "requested", "problem")
     return [
-        dict(zip(names, (row[0], _iso(row[1]), _iso(row[2]), *row[3:]), strict=True))
-        for row in rows
+        dict(zip(names, (row[0], iso(row[1]), iso(row[2]), *row[3:]), strict=True)) for row in rows
     ]
-
-
-def _exists(run: Run, database: str, table: str) -> bool:
-    return bool(run.client.command(f"exists table {database}.{table}"))
-
-
-def _tables(run: Run, now: datetime) -> list[TableStatus]:
-    """The promised tables that are there: a database of an earlier version may lack some."""
-    models = run.settings.clickhouse_database
-    return [
-        _table(run, name, column, now)
-        for name, column in TABLES.items()
-        if _exists(run, models, name)
-    ]
-
-
-def _table(run: Run, name: str, column: str | None, now: datetime) -> TableStatus:
-    newest = f"max({column})" if column else "null"
-    rows, at = run.client.query(
-        f"select count(), {newest} from {run.settings.clickhouse_database}.{name}"
-    ).result_rows[0]
-    if not rows or at is None:
-        return TableStatus(name, rows, None, None)
-    age = (now - at.replace(tzinfo=UTC)).total_seconds()
-    return TableStatus(name, rows, _iso(at), round(age, 1))
-
-
-def _iso(moment: datetime) -> str:
-    return moment.replace(tzinfo=UTC).isoformat(timespec="seconds")
