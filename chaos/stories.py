@@ -16,10 +16,11 @@ from chaos.direct import DirectClient
 from chaos.story_chain import BASE, BLOCKS, DENSITIES, VERSIONS, chain_of
 from chaos.story_landing import RESOURCE, Landing, Tables, truth
 from ingest.errors import IngestError
-from ingest.http import HttpClient, RetryPolicy
+from ingest.http import HttpClient
 from ingest.page import Stream
 from ingest.progress import Progress
 from ingest.queue.slices import Slice
+from ingest.retries import RetryPolicy
 from ingest.sources.polygon.chain import Endpoint, Endpoints
 from ingest.sources.polygon.reader import SOURCE, Pace
 from ingest.sources.polygon.reader import streams as polygon

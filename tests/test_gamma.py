@@ -26,9 +26,10 @@ from ingest.errors import (
     Unreachable,
     WrongShape,
 )
-from ingest.http import HttpClient, RetryPolicy
+from ingest.http import HttpClient
 from ingest.progress import Progress
 from ingest.records import content_hash
+from ingest.retries import RetryPolicy
 from ingest.sources.gamma.entities import (
     EVENT,
     MARKET,

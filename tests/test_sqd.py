@@ -23,8 +23,9 @@ from ingest.errors import (
     Unreachable,
     WrongShape,
 )
-from ingest.http import HttpClient, RetryPolicy
+from ingest.http import HttpClient
 from ingest.progress import Progress
+from ingest.retries import RetryPolicy
 from ingest.sources.polygon.chain import Endpoint, Endpoints, fills_of
 from ingest.sources.polygon.range_reader import RangeReader
 from ingest.sources.polygon.reader import Pace, block_since

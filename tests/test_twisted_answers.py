@@ -13,7 +13,8 @@ from scripted_server import Answer, ScriptedServer
 
 from ingest.contracts import V2
 from ingest.errors import MissingFills, Unconfirmed, UpstreamError, WrongShape
-from ingest.http import HttpClient, RetryPolicy
+from ingest.http import HttpClient
+from ingest.retries import RetryPolicy
 from ingest.sources.polygon.chain import Endpoints
 from ingest.sources.polygon.range_reader import RangeReader
 from ingest.sources.polygon.rpc import Node

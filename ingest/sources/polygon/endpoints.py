@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ingest.http import HttpClient, RetryPolicy
+from ingest.http import HttpClient
 from ingest.rate_limits import RateLimit
+from ingest.retries import RetryPolicy
 from ingest.setting_types import listed
 from ingest.sources.desk import Desk
 from ingest.sources.polygon.chain import Endpoint, Endpoints
