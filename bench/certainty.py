@@ -21,8 +21,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ingest.contracts import V2
 from ingest.http import HttpClient
 from ingest.progress import Progress
-from ingest.sources.polygon.chain import Endpoint, Endpoints, fills_of
-from ingest.sources.polygon.range_reader import SOURCE, RangeReader
+from ingest.sources.polygon.chain import SOURCE, Endpoint, Endpoints, fills_of
+from ingest.sources.polygon.range_reader import RangeReader
 from ingest.sources.polygon.reader import _Chain
 from ingest.sources.polygon.rpc import Node
 from ingest.sources.sqd.portal import Portal

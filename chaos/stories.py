@@ -21,8 +21,8 @@ from ingest.page import Stream
 from ingest.progress import Progress
 from ingest.queue.slices import Slice
 from ingest.retries import RetryPolicy
-from ingest.sources.polygon.chain import Endpoint, Endpoints
-from ingest.sources.polygon.reader import SOURCE, Pace
+from ingest.sources.polygon.chain import SOURCE, Endpoint, Endpoints
+from ingest.sources.polygon.reader import Pace
 from ingest.sources.polygon.reader import streams as polygon
 from ingest.sources.polygon.rpc import Node
 from ingest.sources.polygon.slices import ChainReader

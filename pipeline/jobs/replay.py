@@ -31,8 +31,9 @@ from ingest.sources.gamma.entities import (
     among_versions,
 )
 from ingest.sources.gamma.landed import known_versions
-from ingest.sources.polygon.chain import Endpoints, quantity
+from ingest.sources.polygon.chain import Endpoints
 from ingest.sources.polygon.endpoints import endpoints_of
+from ingest.sources.polygon.log_places import quantity
 from ingest.tables import TABLES
 from pipeline.derive.cutting import FILLS, plan_fills
 from pipeline.derive.prepare import prepare

@@ -28,10 +28,10 @@ from ingest.sources.polygon.chain import (
     Evidence,
     Found,
     LogFilter,
-    placed,
     spread,
 )
 from ingest.sources.polygon.json_rpc import Call, JsonRpc
+from ingest.sources.polygon.log_places import placed
 
 CALLS_PER_BATCH = 100
 # A range that fails is asked for again so often before it is halved.

@@ -35,10 +35,9 @@ from ingest.sources.polygon.chain import (
     Evidence,
     Found,
     LogFilter,
-    placed,
-    quantity,
     spread,
 )
+from ingest.sources.polygon.log_places import placed, quantity
 from ingest.sources.polygon.rpc import is_excluded
 
 PUBLIC_URL = "https://portal.sqd.dev"
