@@ -34,7 +34,7 @@ from pipeline.jobs.slicing import (
 from pipeline.jobs.worker import BackfillWorker
 from pipeline.signals import Stopped
 from pipeline.timerange import parse_range, show
-from pipeline.warehouse.lock import Holder
+from pipeline.warehouse.holder import Holder
 from pipeline.warehouse.run import Run
 from pipeline.warehouse.slices import SliceBooks, Tally
 

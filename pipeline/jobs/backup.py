@@ -34,7 +34,8 @@ from pipeline.jobs.backup_requests import TABLE as REQUESTS
 from pipeline.jobs.backup_requests import BackupRequests
 from pipeline.settings import Settings
 from pipeline.warehouse.client import connect, first_line
-from pipeline.warehouse.lock import PREFIX, Holder
+from pipeline.warehouse.holder import Holder
+from pipeline.warehouse.lock import PREFIX
 from pipeline.warehouse.run import Run
 
 # Verbs that write a requested backup while they hold the lock.
