@@ -31,7 +31,8 @@ from sandbox.clock import block_time
 from sandbox.farm import Farm
 from sandbox.portals import PortalEndpoint, PortalState, random_portal
 from sandbox.providers import Endpoint as NodeEndpoint
-from sandbox.providers import Provider, random_provider
+from sandbox.providers import Provider
+from sandbox.random_providers import random_provider
 from sandbox.views import UpTo
 
 CYCLES = 5  # while the endpoints are as they were drawn
