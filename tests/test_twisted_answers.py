@@ -112,6 +112,21 @@ def there(chain: Chain) -> set[tuple[int, int]]:
     return {(fill.block_number, fill.log_index) for fill in logs if isinstance(fill, Fill)}
 
 
+def test_a_log_without_a_place_does_not_excuse_what_another_answer_lacks() -> None:
+    """A fill is taken back if a second reading lacks it, so a log of the first reading must not stand in for it."""
+    is_second = False
+
+    def twist(logs: list) -> list:
+        return logs[:-1] if is_second else [*logs, logs[-1] | {"logIndex": None}]
+
+    with a_node(chain_of(3, 3), twist) as endpoints:
+        reader, endpoint = RangeReader(endpoints, (V2,), HEAD), endpoints.preferred
+        assert reader.read(FIRST, FIRST + 9).dead
+        is_second = True
+        with pytest.raises(MissingFills, match="2 of at least 3"):
+            reader.read_block(endpoint, endpoint.block(FIRST + 5), 3)
+
+
 @pytest.mark.parametrize(("fewest", "most", "cap"), [(1, 5, 100), (1, 5, 40), (20, 60, 1000)])
 def test_an_answer_that_is_cut_at_a_number_of_logs_loses_none(
     fewest: int, most: int, cap: int

@@ -91,7 +91,6 @@ class RangeReader:
         self._with_fills: Block | None = None  # the last block that was read, if it had any
         self._places: set[tuple[int, int]] = set()  # of its logs
         self._may_be_cut = False  # its answer ended before its range did, so it may hold more
-        self._unplaced = 0  # logs of the answer at hand that do not say where they belong
 
     def read(self, first: int, last: int, follows: Block | None = None) -> Range:
         """Fills of blocks `first` to `last`, or of as many as fit one answer and are believed.
@@ -126,9 +125,9 @@ class RangeReader:
         found, until = self.ask(endpoint, start, last, self._wanted, None if overlaps else follows)
         counts = counts_of(found, where_of(endpoint))
         # Logs that do not say where they belong become dead letters; without them counts prove nothing.
-        self._unplaced = sum(place_of(log) is None for log in found.logs)
+        unplaced = _unplaced(found)
         if overlaps:
-            if not self._unplaced or follows.number in counts:
+            if not unplaced or follows.number in counts:
                 self._check_overlap(endpoint, found, counts, follows)
             if found.end.number < first:  # it answers one block at once
                 self._may_be_cut = False
@@ -142,9 +141,9 @@ class RangeReader:
                 found.quiet,
             )
         end = self._believed_end(endpoint, found, counts)
-        witnesses = self._witnesses(endpoint)
+        witnesses = self._witnesses(endpoint, unplaced)
         witnesses.confirm_quiet(found, counts, first, end.number, overlaps or is_recent)
-        if not self._unplaced:
+        if not unplaced:
             witnesses.confirm_number(counts, first, end.number)
         logs = found.logs
         if len(logs) < FEW_LOGS and found.end.number >= until:
@@ -177,7 +176,7 @@ class RangeReader:
             message = f"block {number} is another one at {name_of(endpoint)}"
             raise ChainReorganised(message, **where_of(endpoint))
         fills = counts.get(number, 0)
-        witnesses = self._witnesses(endpoint)
+        witnesses = self._witnesses(endpoint, _unplaced(found))
         if fills < at_least and witnesses.evidence([number], {number: fills}) is None:
             message = f"says that block {number} holds {fills} fills, not {at_least}"
             raise Unconfirmed(f"{message}, and gives no evidence for it", **where_of(endpoint))
@@ -216,7 +215,7 @@ class RangeReader:
                 f"no fills of block {follows.number} any more, which had some; {ANOTHER}",
                 **where_of(endpoint),
             )
-        if not self._unplaced and not self._places <= set(map(place_of, found.logs)):
+        if not _unplaced(found) and not self._places <= set(map(place_of, found.logs)):
             raise MissingFills(
                 f"fewer fills of block {follows.number} than before; {ANOTHER}",
                 **where_of(endpoint),
@@ -234,15 +233,15 @@ class RangeReader:
 
     # -- believing ---
 
-    def _witnesses(self, endpoint: Endpoint) -> Witnesses:
-        """Those who can confirm the answer at hand of an endpoint."""
+    def _witnesses(self, endpoint: Endpoint, unplaced: int) -> Witnesses:
+        """Those who can confirm an answer of an endpoint, with so many logs that do not say where they belong."""
         return Witnesses(
             self.endpoints,
             endpoint,
             self._wanted,
             head=self.head,
             paces=self._paces,
-            unplaced=self._unplaced,
+            unplaced=unplaced,
         )
 
     def _believed_end(self, endpoint: Endpoint, found: Found, counts: dict[int, int]) -> Block:
@@ -260,6 +259,11 @@ class RangeReader:
                     raise ChainReorganised(message, **where_of(endpoint))
                 break
         return block
+
+
+def _unplaced(found: Found) -> int:
+    """How many logs do not say where they belong."""
+    return sum(place_of(log) is None for log in found.logs)
 
 
 def _ask_for_less(endpoint: Endpoint, error: UpstreamError, asked: int) -> bool:
