@@ -20,10 +20,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ingest.contracts import V2
 from ingest.http import HttpClient
+from ingest.page import Page
 from ingest.progress import Progress
-from ingest.sources.polygon.chain import Endpoint, Endpoints, fills_of
-from ingest.sources.polygon.range_reader import SOURCE, RangeReader
-from ingest.sources.polygon.reader import _Chain
+from ingest.sources.polygon.chain import SOURCE, Endpoint, Endpoints, fills_of
+from ingest.sources.polygon.range_reader import RangeReader
+from ingest.sources.polygon.reader import Pace, streams
 from ingest.sources.polygon.rpc import Node
 from ingest.sources.sqd.portal import Portal
 from ingest.tables import ORDER_FILLED
@@ -87,13 +88,12 @@ class Counting:
 class Landed:
     """In place of the landing tables."""
 
-    load_id: int = 1
     tables: list[pa.Table] = field(default_factory=list)
 
-    def add(self, tables: list[pa.Table], dead: Any = ()) -> Iterator[Any]:
-        """Keep rows."""
-        self.tables += tables
-        return iter(())
+    def add(self, page: Page) -> None:
+        """Keep the fills of a page."""
+        if page.table is ORDER_FILLED:
+            self.tables += page.rows
 
     def known(self, first: int, last: int) -> pa.Table:
         """Rows of these blocks."""
@@ -168,16 +168,16 @@ def backfill_before(url: str, first: int, last: int) -> None:
 
 def head_now(app: Counting, endpoint: Endpoint, chain: Chain, blocks: int) -> int:
     """The head as it is read now, second reading and search for unknown contracts included; returns the fills."""
-    endpoints, landed = Endpoints([endpoint]), Landed()
+    endpoints, landed, progress = Endpoints([endpoint]), Landed(), Progress()
+    pace = Pace(confirmations=0, stale_after=None, second_reading=SECOND_READING_S)
+    options = {"known_fills": landed.known, "versions": (V2,), "pace": pace}
+    (stream,) = streams(endpoints, progress=progress, **options)
     state: dict[str, Any] = {"next_block": FIRST, "second_next": FIRST, "strangers_at": 0}
     for _ in _polls(app, chain, blocks):
-        head = endpoint.head()
-        one_run = _Chain(RangeReader(endpoints, (V2,), head.number), landed, state, landed.known)
-        progress = Progress()
-        list(one_run.reread_after_reorg(head.number, 256))
-        list(one_run.follow(head.number, progress))
-        list(one_run.read_again(head, SECOND_READING_S, progress))
-        list(one_run.look_for_strangers(head))
+        for page in stream.read({"head": state}):
+            landed.add(page)
+        if progress.failures:
+            raise progress.failures[0]
     return sum(map(len, landed.tables))
 
 

@@ -33,31 +33,13 @@ def fills(
         version: v1 as from the archive, v2 as from the chain.
     """
     rng = np.random.default_rng(count)
-    legs = 1 + np.clip(rng.geometric(1 / MAKER_LEGS, count), 1, 40)
-    match = np.repeat(np.arange(count), legs)[:count]
+    match, is_taker_leg = _legs(rng, count)
     matches = match[-1] + 1
-    starts = np.concatenate([[0], np.cumsum(legs)[:-1]])
-    is_taker_leg = np.arange(count) - starts[match] == legs[match] - 1
     span = max(int(count / per_hour * 3600), 1)
     times = end - span + np.arange(matches) * span // matches
-    token = (TOKENS * rng.random(matches) ** 4).astype(np.int64)
-    buys = rng.random(matches) < 0.6
-    cents = rng.integers(2, 99, matches)
-    shares = rng.integers(5, 2000, count) * 1_000_000
-    totals = np.zeros(matches, np.int64)
-    np.add.at(totals, match[~is_taker_leg], shares[~is_taker_leg])
-    shares = np.where(is_taker_leg, np.maximum(totals[match], 1_000_000), shares)
-    # Makers of a complementary match are on the other side of the same token.
-    is_buy = np.where(is_taker_leg, buys[match], ~buys[match])
-    usd = shares * cents[match] // 100
-    wallets = _hex(rng, WALLETS, 20)
-    owner = rng.integers(0, WALLETS, count)
-    taker_owner = rng.integers(0, WALLETS, matches)
+    token_id, is_buy, usd, shares = _trades(rng, match, is_taker_leg)
     exchange = next(name for name, generation in EXCHANGES.items() if generation == version)
-    maker = wallets.take(pa.array(np.where(is_taker_leg, taker_owner[match], owner)))
-    taker = pc.if_else(pa.array(is_taker_leg), exchange, wallets.take(pa.array(taker_owner[match])))
-    token_id = pa.array(TOKEN_IDS).take(pa.array(token[match]))
-    given, received = np.where(is_buy, usd, shares), np.where(is_buy, shares, usd)
+    maker, taker = _parties(rng, match, is_taker_leg, exchange)
     columns = {
         "timestamp": pa.array(times[match]).cast(pa.timestamp("s", tz="UTC")),
         "tx_hash": _hex(rng, matches, 32).take(pa.array(match)),
@@ -66,8 +48,8 @@ def fills(
         "exchange": pc.if_else(pa.array(is_taker_leg), exchange, ""),
         "maker": maker,
         "taker": taker,
-        "maker_amount": pa.array(given, pa.uint64()),
-        "taker_amount": pa.array(received, pa.uint64()),
+        "maker_amount": pa.array(np.where(is_buy, usd, shares), pa.uint64()),
+        "taker_amount": pa.array(np.where(is_buy, shares, usd), pa.uint64()),
         "source": "goldsky" if version == V1 else "polygon",
     }
     if version == V1:
@@ -84,6 +66,44 @@ def fills(
         }
     table = _landing_rows(columns, count)
     return table.sort_by([(name, "ascending") for name in ("timestamp", "tx_hash", "order_hash")])
+
+
+def _legs(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of so many legs the number of their match, and whether each is its taker leg, which comes last."""
+    legs = 1 + np.clip(rng.geometric(1 / MAKER_LEGS, count), 1, 40)
+    match = np.repeat(np.arange(count), legs)[:count]
+    starts = np.concatenate([[0], np.cumsum(legs)[:-1]])
+    return match, np.arange(count) - starts[match] == legs[match] - 1
+
+
+def _trades(
+    rng: np.random.Generator, match: np.ndarray, is_taker_leg: np.ndarray
+) -> tuple[pa.Array, np.ndarray, np.ndarray, np.ndarray]:
+    """Of each leg its token, whether it buys, and its dollars and shares in 1e-6 units."""
+    matches = match[-1] + 1
+    token = (TOKENS * rng.random(matches) ** 4).astype(np.int64)
+    buys = rng.random(matches) < 0.6
+    cents = rng.integers(2, 99, matches)
+    shares = rng.integers(5, 2000, len(match)) * 1_000_000
+    totals = np.zeros(matches, np.int64)
+    np.add.at(totals, match[~is_taker_leg], shares[~is_taker_leg])
+    shares = np.where(is_taker_leg, np.maximum(totals[match], 1_000_000), shares)
+    # Makers of a complementary match are on the other side of the same token.
+    is_buy = np.where(is_taker_leg, buys[match], ~buys[match])
+    token_id = pa.array(TOKEN_IDS).take(pa.array(token[match]))
+    return token_id, is_buy, shares * cents[match] // 100, shares
+
+
+def _parties(
+    rng: np.random.Generator, match: np.ndarray, is_taker_leg: np.ndarray, exchange: str
+) -> tuple[pa.Array, pa.Array]:
+    """Maker and taker of each leg: of a taker leg the taker is the exchange itself."""
+    wallets = _hex(rng, WALLETS, 20)
+    owner = rng.integers(0, WALLETS, len(match))
+    taker_owner = rng.integers(0, WALLETS, match[-1] + 1)[match]
+    maker = wallets.take(pa.array(np.where(is_taker_leg, taker_owner, owner)))
+    taker = pc.if_else(pa.array(is_taker_leg), exchange, wallets.take(pa.array(taker_owner)))
+    return maker, taker
 
 
 def _landing_rows(columns: dict, count: int) -> pa.Table:

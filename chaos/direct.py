@@ -13,7 +13,7 @@ from urllib3.exceptions import ProtocolError
 from urllib3.response import HTTPResponse
 
 from ingest.http import HttpClient
-from ingest.sources.polygon.reader import SOURCE
+from ingest.sources.polygon.chain import SOURCE
 from sandbox.farm import Farm
 from sandbox.wire import Request
 

@@ -120,7 +120,7 @@ def main() -> None:
     import pipeline.jobs.backfill
     import pipeline.jobs.loop
     import pipeline.verbs.cli
-    import pipeline.warehouse.lock
+    import pipeline.warehouse.holder
     from chaos.child import main as run_child
 
     orders, living, rest = sys.stdin.fileno(), set(), b""
@@ -133,7 +133,7 @@ def main() -> None:
             for line in lines:
                 pid = os.fork()
                 if pid == 0:
-                    pipeline.warehouse.lock.PROCESS_ID = uuid.uuid4().hex
+                    pipeline.warehouse.holder.PROCESS_ID = uuid.uuid4().hex
                     _become(json.loads(line), run_child)
                 living.add(pid)
                 _say(pid, "began")

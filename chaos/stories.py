@@ -16,12 +16,13 @@ from chaos.direct import DirectClient
 from chaos.story_chain import BASE, BLOCKS, DENSITIES, VERSIONS, chain_of
 from chaos.story_landing import RESOURCE, Landing, Tables, truth
 from ingest.errors import IngestError
-from ingest.http import HttpClient, RetryPolicy
+from ingest.http import HttpClient
 from ingest.page import Stream
 from ingest.progress import Progress
 from ingest.queue.slices import Slice
-from ingest.sources.polygon.chain import Endpoint, Endpoints
-from ingest.sources.polygon.reader import SOURCE, Pace
+from ingest.retries import RetryPolicy
+from ingest.sources.polygon.chain import SOURCE, Endpoint, Endpoints
+from ingest.sources.polygon.reader import Pace
 from ingest.sources.polygon.reader import streams as polygon
 from ingest.sources.polygon.rpc import Node
 from ingest.sources.polygon.slices import ChainReader
@@ -30,7 +31,8 @@ from sandbox.clock import block_time
 from sandbox.farm import Farm
 from sandbox.portals import PortalEndpoint, PortalState, random_portal
 from sandbox.providers import Endpoint as NodeEndpoint
-from sandbox.providers import Provider, random_provider
+from sandbox.providers import Provider
+from sandbox.random_providers import random_provider
 from sandbox.views import UpTo
 
 CYCLES = 5  # while the endpoints are as they were drawn

@@ -96,15 +96,7 @@ def serve(
             process.
     """
     access = access or Access()
-    if access.password == "" and not _is_loopback(host):
-        raise EmbeddedError(
-            f"Listening on {host} lets others in: unset CLICKHOUSE_LOCAL_NO_PASSWORD, or listen on"
-            " 127.0.0.1."
-        )
-    if unknown := [name for name in access.sources if name.upper() not in SOURCES]:
-        raise EmbeddedError(
-            f"There is no source {unknown[0]}: CLICKHOUSE_LOCAL_SOURCES takes {', '.join(SOURCES)}."
-        )
+    _check(access, host)
     make_folder(path)
     lock = OwnerLock(path)
     unused = UnusedLock(path) if until_unused else None
@@ -115,6 +107,23 @@ def serve(
     lock.publish(host, listener.getsockname()[1])
     if on_ready is not None:
         on_ready(host, listener.getsockname()[1])
+    asyncio.run(_serve(_http_server(front, access, host), listener, front, unused))
+
+
+def _check(access: Access, host: str) -> None:
+    """Refuse an access that lets everybody in, or names a source that there is not."""
+    if access.password == "" and not _is_loopback(host):
+        raise EmbeddedError(
+            f"Listening on {host} lets others in: unset CLICKHOUSE_LOCAL_NO_PASSWORD, or listen on"
+            " 127.0.0.1."
+        )
+    if unknown := [name for name in access.sources if name.upper() not in SOURCES]:
+        raise EmbeddedError(
+            f"There is no source {unknown[0]}: CLICKHOUSE_LOCAL_SOURCES takes {', '.join(SOURCES)}."
+        )
+
+
+def _http_server(front: "Front", access: Access, host: str) -> uvicorn.Server:
     names = [] if _is_loopback(host) else [host, socket.gethostname(), socket.getfqdn()]
     config = uvicorn.Config(
         Guard(front.app, names, access.origins),
@@ -128,7 +137,7 @@ def serve(
         timeout_graceful_shutdown=_FINISH_S + _CANCEL_S,
         h11_max_incomplete_event_size=_MAX_URL_BYTES,
     )
-    asyncio.run(_serve(uvicorn.Server(config), listener, front, unused))
+    return uvicorn.Server(config)
 
 
 def _users(path: Path, owner: str, access: Access) -> Users:

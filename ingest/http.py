@@ -8,7 +8,6 @@ the sources.
 from __future__ import annotations
 
 import copy
-import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,16 +16,13 @@ from urllib.parse import urlsplit
 
 import orjson
 import requests
-from tenacity import RetryCallState, Retrying, retry_if_exception
 from urllib3.exceptions import ReadTimeoutError
 
 from ingest.errors import (
     AccessDenied,
     HttpStatusError,
-    NotJson,
     RateLimited,
     Timeout,
-    Unavailable,
     Unreachable,
     UpstreamError,
     one_line,
@@ -44,26 +40,12 @@ from ingest.http_answers import (
     with_params,
 )
 from ingest.rate_limits import BACKGROUND_SHARE, RateLimit, RateLimiter
+from ingest.retries import RetryPolicy
 
-_RETRIED_STATUSES = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529}
 _GATEWAY_TIMEOUTS = {408, 504, 522, 524}
 _DENIED = {401, 402, 403}
 # requests reads bodies in pieces of 10 KB, and every piece gives the interpreter away.
 requests.models.CONTENT_CHUNK_SIZE = 1 << 20
-
-
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How often to ask again and how long to wait, in seconds.
-
-    The wait before attempt n is drawn between half and all of `first_wait * 2**(n-2)`, capped by
-    `longest_wait`; a `Retry-After` of the upstream is obeyed instead. `max_wait` bounds the sum.
-    """
-
-    attempts: int = 6
-    first_wait: float = 0.5
-    longest_wait: float = 30.0
-    max_wait: float = 120.0
 
 
 # Looks at the status and body of an answer that is not 2xx, and returns what the protocol says that it means;
@@ -144,7 +126,7 @@ class HttpClient:
             UpstreamError: see `ingest.errors` for which one says what.
         """
         where = {"source": self.source, "url": with_params(url, params), "request": ""}
-        return self._retrying()(self._send_json, "GET", where["url"], where)
+        return self._retry.retrying(self.sleep)(self._send_json, "GET", where["url"], where)
 
     def post_json(
         self,
@@ -172,7 +154,9 @@ class HttpClient:
         """
         where = {"source": self.source, "url": url, "request": request}
         content = orjson.dumps(body)
-        retrying = self._retrying(retry_timeouts, attempts)
+        retrying = self._retry.retrying(
+            self.sleep, retry_timeouts=retry_timeouts, attempts=attempts
+        )
         return retrying(self._send_json, "POST", url, where, content, check, refusal)
 
     def post_lines(
@@ -201,33 +185,8 @@ class HttpClient:
         """
         where = {"source": self.source, "url": url, "request": request}
         content = orjson.dumps(body)
-        retrying = self._retrying(attempts=attempts)
+        retrying = self._retry.retrying(self.sleep, attempts=attempts)
         return retrying(self._send_for_lines, url, where, content, most_bytes, refusal, is_broken)
-
-    def _retrying(self, retry_timeouts: bool = True, attempts: int | None = None) -> Retrying:
-        most = min(attempts or self._retry.attempts, self._retry.attempts)
-        return Retrying(
-            retry=retry_if_exception(lambda error: _is_transient(error, retry_timeouts)),
-            wait=self._wait,
-            stop=lambda state: self._stop(state, most),
-            sleep=self.sleep,
-            reraise=True,
-        )
-
-    def _wait(self, state: RetryCallState) -> float:
-        error = state.outcome.exception()
-        asked = getattr(error, "retry_after", None)
-        if asked is not None:
-            return asked
-        backoff = self._retry.first_wait * 2 ** (state.attempt_number - 1)
-        # Jitter keeps several runs that failed together from coming back together.
-        return min(backoff, self._retry.longest_wait) * random.uniform(0.5, 1.0)
-
-    def _stop(self, state: RetryCallState, attempts: int) -> bool:
-        waited = state.idle_for + state.upcoming_sleep
-        if isinstance(state.outcome.exception(), RateLimited):
-            attempts = self._retry.attempts  # there is no way out but to wait
-        return state.attempt_number >= attempts or waited > self._retry.max_wait
 
     def _send_json(
         self,
@@ -330,12 +289,3 @@ class HttpClient:
             raise Timeout(f"timed out on its side (HTTP {status}); try again", **where)
         message = f"HTTP {status}: {excerpt or 'no message'}"
         raise HttpStatusError(message, status=status, retry_after=retry_after, **where)
-
-
-def _is_transient(error: BaseException, retry_timeouts: bool) -> bool:
-    """Whether asking again may help: broken connections, overload, and bodies cut short."""
-    if isinstance(error, Timeout):
-        return retry_timeouts
-    if isinstance(error, HttpStatusError):
-        return error.status in _RETRIED_STATUSES
-    return isinstance(error, Unreachable | NotJson | Unavailable)

@@ -1,7 +1,8 @@
 """Markets and events of the simulated world, and the rules by which new ones appear.
 
 State only: who trades in which market is decided by `matches`, how a market looks in Gamma by
-`payloads`. All times are unix seconds, all amounts integers in 1e-6 units.
+`payloads`. All times are unix seconds, all amounts integers in 1e-6 units. The module is longer
+than 300 lines because markets and events are made together: each names the other.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
-from urllib.parse import parse_qsl, urlencode
 
 import orjson
 
@@ -32,7 +31,6 @@ FILLS = (GOLDSKY, POLYGON)
 
 RETRY_AFTER_S = 2  # what the rate limit asks for, and enforces
 ROWS_IN_TIME = 100  # of a subgraph query; more time out
-SHORT_ROWS = 10  # of a short page of Gamma
 BLOCKS_AT_ONCE = 100  # of `eth_getLogs`; more are too many results
 REORG_BLOCKS = 60
 FROZEN_SECONDS = SKEW_SECONDS = 3600
@@ -100,7 +98,7 @@ def graphql_errors(message: str) -> Answer:
     return Answer(orjson.dumps({"errors": [{"message": message}]}))
 
 
-def _row_lists(content: Any) -> list[list]:
+def row_lists(content: Any) -> list[list]:
     """The lists of rows of an answer of any upstream: markets, events, fills or logs."""
     if isinstance(content, list) or "jsonrpc" in content:
         results = [reply.get("result") for reply in _replies(content)]
@@ -123,7 +121,7 @@ def spoilt(spoil: Callable[[dict, int, Place], Any]) -> Act:
     """The upstream's answer, with one row in `ONE_ROW_IN` replaced by what `spoil` makes of it and its number."""
 
     def change(content: Any, place: Place) -> None:
-        for rows in _row_lists(content):
+        for rows in row_lists(content):
             for number, at in enumerate(range(3 % len(rows) if rows else 0, len(rows), ONE_ROW_IN)):
                 rows[at] = spoil(rows[at], number, place)
 
@@ -169,96 +167,6 @@ def _calls(request: Request, method: str) -> list[dict]:
     ]
 
 
-# -- paging --------------------------------------------------------------------------------------
-
-
-async def short_page(request: Request, ask: Ask, place: Place) -> Answer:
-    """Fewer rows than asked for although there are more: Gamma's cursor and the subgraph's filter go on behind them."""
-    if place.source == GAMMA:
-        query = [pair for pair in parse_qsl(request.query.decode()) if pair[0] != "limit"]
-        short = urlencode([*query, ("limit", str(SHORT_ROWS))])
-        return await ask(replace(request, query=short.encode()))
-
-    def halve(content: Any, place: Place) -> None:
-        for rows in _row_lists(content):
-            del rows[(len(rows) + 1) // 2 :]
-
-    return await changed(halve)(request, ask, place)
-
-
-def every_other_page_empty(content: Any, place: Place) -> None:
-    place.memory["full"] = not place.memory.get("full", True)
-    if not place.memory["full"]:
-        for rows in _row_lists(content):
-            rows.clear()
-
-
-async def repeated_page(request: Request, ask: Ask, place: Place) -> Answer:
-    """The first page of a listing, and of a node the first answer with logs, again and again."""
-    answer = await ask(request)
-    content = orjson.loads(answer.body)
-    if not any(_row_lists(content)):
-        return answer
-    if place.source == GAMMA:
-        page = place.memory.setdefault(_without_cursor(request), content)
-        again = page | {"next_cursor": content.get("next_cursor")}
-    elif place.source == GOLDSKY:
-        again = place.memory.setdefault("page", content)
-    else:
-        results = {reply["id"]: reply["result"] for reply in content}
-        first = place.memory.setdefault("results", results)
-        again = [reply | {"result": first.get(reply["id"], reply["result"])} for reply in content]
-    return replace(answer, body=orjson.dumps(again))
-
-
-def _without_cursor(request: Request) -> str:
-    query = parse_qsl(request.query.decode())
-    return f"{request.path}?{urlencode([pair for pair in query if pair[0] != 'after_cursor'])}"
-
-
-async def repeated_cursor(request: Request, ask: Ask, place: Place) -> Answer:
-    answer = await ask(request)
-    content = orjson.loads(answer.body)
-    if not content.get("next_cursor"):
-        return answer
-    first = place.memory.setdefault(_without_cursor(request), content["next_cursor"])
-    return replace(answer, body=orjson.dumps(content | {"next_cursor": first}))
-
-
-def cursor_ignored(request: Request, place: Place) -> Request:
-    if place.source == GAMMA:
-        return replace(request, query=_without_cursor(request).partition("?")[2].encode())
-    body = orjson.loads(request.body)
-    if "where" in body["variables"]:
-        body["variables"]["where"] = place.memory.setdefault("where", body["variables"]["where"])
-    return replace(request, body=orjson.dumps(body))
-
-
-def order_ignored(request: Request, place: Place) -> Request:
-    """The same listing by id: the cursors that it hands out are bound to that."""
-    pairs = parse_qsl(request.query.decode())
-    by_id = [pair for pair in pairs if pair[0] not in ("order", "ascending")]
-    return replace(request, query=urlencode(by_id).encode())
-
-
-async def order_refused(request: Request, ask: Ask, place: Place) -> Answer:
-    if "order" not in dict(parse_qsl(request.query.decode())):
-        return await ask(request)
-    error = {"type": "validation error", "error": "order fields are not valid"}
-    return Answer(orjson.dumps(error), 422)
-
-
-async def stale_page(request: Request, ask: Ask, place: Place) -> Answer:
-    """Pages of the listings by id out of a cache that is never renewed, as a CDN's are for minutes."""
-    if b"order=" in request.query:
-        return await ask(request)
-    page = request.path, request.query
-    if page not in place.memory:
-        place.memory[page] = await ask(request)
-    kept = place.memory[page]
-    return replace(kept, headers=kept.headers | {"Age": str(CACHED_SECONDS)})
-
-
 # -- time ----------------------------------------------------------------------------------------
 
 
@@ -274,7 +182,7 @@ async def frozen(request: Request, ask: Ask, place: Place) -> Answer:
     )
 
     def forget(content: Any, place: Place) -> None:
-        for rows in _row_lists(content):
+        for rows in row_lists(content):
             rows[:] = [row for row in rows if int(row["timestamp"]) <= end]
 
     return await changed(forget)(request, ask, place)
@@ -328,61 +236,6 @@ def _over_the_chain(make: Callable[[World], _Responds]) -> Act:
             return place.memory["endpoint"].respond(replace(request, path=path))
 
     return act
-
-
-# -- rows ----------------------------------------------------------------------------------------
-
-
-def nulls(row: dict, number: int, place: Place) -> Any:
-    """In turn a row that is null itself, and one in which all is null but what Goldsky's pages go by."""
-    if number % 2 == 0 and place.source != GOLDSKY:
-        return None
-    kept = (
-        {"id", "timestamp"} if place.source == GOLDSKY else {"id"} if place.source == GAMMA else ()
-    )
-    return {name: value if name in kept else None for name, value in row.items()}
-
-
-def odd_integers(row: dict, number: int, place: Place) -> Any:
-    """Amounts in turn negative and beyond 64 bits."""
-    if place.source == GAMMA:
-        return row | {
-            "volume": ("-1", "1e99")[number % 2],
-            "liquidityNum": (-(2**63), 2**64 - 1)[number % 2],
-        }
-    if place.source == GOLDSKY:
-        return row | {"makerAmountFilled": ("-1", str(2**64))[number % 2]}
-    huge = row["data"][:130] + "f" * 64 + row["data"][194:]  # the third word: the amount given
-    return row | ({"logIndex": "-0x1"}, {"data": huge})[number % 2]
-
-
-def odd_times(row: dict, number: int, place: Place) -> Any:
-    """Times in turn far ahead, a zero of Go, and no time at all; the rows stay where they are in the order."""
-    time = ("2099-01-01T00:00:00Z", "0001-01-01T00:00:00Z", "soon")[number % 3]
-    return row | dict.fromkeys(("createdAt", "closedTime", "updatedAt", "endDate"), time)
-
-
-def unknown_contract(row: dict, number: int, place: Place) -> Any:
-    """In turn another event and another contract."""
-    if number % 2:
-        return row | {"address": "0x" + "ab" * 20}
-    return row | {"topics": ["0x" + "cd" * 32, *row["topics"][1:]]}
-
-
-_DIFFERENT = {
-    GAMMA: lambda row: row | {"slug": "another"},
-    GOLDSKY: lambda row: row | {"makerAmountFilled": "1"},
-    POLYGON: lambda row: (
-        row | {"data": row["data"][:-1] + ("1" if row["data"][-1] == "0" else "0")}
-    ),
-}
-
-
-def duplicate_ids(content: Any, place: Place) -> None:
-    """Before each page its first row, with other content: an older version of it, say."""
-    for rows in _row_lists(content):
-        if rows:
-            rows.insert(0, _DIFFERENT[place.source](rows[0]))
 
 
 HTML = Answer(

@@ -1,8 +1,8 @@
 """Faults of the simulated upstreams: `FAULTS` says what can go wrong, `Faults` when it does.
 
 A fault stands between a request and its upstream, over real HTTP. It happens by schedule (at the nth request that
-matches) or by probability, from a seed. How each one acts is in `fault_acts`, what each one means for a pipeline in
-docs/faults.md.
+matches) or by probability, from a seed. How each one acts is in `fault_acts`, `paging_faults`, `row_faults` and
+`clob_faults`, what each one means for a pipeline in docs/faults.md.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from random import Random
 
-from sandbox import clob_faults, refusals
+from sandbox import clob_faults, paging_faults, refusals, row_faults
 from sandbox import fault_acts as acts
 from sandbox.fault_acts import (
     CLOB,
@@ -186,14 +186,14 @@ FAULTS: dict[str, Fault] = {
     "graphql-error": Fault(
         "GraphQL: any other error, with status 200", (GOLDSKY,), acts.instead(acts.graphql_errors("store error"))
     ),
-    "short-page": Fault("pages with fewer rows than asked for", PAGES, acts.short_page),
-    "empty-page": Fault("every other page empty", (GOLDSKY,), acts.changed(acts.every_other_page_empty)),
-    "repeated-page": Fault("the first page or logs again, whatever is asked", SOURCES, acts.repeated_page),
-    "repeated-cursor": Fault("the same next_cursor on every page", (GAMMA,), acts.repeated_cursor),
-    "cursor-ignored": Fault("the cursor ignored: page 1 forever", PAGES, acts.asked(acts.cursor_ignored)),
-    "order-ignored": Fault("`order` ignored: listings by id", (GAMMA,), acts.asked(acts.order_ignored)),
-    "order-refused": Fault("`order` refused with 422", (GAMMA,), acts.order_refused),
-    "stale-page": Fault("pages by id out of a cache that is never renewed", (GAMMA,), acts.stale_page),
+    "short-page": Fault("pages with fewer rows than asked for", PAGES, paging_faults.short_page),
+    "empty-page": Fault("every other page empty", (GOLDSKY,), acts.changed(paging_faults.every_other_page_empty)),
+    "repeated-page": Fault("the first page or logs again, whatever is asked", SOURCES, paging_faults.repeated_page),
+    "repeated-cursor": Fault("the same next_cursor on every page", (GAMMA,), paging_faults.repeated_cursor),
+    "cursor-ignored": Fault("the cursor ignored: page 1 forever", PAGES, acts.asked(paging_faults.cursor_ignored)),
+    "order-ignored": Fault("`order` ignored: listings by id", (GAMMA,), acts.asked(paging_faults.order_ignored)),
+    "order-refused": Fault("`order` refused with 422", (GAMMA,), paging_faults.order_refused),
+    "stale-page": Fault("pages by id out of a cache that is never renewed", (GAMMA,), paging_faults.stale_page),
     "frozen": Fault("no data of the last hour, for good", FILLS, acts.frozen),
     "clock-ahead": Fault(
         "the newest block an hour ahead of the client's clock", (POLYGON,), acts.head_off_by(acts.SKEW_SECONDS)
@@ -245,13 +245,13 @@ FAULTS: dict[str, Fault] = {
     "missing-blocks": Fault(
         "streams that leave out one block in twenty", (PORTAL,), acts.portal(missing=0.05, heals_after=None)
     ),
-    "nulls": Fault("rows with nulls, and rows that are null", SOURCES, acts.spoilt(acts.nulls)),
-    "odd-integers": Fault("negative and huge integers", SOURCES, acts.spoilt(acts.odd_integers)),
-    "odd-times": Fault("times of the year 2099 or 1, and words for times", (GAMMA,), acts.spoilt(acts.odd_times)),
+    "nulls": Fault("rows with nulls, and rows that are null", SOURCES, acts.spoilt(row_faults.nulls)),
+    "odd-integers": Fault("negative and huge integers", SOURCES, acts.spoilt(row_faults.odd_integers)),
+    "odd-times": Fault("times of the year 2099 or 1, and words for times", (GAMMA,), acts.spoilt(row_faults.odd_times)),
     "unknown-contract": Fault(
-        "logs of an unknown event or contract", (POLYGON,), acts.spoilt(acts.unknown_contract)
+        "logs of an unknown event or contract", (POLYGON,), acts.spoilt(row_faults.unknown_contract)
     ),
-    "duplicate-ids": Fault("an id twice on a page, with different content", SOURCES, acts.changed(acts.duplicate_ids)),
+    "duplicate-ids": Fault("an id twice on a page, with different content", SOURCES, acts.changed(row_faults.duplicate_ids)),
     "refused-token": Fault("batches refused for one token in them", (CLOB,), clob_faults.refused_token),
     "no-prices": Fault("an empty object in place of prices", (CLOB,), acts.instead(Answer(b"{}"))),
     "stale-prices": Fault("prices out of a cache that is never renewed", (CLOB,), clob_faults.stale_prices),

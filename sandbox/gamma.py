@@ -5,7 +5,8 @@ Behaviour follows the published API and what users found: `after_cursor` only, s
 `limit` (of events to 100 since September 2026, to 500 before), 422 for what is not allowed, 414 for
 long URLs, camelCase order fields, open records unless `closed` is given (published for markets; taken
 to hold for events). Filters that are not implemented are ignored, as unknown parameters are. What a
-record looks like is decided by the one who fills the store.
+record looks like is decided by the one who fills the store. The module is longer than 300 lines
+because the cursors, filters and orders of all listings are one protocol.
 """
 
 from __future__ import annotations

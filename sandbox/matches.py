@@ -1,10 +1,11 @@
 """Matches and the OrderFilled legs the exchange contracts emit for them.
 
 A match is one taker order executed against one or more resting maker orders, or one order filled
-directly by an operator. It is made first; its legs follow by the arithmetic of `_matchOrders` (V1)
-and its successors (V2, V3): one leg per maker order with the taker order's owner as counterparty, then
-one leg for the taker order with the exchange itself as counterparty. Amounts are integers in 1e-6
-units and are never floats.
+directly by an operator. It is made first; its legs follow by the arithmetic of `_matchOrders` (V1) and
+its successors (V2, V3): one leg per maker order with the taker order's owner as counterparty, then one
+leg for the taker order with the exchange itself as counterparty. Amounts are integers in 1e-6 units
+and are never floats. The module is longer than 300 lines because a match and the amounts and fees of
+its legs follow from one arithmetic.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ from typing import Any
 import orjson
 
 from sandbox.blocks import ChainView
-from sandbox.sqd import Portal, PortalError, PortalLimits
+from sandbox.portal_query import PortalError
+from sandbox.sqd import Portal, PortalLimits
 from sandbox.views import Forked, UpTo
 from sandbox.wire import Answer, Request
 

@@ -1,9 +1,10 @@
 """What a correct pipeline must arrive at, computed from the matches in plain Python.
 
 It never uses the project's SQL and never floats: amounts are integers in 1e-6 units, prices
-Decimals cut to 18 digits, times unix seconds. Columns have the promised names. How the rows
-are computed is in `truth_fills`, `truth_wallets`, `truth_candles`, `truth_volumes` and
-`truth_gamma`; here stands what each of them is made from.
+Decimals cut to 18 digits, times unix seconds. Columns have the promised names. How the rows are
+computed is in `truth_fills`, `truth_wallets`, `truth_candles`, `truth_volumes` and `truth_gamma`;
+here stands what each of them is made from. The module is longer than 300 lines because each
+promised table is one property of one class, and they share what they are made from.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ from ingest.errors import (
     NoEndpoint,
     Unconfirmed,
 )
-from ingest.http import HttpClient, RetryPolicy
+from ingest.http import HttpClient
+from ingest.retries import RetryPolicy
 from ingest.sources.polygon import blooms
 from ingest.sources.polygon.chain import Endpoints, fills_of
 from ingest.sources.polygon.range_reader import RangeReader

@@ -20,8 +20,9 @@ from worlds import assert_equals_truth, prepared, sandbox_settings, small_world
 
 from embedded_clickhouse import Endpoint
 from ingest.errors import IngestError, MissingFills, NodeBehind
-from ingest.http import HttpClient, RetryPolicy
+from ingest.http import HttpClient
 from ingest.progress import Progress
+from ingest.retries import RetryPolicy
 from ingest.sources.clob.reader import streams as prices
 from ingest.sources.gamma.reader import streams as gamma
 from ingest.sources.goldsky.reader import streams as goldsky

@@ -26,10 +26,11 @@ from embedded_clickhouse import Endpoint, sqltext
 from embedded_clickhouse.lexer import tokens
 from ingest.contracts import EXCHANGES, ORDER_FILLED_TOPICS, V1, V2
 from ingest.errors import IngestError, mask_url, one_line
-from ingest.http import HttpClient, RetryPolicy
+from ingest.http import HttpClient
 from ingest.http_answers import parse_retry_after
 from ingest.progress import Progress
 from ingest.records import DeadLetter, content_hash, decode_batch, whole_number
+from ingest.retries import RetryPolicy
 from ingest.sources.gamma.entities import EVENT, MARKET, entities_table
 from ingest.sources.gamma.passes import Keyset, Pass, run_pass
 from ingest.sources.goldsky.reader import Archive, archive_pages, decode_fills, keyset_filter

@@ -26,9 +26,10 @@ from ingest.errors import (
     Unreachable,
     WrongShape,
 )
-from ingest.http import HttpClient, RetryPolicy
+from ingest.http import HttpClient
 from ingest.progress import Progress
 from ingest.records import content_hash
+from ingest.retries import RetryPolicy
 from ingest.sources.gamma.entities import (
     EVENT,
     MARKET,
@@ -37,7 +38,8 @@ from ingest.sources.gamma.entities import (
     next_version_us,
     past_version_us,
 )
-from ingest.sources.gamma.passes import Gone, Keyset, Pass, run_pass
+from ingest.sources.gamma.gone import Gone
+from ingest.sources.gamma.passes import Keyset, Pass, run_pass
 from ingest.sources.gamma.reader import streams as gamma
 from sandbox.gamma import GammaStore, gamma_app
 from sandbox.server import AppServer

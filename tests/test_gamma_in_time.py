@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from ingest.http import HttpClient, RetryPolicy
+from ingest.http import HttpClient
 from ingest.progress import Progress
+from ingest.retries import RetryPolicy
 from ingest.sources.gamma.entities import EPOCH, MICROSECOND, Version, at_micros, version_of
 from ingest.sources.gamma.reader import OPEN_CADENCE
 from ingest.sources.gamma.reader import streams as gamma

@@ -23,8 +23,9 @@ from ingest.errors import (
     Timeout,
     WrongShape,
 )
-from ingest.http import HttpClient, RetryPolicy
+from ingest.http import HttpClient
 from ingest.progress import Progress
+from ingest.retries import RetryPolicy
 from ingest.sources.goldsky.reader import Archive, archive_pages, keyset_filter
 from ingest.sources.goldsky.reader import streams as goldsky
 from sandbox.contracts import EXCHANGES, Fill

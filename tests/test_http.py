@@ -22,9 +22,10 @@ from ingest.errors import (
     UpstreamError,
     mask_url,
 )
-from ingest.http import HttpClient, RetryPolicy
+from ingest.http import HttpClient
 from ingest.http_answers import parse_retry_after
 from ingest.rate_limits import RateLimit, RateLimiter
+from ingest.retries import RetryPolicy
 
 
 class Sleeps(list):

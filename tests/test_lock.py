@@ -26,8 +26,10 @@ from embedded_clickhouse import Endpoint, running
 from pipeline.errors import LockHeld
 from pipeline.settings import Settings
 from pipeline.verbs.status import read_status
+from pipeline.warehouse import holder as holder_module
 from pipeline.warehouse import lock as lock_module
-from pipeline.warehouse.lock import Holder, WriterLock
+from pipeline.warehouse.holder import Holder
+from pipeline.warehouse.lock import WriterLock
 from pipeline.warehouse.run import open_run
 
 TTL_S = 60.0
@@ -364,9 +366,9 @@ HERE = Holder(
     number=1,
     verb="run",
     host=socket.gethostname(),
-    boot_id=lock_module._boot_id(),
+    boot_id=holder_module._boot_id(),
     pid=os.getpid(),
-    process_id=lock_module.PROCESS_ID,
+    process_id=holder_module.PROCESS_ID,
     acquired_at=datetime(2026, 6, 1, tzinfo=UTC),
     age_s=1.0,
 )

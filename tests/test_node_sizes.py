@@ -11,7 +11,8 @@ import pytest
 from scripted_server import Answer, ScriptedServer
 
 from ingest.contracts import V2
-from ingest.http import HttpClient, RetryPolicy
+from ingest.http import HttpClient
+from ingest.retries import RetryPolicy
 from ingest.sources.polygon.chain import Endpoints, fills_of
 from ingest.sources.polygon.range_reader import RangeReader
 from ingest.sources.polygon.rpc import Node

@@ -29,9 +29,11 @@ from ingest.errors import (
     Unconfirmed,
     WrongShape,
 )
-from ingest.http import HttpClient, RetryPolicy
+from ingest.http import HttpClient
 from ingest.progress import Progress
-from ingest.sources.polygon.chain import Endpoints, first_since
+from ingest.retries import RetryPolicy
+from ingest.sources.polygon.block_search import first_since
+from ingest.sources.polygon.chain import Endpoints
 from ingest.sources.polygon.logs import decode_logs
 from ingest.sources.polygon.range_reader import RangeReader
 from ingest.sources.polygon.reader import Pace

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from worlds import assert_equals_truth, rows_of, small_world
 
 from ingest.errors import IngestError, RateLimited, SourceFrozen, TokensRefused, WrongShape
-from ingest.http import HttpClient, RetryPolicy
+from ingest.http import HttpClient
 from ingest.progress import Progress
 from ingest.records import BadRecord, decode_batch
+from ingest.retries import RetryPolicy
 from ingest.sources.clob.landed import Tracked, busiest_tokens
 from ingest.sources.clob.reader import LEFT_OUT_S, MOST_REFUSED, Refused, streams
 from ingest.sources.clob.records import observations, price, prices_table

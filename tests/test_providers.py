@@ -17,7 +17,7 @@ from chaos.stories import WHOLE, run_story
 from chaos.story_landing import MakeStreams, Tables, cursor_in
 from embedded_clickhouse import Endpoint
 from ingest.progress import Progress
-from ingest.sources.polygon.reader import SOURCE
+from ingest.sources.polygon.chain import SOURCE
 from sandbox import refusals
 from sandbox.farm import Farm
 from sandbox.portals import PortalState

@@ -27,8 +27,8 @@ from sandbox.providers import (
     Endpoint,
     NodeState,
     Provider,
-    random_provider,
 )
+from sandbox.random_providers import random_provider
 from sandbox.refusals import Refusal
 from sandbox.sqd import PortalLimits
 from sandbox.views import Forked, UpTo

@@ -18,7 +18,8 @@ from ingest.queue.fetching import FetchPool
 from ingest.queue.slices import Slice
 from ingest.rate_limits import BACKGROUND_SHARE, RateLimit, RateLimiter
 from ingest.records import fills_table
-from ingest.sources.polygon.chain import Block, first_since
+from ingest.sources.polygon.block_search import first_since
+from ingest.sources.polygon.chain import Block
 from ingest.tables import ORDER_FILLED
 from pipeline.jobs.slicing import covered, cut, left_of, ranges
 from sandbox.clock import HORIZON

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from croniter import croniter
 
-from ingest.http import RetryPolicy
+from ingest.retries import RetryPolicy
 from ingest.sources import SOURCES
 from ingest.sources.base import Finding, Source
 from ingest.sources.desk import NOTHING_LANDED, Desk

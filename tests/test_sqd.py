@@ -23,11 +23,13 @@ from ingest.errors import (
     Unreachable,
     WrongShape,
 )
-from ingest.http import HttpClient, RetryPolicy
+from ingest.http import HttpClient
 from ingest.progress import Progress
+from ingest.retries import RetryPolicy
+from ingest.sources.polygon.block_search import block_since
 from ingest.sources.polygon.chain import Endpoint, Endpoints, fills_of
 from ingest.sources.polygon.range_reader import RangeReader
-from ingest.sources.polygon.reader import Pace, block_since
+from ingest.sources.polygon.reader import Pace
 from ingest.sources.polygon.reader import streams as polygon
 from ingest.sources.polygon.rpc import Node
 from ingest.sources.sqd.portal import Portal, dataset_url, limits_of

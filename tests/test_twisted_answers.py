@@ -13,7 +13,8 @@ from scripted_server import Answer, ScriptedServer
 
 from ingest.contracts import V2
 from ingest.errors import MissingFills, Unconfirmed, UpstreamError, WrongShape
-from ingest.http import HttpClient, RetryPolicy
+from ingest.http import HttpClient
+from ingest.retries import RetryPolicy
 from ingest.sources.polygon.chain import Endpoints
 from ingest.sources.polygon.range_reader import RangeReader
 from ingest.sources.polygon.rpc import Node
@@ -109,6 +110,21 @@ def read(endpoints: Endpoints) -> set[tuple[int, int]]:
 def there(chain: Chain) -> set[tuple[int, int]]:
     logs = chain.logs(FIRST, FIRST + BLOCKS - 1)
     return {(fill.block_number, fill.log_index) for fill in logs if isinstance(fill, Fill)}
+
+
+def test_a_log_without_a_place_does_not_excuse_what_another_answer_lacks() -> None:
+    """A fill is taken back if a second reading lacks it, so a log of the first reading must not stand in for it."""
+    is_second = False
+
+    def twist(logs: list) -> list:
+        return logs[:-1] if is_second else [*logs, logs[-1] | {"logIndex": None}]
+
+    with a_node(chain_of(3, 3), twist) as endpoints:
+        reader, endpoint = RangeReader(endpoints, (V2,), HEAD), endpoints.preferred
+        assert reader.read(FIRST, FIRST + 9).dead
+        is_second = True
+        with pytest.raises(MissingFills, match="2 of at least 3"):
+            reader.read_block(endpoint, endpoint.block(FIRST + 5), 3)
 
 
 @pytest.mark.parametrize(("fewest", "most", "cap"), [(1, 5, 100), (1, 5, 40), (20, 60, 1000)])

@@ -35,9 +35,10 @@ from pipeline.errors import LockHeld
 from pipeline.jobs.cycle import run_cycle
 from pipeline.settings import PROJECT_DIR, Settings
 from pipeline.verbs.status import read_status
+from pipeline.warehouse.earlier import earlier_statements
+from pipeline.warehouse.holder import Holder
 from pipeline.warehouse.ledger import Ledger
 from pipeline.warehouse.loads import Load
-from pipeline.warehouse.lock import Holder
 from pipeline.warehouse.migrations import migrate
 from pipeline.warehouse.orphans import merged
 from pipeline.warehouse.run import Run, open_run
@@ -187,10 +188,9 @@ def test_a_statement_under_way_is_stopped_by_the_successor(
         ).result_rows[0][0]:
             time.sleep(0.05)
         with taking_over(successor, monkeypatch):
-            assert len(successor.lock._earlier_statements()) == 1
-            assert (
-                landing.lock._earlier_statements() == []
-            )  # what a later one sends is none of its business
+            assert len(earlier_statements(successor.client, successor.lock.comment)) == 1
+            # What a later one sends is none of its business.
+            assert earlier_statements(landing.client, landing.lock.comment) == []
             successor.ledger.adopt_orphans()
             sender.join(PATIENCE_S)
             assert not sender.is_alive()

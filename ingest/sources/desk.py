@@ -8,8 +8,9 @@ from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
-from ingest.http import HttpClient, RetryPolicy
+from ingest.http import HttpClient
 from ingest.rate_limits import RateLimit
+from ingest.retries import RetryPolicy
 
 CONNECT_TIMEOUT_S = 10.0
 Kept = TypeVar("Kept")

@@ -1,8 +1,9 @@
 """`backfill`: fills of a time range from the archive and the chain, beside whatever else is loaded.
 
-The range is cut into slices, and the slices are written into ClickHouse as requested. The holder of the writer lock works
-them: this run if the lock is free, else a loop between its cycles, while this run watches. Only what is not done yet is
-read, so the same command goes on where a kill, a failure or Ctrl-C ended the last one.
+The range is cut into slices, and the slices are written into ClickHouse as requested. The holder of the writer lock
+works them: this run if the lock is free, else a loop between its cycles, while this run watches. Only what is not done
+yet is read, so the same command goes on where a kill, a failure or Ctrl-C ended the last one. The module is longer than
+300 lines because asking for slices, working them and watching another run work them are one command.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from pipeline.jobs.slicing import (
 from pipeline.jobs.worker import BackfillWorker
 from pipeline.signals import Stopped
 from pipeline.timerange import parse_range, show
-from pipeline.warehouse.lock import Holder
+from pipeline.warehouse.holder import Holder
 from pipeline.warehouse.run import Run
 from pipeline.warehouse.slices import SliceBooks, Tally
 

@@ -1,9 +1,10 @@
 """`backup`: one consistent backup of both databases of the embedded ClickHouse, as one file.
 
 ClickHouse backs up one table after the other, so a backup is of one moment only if nothing is written meanwhile: a
-ledger that says `settled`, or a cursor, must not be later than the rows it speaks of. Therefore the holder of the writer
-lock writes the backup: this run if the lock is free, else a loop between two cycles, while this run watches. A loop that
-is busy finishes its cycle first. The file gets its name when it is whole and on the disk.
+ledger that says `settled`, or a cursor, must not be later than the rows it speaks of. Therefore the holder of the
+writer lock writes the backup: this run if the lock is free, else a loop between two cycles, while this run watches. A
+loop that is busy finishes its cycle first. The file gets its name when it is whole and on the disk. The module is
+longer than 300 lines because asking for a backup, writing it and serving the request of another run are one protocol.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from pipeline.jobs.backup_requests import TABLE as REQUESTS
 from pipeline.jobs.backup_requests import BackupRequests
 from pipeline.settings import Settings
 from pipeline.warehouse.client import connect, first_line
-from pipeline.warehouse.lock import PREFIX, Holder
+from pipeline.warehouse.holder import Holder
+from pipeline.warehouse.lock import PREFIX
 from pipeline.warehouse.run import Run
 
 # Verbs that write a requested backup while they hold the lock.

@@ -148,30 +148,14 @@ def _read_all(
     outcomes: list[Outcome] = [Outcome() for _ in sources]
     errors: list[BaseException] = []
 
-    def tried(source: Source) -> Outcome:
-        try:
-            return read_source(run, source, settler)
-        except OperationalError:  # it does not answer, so nothing else will go well either
-            raise
-        except ClickHouseError as error:
-            return Outcome(failure=f"{source.name}: {run.server} failed: {first_line(error)}")
-
     def read(at: int, source: Source) -> None:
         state = started(states.get(source.name, JobState(source.name)), datetime.now(UTC))
         try:
-            outcomes[at] = outcome = run_announced(source.name, lambda: tried(source))
+            outcomes[at] = run_announced(source.name, lambda: _tried(run, source, settler))
         except BaseException as error:
             errors.append(error)
-            return
-        now = datetime.now(UTC)
-        rows, failure = outcome.rows.total(), outcome.failure
-        state = ended(state, now, rows=rows, problem=failure, next_at=JobState.next_at)
-        journal.note(state, caught_up=outcome.caught_up)
-        if failure:
-            log.error("%s", failure)
-        if rows or not failure:
-            seconds = (now - state.started_at).total_seconds()
-            log.info("%s: %s in %.1f s", source.name, counted(outcome) or "nothing new", seconds)
+        else:
+            _note(journal, state, outcomes[at])
 
     threads = [
         threading.Thread(target=read, args=(at, source), name=f"read-{source.name}", daemon=True)
@@ -188,3 +172,30 @@ def _read_all(
     if errors:
         raise errors[0]
     return outcomes
+
+
+def _tried(run: Run, source: Source, settler: Settler) -> Outcome:
+    """What reading a source has come to; a statement that ClickHouse refused is a failure of that source alone.
+
+    Raises:
+        OperationalError: ClickHouse does not answer, so nothing else will go well either.
+    """
+    try:
+        return read_source(run, source, settler)
+    except OperationalError:
+        raise
+    except ClickHouseError as error:
+        return Outcome(failure=f"{source.name}: {run.server} failed: {first_line(error)}")
+
+
+def _note(journal: Journal, state: JobState, outcome: Outcome) -> None:
+    """Note in the journal and in the log how a source was read."""
+    now = datetime.now(UTC)
+    rows, failure = outcome.rows.total(), outcome.failure
+    state = ended(state, now, rows=rows, problem=failure, next_at=JobState.next_at)
+    journal.note(state, caught_up=outcome.caught_up)
+    if failure:
+        log.error("%s", failure)
+    if rows or not failure:
+        seconds = (now - state.started_at).total_seconds()
+        log.info("%s: %s in %.1f s", state.job, counted(outcome) or "nothing new", seconds)

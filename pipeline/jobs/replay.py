@@ -3,7 +3,8 @@
 Each goes through the parser of its source as it is now, and what comes out is landed as a load, in the ledger and
 settled like any other. Fills that only SQL refused stand in their landing table already: their hours are derived again
 once the models know their exchange. Doing it twice, or being killed in between, changes nothing: a record that is
-landed is never replaced by its letter.
+landed is never replaced by its letter. The module is longer than 300 lines because parsing, landing and closing a
+letter are one promise: none is lost or counted twice.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ from ingest.sources.gamma.entities import (
     among_versions,
 )
 from ingest.sources.gamma.landed import known_versions
-from ingest.sources.polygon.chain import Endpoints, quantity
+from ingest.sources.polygon.chain import Endpoints
 from ingest.sources.polygon.endpoints import endpoints_of
+from ingest.sources.polygon.log_places import quantity
 from ingest.tables import TABLES
 from pipeline.derive.cutting import FILLS, plan_fills
 from pipeline.derive.prepare import prepare

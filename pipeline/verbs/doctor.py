@@ -10,7 +10,8 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from ingest.http import HttpClient, RetryPolicy
+from ingest.http import HttpClient
+from ingest.retries import RetryPolicy
 from ingest.sources import SOURCES
 from ingest.sources.base import Finding
 from ingest.sources.desk import NOTHING_LANDED, Desk

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pipeline.jobs.slicing import Plan
     from pipeline.settings import Settings
     from pipeline.verbs.doctor import Finding
-    from pipeline.verbs.status import JobStatus, Status
+    from pipeline.verbs.status import JobStatus, Status, TableStatus
     from pipeline.warehouse.loads import Load
 
 # Of all bytes on the disk; smaller tables are not shown one by one.
@@ -64,34 +64,12 @@ def print_status(status: Status) -> None:
         return
     _print_freshness(status.sources)
     _print_jobs(status.jobs)
-    table = simple_table(("table", "left"), ("rows", "right"), ("newest", "left"), ("age", "right"))
-    for row in status.tables:
-        table.add_row(row.name, human(row.rows), row.newest_at or "", age(row.age_s))
-    out.print(table)
+    _print_tables(status.tables)
     _print_sizes(status)
-    out.print(
-        f"loads: {human(status.settled_loads)} settled, {human(status.unsettled_loads)} not yet; "
-        f"last {status.last_load_at or 'never'}"
-    )
-    if status.to_derive_again:
-        out.print(
-            f"[red]to derive again[/]: {human(status.to_derive_again)} fills stand as an earlier version derived them;"
-            " cycles do it bit by bit, `python run_pipeline.py upgrade` at once"
-        )
-    for table_name, rows in status.unchecked.items():
-        out.print(
-            f"[red]unchecked[/]: {human(rows)} rows of {table_name} may be of blocks that left the chain;"
-            " the next reading of the chain reads them again"
-        )
+    _print_loads(status)
     out.print(f"writer: {escape(status.writer) if status.writer else 'nobody'}")
     out.print(f"tokens with trades but no market yet: {human(status.unknown_tokens)}")
-    for each in status.backfills:
-        out.print(
-            f"backfill: {each['source']} {each['from_at']} to {each['to_at']}: {human(each['done'])} slices done,"
-            f" {human(each['requested'])} requested"
-        )
-        if each["problem"]:
-            out.print(f"[red]backfill[/]: {escape(each['problem'])}", soft_wrap=True)
+    _print_backfills(status.backfills)
     _print_late_fills(status.late_fills)
     if not status.dead_letters:
         out.print("dead letters: none")
@@ -99,16 +77,6 @@ def print_status(status: Status) -> None:
         out.print(
             f"[red]dead letters[/]: {letter['source']} {letter['reason']}: {human(letter['records'])}"
         )
-
-
-def _print_late_fills(late: dict[str, Any]) -> None:
-    if late["blocks"]:
-        out.print(
-            f"late fills: the second reading of the chain found {human(late['fills'])} that the first had missed and"
-            f" took back {human(late['taken_back'])}, in {human(late['blocks'])} blocks; last {late['last_at']}"
-        )
-    else:
-        out.print("late fills: none")
 
 
 def _print_sizes(status: Status) -> None:
@@ -167,6 +135,51 @@ def _print_jobs(jobs: list[JobStatus]) -> None:
                 f"[red]{each.job}[/]: failed {times} since {each.failing_since}{again}: {escape(each.problem or '')}",
                 soft_wrap=True,
             )
+
+
+def _print_tables(tables: list[TableStatus]) -> None:
+    table = simple_table(("table", "left"), ("rows", "right"), ("newest", "left"), ("age", "right"))
+    for row in tables:
+        table.add_row(row.name, human(row.rows), row.newest_at or "", age(row.age_s))
+    out.print(table)
+
+
+def _print_loads(status: Status) -> None:
+    """How much is settled, and what has to be read or derived again."""
+    out.print(
+        f"loads: {human(status.settled_loads)} settled, {human(status.unsettled_loads)} not yet; "
+        f"last {status.last_load_at or 'never'}"
+    )
+    if status.to_derive_again:
+        out.print(
+            f"[red]to derive again[/]: {human(status.to_derive_again)} fills stand as an earlier version derived them;"
+            " cycles do it bit by bit, `python run_pipeline.py upgrade` at once"
+        )
+    for table_name, rows in status.unchecked.items():
+        out.print(
+            f"[red]unchecked[/]: {human(rows)} rows of {table_name} may be of blocks that left the chain;"
+            " the next reading of the chain reads them again"
+        )
+
+
+def _print_backfills(backfills: list[dict[str, Any]]) -> None:
+    for each in backfills:
+        out.print(
+            f"backfill: {each['source']} {each['from_at']} to {each['to_at']}: {human(each['done'])} slices done,"
+            f" {human(each['requested'])} requested"
+        )
+        if each["problem"]:
+            out.print(f"[red]backfill[/]: {escape(each['problem'])}", soft_wrap=True)
+
+
+def _print_late_fills(late: dict[str, Any]) -> None:
+    if not late["blocks"]:
+        out.print("late fills: none")
+        return
+    out.print(
+        f"late fills: the second reading of the chain found {human(late['fills'])} that the first had missed and"
+        f" took back {human(late['taken_back'])}, in {human(late['blocks'])} blocks; last {late['last_at']}"
+    )
 
 
 def print_replay(report: Replay, *, dry_run: bool) -> None:

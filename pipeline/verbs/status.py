@@ -1,4 +1,7 @@
-"""`status`: what is loaded, how fresh it is, who is writing, and what needs attention."""
+"""`status`: what is loaded, how fresh it is, who is writing, and what needs attention.
+
+The module is longer than 300 lines because the answer and the queries that fill it belong together.
+"""
 
 from __future__ import annotations
 
@@ -150,27 +153,13 @@ def read_status(run: Run) -> Status:
     ready = run.has_database(raw) and exists(run, models, "trades")
     holder = run.lock.holder()
     writing = holder is not None and not holder.is_dead(settings.lock_ttl_s)
-    loads = (0, 0, None, 0)
-    unknown, letters, reads, unchecked = 0, [], {}, {}
     now = client.query("select now64(6, 'UTC')").result_rows[0][0].replace(tzinfo=UTC)
-    if ready:
-        loads = client.query(
-            "select countIf(state != 'settled'), countIf(state = 'settled'), max(updated_at),"
-            " minIf(load_id, state != 'settled' and not is_rebuild)"
-            f" from {raw}.loads final"
-        ).result_rows[0]
-        unknown = client.query(
-            f"select count() from {models}.unknown_tokens where module != 'combo'"
-        ).result_rows[0][0]
-        letters = _dead_letters(run)
-        reads = last_reads(client, raw) if exists(run, raw, "source_readings") else {}
-        unchecked = dict(
-            client.query(
-                f"select table_name, sum(loaded_rows) from {raw}.loads final where state = 'unchecked' group by table_name"
-            ).result_rows
-        )
+    unsettled, settled, last_load_at, oldest_unsettled = _loads(run) if ready else (0, 0, None, 0)
+    reads = last_reads(client, raw) if ready and exists(run, raw, "source_readings") else {}
     tables = read_tables(run, now) if ready else []
-    unsettled_since = datetime.fromtimestamp(loads[3] / 1e6, UTC) if loads[3] else None
+    unsettled_since = (
+        datetime.fromtimestamp(oldest_unsettled / 1e6, UTC) if oldest_unsettled else None
+    )
     return Status(
         clickhouse=str(run.server),
         version=str(client.server_version),
@@ -181,17 +170,41 @@ def read_status(run: Run) -> Status:
         jobs=_jobs(run, holder.number if writing else None, now),
         tables=tables,
         sizes=read_sizes(run, tables) if ready else [],
-        unsettled_loads=loads[0],
-        unchecked=unchecked,
-        settled_loads=loads[1],
-        last_load_at=iso(loads[2]) if loads[1] or loads[0] else None,
-        unknown_tokens=unknown,
+        unsettled_loads=unsettled,
+        unchecked=_unchecked(run) if ready else {},
+        settled_loads=settled,
+        last_load_at=iso(last_load_at) if settled or unsettled else None,
+        unknown_tokens=_unknown_tokens(run) if ready else 0,
         backfills=_backfills(run) if ready else [],
-        dead_letters=letters,
+        dead_letters=_dead_letters(run) if ready else [],
         late_fills=_late_fills(run),
         to_derive_again=sum(each.loaded_rows for each in owed(run)) if ready else 0,
         password_file=_password_file(settings),
     )
+
+
+def _loads(run: Run) -> Sequence[Any]:
+    """How many loads are not settled and settled, when the last one was written down, and the oldest unsettled id."""
+    return run.client.query(
+        "select countIf(state != 'settled'), countIf(state = 'settled'), max(updated_at),"
+        " minIf(load_id, state != 'settled' and not is_rebuild)"
+        f" from {run.settings.raw_database}.loads final"
+    ).result_rows[0]
+
+
+def _unchecked(run: Run) -> dict[str, int]:
+    return dict(
+        run.client.query(
+            f"select table_name, sum(loaded_rows) from {run.settings.raw_database}.loads final"
+            " where state = 'unchecked' group by table_name"
+        ).result_rows
+    )
+
+
+def _unknown_tokens(run: Run) -> int:
+    return run.client.query(
+        f"select count() from {run.settings.clickhouse_database}.unknown_tokens where module != 'combo'"
+    ).result_rows[0][0]
 
 
 def _is_stuck(state: JobState, now: datetime) -> bool:

@@ -15,42 +15,22 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from clickhouse_connect.driver.client import Client
 
 from ingest.events import Event, happened, span
-from ingest.tables import SETTLED, TABLES
-from pipeline.warehouse.loads import EPOCH, Load, Unchecked
+from ingest.tables import SETTLED
+from pipeline.warehouse.load_rows import COLUMNS, STRUCTURE, as_sql, from_row
+from pipeline.warehouse.loads import Load, Unchecked
+from pipeline.warehouse.measuring import Measure
 
 if TYPE_CHECKING:
     from pipeline.warehouse.lock import WriterLock
 
-# Blocks that deep below another block of the same load had been confirmed when they were read: the polygon reader
-# rests on the same bound (`reorg_depth`).
-REORG_DEPTH = 256
 # Orphans that every cycle measures, the latest first; the start of a run measures all of them.
 ORPHANS_PER_CYCLE = 50
 ROWS_PER_STATEMENT = 1000
-COLUMNS = (
-    "load_id",
-    "table_name",
-    "state",
-    "is_rebuild",
-    "loaded_rows",
-    "from_at",
-    "to_at",
-    "settle_id",
-    "opened_under",
-    "closed_under",
-    "content",
-)
-# The same as ClickHouse reads them: times as microseconds.
-STRUCTURE = (
-    "load_id UInt64, table_name String, state String, is_rebuild UInt8, loaded_rows UInt64,"
-    " from_at Int64, to_at Int64, settle_id UInt64, opened_under UInt64, closed_under UInt64, content UInt64"
-)
 
 
 class Ledger:
@@ -63,6 +43,7 @@ class Ledger:
     def __init__(self, client: Client, raw_database: str, lock: WriterLock | None = None):
         self._client = client
         self._raw = raw_database
+        self._measure = Measure(client, raw_database)
         self._lock = lock
         self._opened: dict[tuple[int, str], Load] = {}
         # Sources take ids side by side: an id is written down before the next one is chosen.
@@ -89,7 +70,7 @@ class Ledger:
         closed_under, wanted = self._fence if is_whole else 0, set(load_ids)
         opened = [load for load in self._opened.values() if load.load_id in wanted]
         loaded = [
-            self._measure(replace(load, state="loaded", closed_under=closed_under))
+            self._measure.measured(replace(load, state="loaded", closed_under=closed_under))
             for load in opened
         ]
         self._write(loaded)
@@ -114,7 +95,9 @@ class Ledger:
         if self._fence:
             self._lock.stop_earlier()
         adopted = [
-            self._close_orphan(replace(load, closed_under=self._other_than(load.opened_under)))
+            self._measure.closed_orphan(
+                replace(load, closed_under=self._other_than(load.opened_under))
+            )
             for load in left
             if load.state == "loading"
         ]
@@ -135,7 +118,7 @@ class Ledger:
             "opened_under != closed_under and state in ('loaded', 'settled', 'unchecked')"
             f" order by load_id desc{limit}"
         )
-        measured = [(load, self._close_orphan(load)) for load in orphans]
+        measured = [(load, self._measure.closed_orphan(load)) for load in orphans]
         changed = [now for before, now in measured if now.content != before.content]
         # Rows that later loads have replaced need no more than to be counted.
         counted = [
@@ -149,7 +132,7 @@ class Ledger:
 
     def unchecked(self) -> list[Unchecked]:
         """Loads whose blocks have to be read again, with the blocks."""
-        return [self._with_blocks(load) for load in self.unchecked_loads()]
+        return [self._measure.with_blocks(load) for load in self.unchecked_loads()]
 
     def unchecked_loads(self) -> list[Load]:
         """Loads whose blocks have to be read again, as they were measured last."""
@@ -245,62 +228,6 @@ class Ledger:
                 self.prove()
         return load_id
 
-    # -- measuring ---
-
-    def _measure(self, load: Load) -> Load:
-        """The load with the rows that its landing table has."""
-        column = TABLES[load.table_name].time
-        count, first, last = self._client.query(
-            f"select count(), min({column}), max({column}) from {self._raw}.{load.table_name}"
-            f" where load_id = {load.load_id}"
-        ).result_rows[0]
-        measured = replace(
-            load,
-            loaded_rows=count,
-            from_at=first.replace(tzinfo=UTC),
-            to_at=last.replace(tzinfo=UTC),
-        )
-        return replace(measured, content=self._content(measured) if load.is_orphan else 0)
-
-    def _close_orphan(self, load: Load) -> Load:
-        """The load as it is now: unchecked if rows of the chain count, else loaded."""
-        measured = self._measure(load)
-        state = "unchecked" if self._with_blocks(measured).blocks else "loaded"
-        return replace(measured, state=state)
-
-    def _content(self, load: Load) -> int:
-        """Sum of hashes of the rows of a load that count, whatever is merged or inserted twice."""
-        return self._client.query(
-            f"select sum(cityHash64({TABLES[load.table_name].content})) from {self._counting(load)}"
-        ).result_rows[0][0]
-
-    def _with_blocks(self, load: Load) -> Unchecked:
-        """The blocks of a load that may have left the chain since they were read.
-
-        The archive never changes, and neither do blocks so deep below another block of the same load.
-        """
-        if not TABLES[load.table_name].has_blocks or not load.loaded_rows:
-            return Unchecked(load, None, EPOCH)
-        first, last, newest_at = self._client.query(
-            "select minIf(block_number, block_number + {depth:UInt64} > newest), max(block_number), max(timestamp)"
-            f" from (select *, max(block_number) over () as newest from {self._counting(load)})"
-            " where block_number > 0",
-            parameters={"depth": REORG_DEPTH},
-        ).result_rows[0]
-        return Unchecked(load, (first, last) if last else None, newest_at.replace(tzinfo=UTC))
-
-    def _counting(self, load: Load) -> str:
-        """The rows of a load that no later load has replaced."""
-        column = TABLES[load.table_name].time
-        bounds = [
-            f"toDateTime64('{at:%Y-%m-%d %H:%M:%S.%f}', 6, 'UTC')"
-            for at in (load.from_at, load.to_at)
-        ]
-        return (
-            f"(select * from {self._raw}.{load.table_name} final"
-            f" where {column} between {bounds[0]} and {bounds[1]} and load_id = {load.load_id})"
-        )
-
     # -- reading and writing ---
 
     @property
@@ -314,17 +241,7 @@ class Ledger:
         rows = self._client.query(
             f"select {', '.join(COLUMNS)} from {self._raw}.loads final where {condition}"
         ).result_rows
-        return [
-            Load(
-                *row[:3],
-                bool(row[3]),
-                row[4],
-                row[5].replace(tzinfo=UTC),
-                row[6].replace(tzinfo=UTC),
-                *row[7:],
-            )
-            for row in rows
-        ]
+        return [from_row(row) for row in rows]
 
     def _write(self, loads: Sequence[Load]) -> None:
         """Write rows, if the lock is ours; ClickHouse asks that itself, in the statement that writes.
@@ -355,31 +272,9 @@ class Ledger:
                 ),
                 {self._fence},
                 fromUnixTimestamp64Micro(toInt64({updated_at}), 'UTC')
-            from values('{STRUCTURE}', {", ".join(map(_as_sql, loads))})
+            from values('{STRUCTURE}', {", ".join(map(as_sql, loads))})
             where {self._is_held()}
             """
         )
         if not summary.written_rows:
             self.prove()
-
-
-def _as_sql(load: Load) -> str:
-    """A load as a tuple of `STRUCTURE`."""
-    values = (
-        load.load_id,
-        f"'{load.table_name}'",
-        f"'{load.state}'",
-        int(load.is_rebuild),
-        load.loaded_rows,
-        _microseconds(load.from_at),
-        _microseconds(load.to_at),
-        load.settle_id,
-        load.opened_under,
-        load.closed_under,
-        load.content,
-    )
-    return f"({', '.join(map(str, values))})"
-
-
-def _microseconds(moment: datetime) -> int:
-    return (moment - EPOCH) // timedelta(microseconds=1)

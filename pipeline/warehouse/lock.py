@@ -17,16 +17,11 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import socket
 import threading
-import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
@@ -34,55 +29,16 @@ from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
 from ingest.events import Event, happened, span
 from pipeline.errors import LockHeld
 from pipeline.warehouse.client import first_line
+from pipeline.warehouse.earlier import stop_earlier
+from pipeline.warehouse.holder import Holder, this_process
 
 PREFIX = "writer_lock_"
 COMMENT = "polymarket-elt writer"
 ATTEMPTS = 5
-STOP_TIMEOUT_S = 60.0
-CANCELLED_TIMEOUT_S = 5.0
 JOIN_TIMEOUT_S = 5.0
 TABLE_ALREADY_EXISTS = 57
 UNKNOWN_TABLE = 60
-# Tells this process from an earlier one of the same pid: a restarted container counts from 1 again.
-PROCESS_ID = uuid.uuid4().hex
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Holder:
-    """The run that holds the lock.
-
-    Attributes:
-        number: number of its lock table.
-        verb: what it runs.
-        host, boot_id: name of its machine, and the identity of that machine's kernel since it started ("" where there
-            is none to read), because names repeat.
-        pid, process_id: its process, and an identity that no other process has.
-        acquired_at: when it took the lock, by ClickHouse's clock.
-        age_s: seconds since it was last heard of, by the same clock.
-    """
-
-    number: int
-    verb: str
-    host: str
-    boot_id: str
-    pid: int
-    process_id: str
-    acquired_at: datetime
-    age_s: float
-
-    def __str__(self) -> str:
-        return f"`{self.verb}` (pid {self.pid} on {self.host}, since {self.acquired_at:%Y-%m-%d %H:%M:%S} UTC)"
-
-    def is_dead(self, ttl_s: float) -> bool:
-        """True if the holder was not heard of for `ttl_s` seconds, or its process is gone from this machine."""
-        if self.age_s > ttl_s:
-            return True
-        if (self.host, self.boot_id) != (socket.gethostname(), _boot_id()):
-            return False
-        if self.pid == os.getpid():
-            return self.process_id != PROCESS_ID
-        return not _alive(self.pid)
 
 
 class WriterLock:
@@ -203,36 +159,7 @@ class WriterLock:
         Raises:
             LockHeld: the lock was lost, or a statement cannot be stopped.
         """
-        started = time.monotonic()
-        while earlier := self._earlier_statements():
-            running = [query_id for query_id, is_cancelled in earlier if not is_cancelled]
-            waited_s = time.monotonic() - started
-            if not running and waited_s > CANCELLED_TIMEOUT_S:
-                return
-            if waited_s > STOP_TIMEOUT_S:
-                raise LockHeld(
-                    f"statements of an earlier run do not end ({', '.join(running)}); try again when they have"
-                )
-            for query_id in running:
-                log.warning("lock: statement %s of an earlier run is stopped", query_id)
-                self._client.command(
-                    "kill query where query_id = {id:String} async", parameters={"id": query_id}
-                )
-            time.sleep(0.1)
-
-    def _earlier_statements(self) -> Sequence[Sequence]:
-        """Query ids of the statements of earlier holders that have not ended, and whether they are cancelled."""
-        prefix = f"{COMMENT} {self._database} "
-        try:
-            return self._client.query(
-                "select query_id, is_cancelled from system.processes"
-                " where startsWith(Settings['log_comment'], {prefix:String})"
-                " and toUInt32OrZero(substring(Settings['log_comment'], length({prefix:String}) + 1)) < {number:UInt32}",
-                parameters={"prefix": prefix, "number": self._number},
-            ).result_rows
-        except DatabaseError as error:
-            log.warning("lock: statements of earlier runs are not seen: %s", first_line(error))
-            return []
+        stop_earlier(self._client, self.comment)
 
     def _acquire(self, verb: str, above: int) -> None:
         for _ in range(ATTEMPTS):
@@ -251,10 +178,7 @@ class WriterLock:
         """Try to take the lock under this number; False if another run was first."""
         identity = {
             "verb": verb,
-            "host": socket.gethostname(),
-            "boot_id": _boot_id(),
-            "pid": os.getpid(),
-            "process_id": PROCESS_ID,
+            **this_process(),
             "acquired_at": self._now().isoformat(),
             "attempt": uuid.uuid4().hex,
             "ttl_s": self._ttl_s,
@@ -356,18 +280,3 @@ class WriterLock:
     def _now(self) -> datetime:
         now = self._client.query("select now64(6, 'UTC')").result_rows[0][0]
         return now.replace(tzinfo=UTC)
-
-
-def _boot_id() -> str:
-    path = Path("/proc/sys/kernel/random/boot_id")
-    return path.read_text().strip() if path.exists() else ""
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -3,14 +3,14 @@
 A pass keeps its place in the resource's state, so that a long one goes on in the next run. Paging
 that does not move (a cursor or a page that comes again) is an error, never an endless loop. A newest-first
 pass believes the order of a listing only as far as the times in it show it; where they do not, it fails and
-leaves the new records to the full pass of the same records, which is then due at once.
+leaves the new records to the full pass of the same records, which is then due at once. The module is longer than 300 lines
+because what a pass stores, where it goes on from there and when it stops are one protocol.
 """
 
 from __future__ import annotations
 
 import logging
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -31,7 +31,6 @@ logger = logging.getLogger(__name__)
 REFUSED = (400, 404, 422)  # statuses that refuse a query: its cursor, or its order
 # Records without the time that a pass goes by come before all others; they are read again this often, in seconds.
 UNDATED_CADENCE = 1800.0
-NO_ID_IS_ABOVE = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -140,16 +139,47 @@ def run_pass(
         _skip_undated(state, now())
     guard = _RepeatGuard(keyset)
     while True:
+        records, following = _next_page(keyset, a_pass, state, now, is_first=not guard.pages)
+        guard.check(records, state.get("cursor"), following)
+        yield records
+        done = following is None
+        if a_pass.newest_by and _reaches_known(
+            keyset, a_pass.newest_by, records, following, state, now(), overlap
+        ):
+            done = True
+        if done:
+            _finish(state)
+            return
+        state["cursor"] = following
+        if not has_time():
+            return
+
+
+def _next_page(
+    keyset: Keyset,
+    a_pass: Pass,
+    state: dict[str, Any],
+    now: Callable[[], float],
+    *,
+    is_first: bool,
+) -> tuple[list[Any], str | None]:
+    """The page at the place of a pass, and the cursor behind it.
+
+    A stored cursor that the upstream no longer takes must not stop the pass for good: it starts over.
+
+    Args:
+        is_first: of this run, so that its cursor was stored by an earlier one.
+    """
+    while True:
         cursor = state.get("cursor")
         try:
             records, following = keyset.page(a_pass.params, cursor)
-            if following is None and keyset.is_full(
-                records
-            ):  # the end, or one that lost its cursor
+            # The end, or a page that lost its cursor.
+            if following is None and keyset.is_full(records):
                 records, following = keyset.page(a_pass.params, cursor)
+            return records, following
         except HttpStatusError as error:
-            # A cursor that the upstream no longer takes must not stop this pass for good.
-            if error.status in REFUSED and cursor and not guard.pages:
+            if error.status in REFUSED and cursor and is_first:
                 logger.warning(
                     "the stored cursor of pass %s is refused, starting over", a_pass.name
                 )
@@ -159,26 +189,32 @@ def run_pass(
             if error.status in REFUSED and a_pass.newest_by:
                 _give_up(state)
             raise
-        guard.check(records, cursor, following)
-        yield records
-        done = following is None
-        if a_pass.newest_by:
-            times = [micros_of(record, a_pass.newest_by) for record in records]
-            dated = [time / 1e6 for time in times if time is not None]
-            if following and not dated:
-                state.setdefault("undated", {"since": now()})["cursor"] = following
-            # A time that has not come yet is no measure of anything.
-            past = [time for time in dated if time <= now()]
-            if not _descends(past, state):
-                _give_up(state)
-                raise _order_ignored(keyset, a_pass.newest_by)
-            done = _meets_known(past, state, overlap) or done
-        if done:
-            _finish(state)
-            return
-        state["cursor"] = following
-        if not has_time():
-            return
+
+
+def _reaches_known(
+    keyset: Keyset,
+    field: str,
+    records: list[Any],
+    following: str | None,
+    state: dict[str, Any],
+    now: float,
+    overlap: float,
+) -> bool:
+    """Note the times of a newest-first page, and say whether what comes behind it was seen before.
+
+    Raises:
+        OrderIgnored: the pages are not in that order.
+    """
+    times = [micros_of(record, field) for record in records]
+    dated = [time / 1e6 for time in times if time is not None]
+    if following and not dated:
+        state.setdefault("undated", {"since": now})["cursor"] = following
+    # A time that has not come yet is no measure of anything.
+    past = [time for time in dated if time <= now]
+    if not _descends(past, state):
+        _give_up(state)
+        raise _order_ignored(keyset, field)
+    return _meets_known(past, state, overlap)
 
 
 def _start(a_pass: Pass, state: dict[str, Any], now: float) -> None:
@@ -252,46 +288,6 @@ def _meets_known(times: list[float], state: dict[str, Any], overlap: float) -> b
     if min(times) == state["newest"]:
         return False
     return "watermark" not in state or min(times) < state["watermark"] - overlap
-
-
-class Gone:
-    """Finds the records that are stored as open and are not in the listing of open ones any more.
-
-    That listing comes by id, so all open records between the first and the last one of a page are on it. A listing in
-    another order shows nothing, and nothing is found then.
-
-    Args:
-        state: that of the pass; keeps `last_id` between its runs.
-        known: ids that are stored as open; those that are no decimal numbers are left out.
-    """
-
-    def __init__(self, state: dict[str, Any], known: Iterable[str]) -> None:
-        self._state = state
-        self._known = sorted(int(each) for each in known if each.isdecimal())
-        self._last = state.get("last_id", -1) if "cursor" in state else -1
-        self._found: set[int] = set()
-
-    def add(self, records: list[Any]) -> None:
-        """Take the next page of the pass."""
-        texts = [str(record.get("id")) for record in records if isinstance(record, dict)]
-        ids = [int(text) for text in texts if text.isdecimal()]
-        if not ids:
-            return
-        if ids != sorted(ids) or ids[0] <= self._last:
-            self._last = NO_ID_IS_ABOVE
-        else:
-            self._found |= set(self._between(self._last, ids[-1])).difference(ids)
-            self._last = ids[-1]
-        self._state["last_id"] = self._last
-
-    def ids(self) -> list[str]:
-        """What was found in this run, in order of id; call it when this run of the pass has ended."""
-        rest = [] if "cursor" in self._state else self._between(self._last, NO_ID_IS_ABOVE)
-        return [str(each) for each in sorted({*self._found, *rest})]
-
-    def _between(self, first: int, last: int) -> list[int]:
-        """Known ids above the first and up to the last."""
-        return self._known[bisect_right(self._known, first) : bisect_right(self._known, last)]
 
 
 class _RepeatGuard:

@@ -38,7 +38,8 @@ from ingest.sources.gamma.entities import (
     version_of,
     with_fetched_at,
 )
-from ingest.sources.gamma.passes import Gone, Keyset, Pass, run_pass
+from ingest.sources.gamma.gone import Gone
+from ingest.sources.gamma.passes import Keyset, Pass, run_pass
 
 SOURCE = "gamma"
 LIMITS = (
@@ -93,60 +94,101 @@ def streams(
     raises. A failure of one pass or resource does not stop the others, unless Gamma is down.
     """
     client = client or HttpClient(SOURCE, limits=LIMITS)
-    passes = (
+    passes = _passes(open_cadence, closed_cadence)
+
+    def stream(entity: Entity, share: float, lookups: Mapping[str, Sequence[str]]) -> Stream:
+        def pages(state: dict[str, Any]) -> Iterator[Page]:
+            run = _Run(
+                Keyset(client, url, entity, entity.page_limit),
+                _Sink(entity, known_versions, now),
+                state,
+                progress=progress,
+                has_time=lambda: progress.has_time(share),
+                now=now,
+                overlap=overlap,
+            )
+            yield from run.pages(entity.table, passes, lookups, known_open)
+
+        return Stream(entity.table, entity.landing, pages)
+
+    lookups = {"clob_token_ids": tokens, "position_ids": positions}
+    return stream(MARKET, MARKETS_SHARE, lookups), stream(EVENT, 1.0, {})
+
+
+def _passes(open_cadence: float, closed_cadence: float) -> tuple[Pass, ...]:
+    """The passes of each resource, in the order in which they are made."""
+    return (
         Pass("new", closed=False, newest_by="createdAt", instead="open"),
         Pass("just_closed", closed=True, newest_by="closedTime", instead="closed"),
         Pass("open", closed=False, cadence=open_cadence, finds_closed=True),
         Pass("closed", closed=True, cadence=closed_cadence),
     )
 
-    def stream(entity: Entity, share: float, lookups: Mapping[str, Sequence[str]]) -> Stream:
-        def pages(state: dict[str, Any]) -> Iterator[Page]:
-            keyset = Keyset(client, url, entity, entity.page_limit)
-            sink = _Sink(entity, known_versions, now)
-            states = {each.name: state.setdefault(each.name, {}) for each in passes}
-            failed_before = len(progress.failures)
 
-            def has_time() -> bool:
-                return progress.has_time(share)
+class _Run:
+    """One run over markets or events. A failure of one part of it is recorded, and does not stop the others."""
 
-            with progress.recording_failures():
-                for records in _markets_by_token(keyset, lookups):
-                    yield sink.page(records)
-            for a_pass in passes:
-                its_state = states[a_pass.name]
-                if progress.upstream_is_down or not a_pass.is_due(its_state, now()):
-                    continue
-                # A pass that fails, over an order that is refused say, must not stop the others.
-                with progress.recording_failures():
-                    gone = (
-                        Gone(its_state, known_open(entity.table)) if a_pass.finds_closed else None
-                    )
-                    for records in run_pass(
-                        keyset,
-                        a_pass,
-                        its_state,
-                        has_time=has_time,
-                        now=now,
-                        overlap=overlap,
-                    ):
-                        yield sink.page(records)
-                        if gone:
-                            gone.add(records)
-                    for records in _by_id(keyset, gone.ids() if gone else (), has_time):
-                        yield sink.page(records)
-                if a_pass.instead and its_state.pop("missed", False):
-                    states[a_pass.instead]["again"] = True
-            sink.finish()
-            under_way = any({"cursor", "again"} & its_state.keys() for its_state in states.values())
-            state["caught_up"] = not under_way and len(progress.failures) == failed_before
-            progress.caught_up[entity.table] = state["caught_up"]
-            progress.watermark[entity.table] = int(states["new"].get("watermark", 0))
+    def __init__(
+        self,
+        keyset: Keyset,
+        sink: _Sink,
+        state: dict[str, Any],
+        *,
+        progress: Progress,
+        has_time: Callable[[], bool],
+        now: Callable[[], float],
+        overlap: float,
+    ) -> None:
+        self._keyset, self._sink = keyset, sink
+        self._state = state  # that of each pass by its name, and whether all are caught up
+        self._progress, self._has_time = progress, has_time
+        self._now, self._overlap = now, overlap
 
-        return Stream(entity.table, entity.landing, pages)
+    def pages(
+        self,
+        table: str,
+        passes: Sequence[Pass],
+        lookups: Mapping[str, Sequence[str]],
+        known_open: KnownOpen,
+    ) -> Iterator[Page]:
+        """What is looked up by its token, then every pass that is due; says in `progress` how far they are."""
+        states = [self._state.setdefault(each.name, {}) for each in passes]
+        failed_before = len(self._progress.failures)
+        with self._progress.recording_failures():
+            for records in _markets_by_token(self._keyset, lookups):
+                yield self._sink.page(records)
+        for a_pass in passes:
+            is_due = a_pass.is_due(self._state[a_pass.name], self._now())
+            if is_due and not self._progress.upstream_is_down:
+                yield from self._passed(a_pass, lambda: known_open(table))
+        self._sink.finish()
+        under_way = any({"cursor", "again"} & state.keys() for state in states)
+        failed = len(self._progress.failures) > failed_before
+        self._state["caught_up"] = not (under_way or failed)
+        self._progress.caught_up[table] = self._state["caught_up"]
+        self._progress.watermark[table] = int(self._state["new"].get("watermark", 0))
 
-    lookups = {"clob_token_ids": tokens, "position_ids": positions}
-    return stream(MARKET, MARKETS_SHARE, lookups), stream(EVENT, 1.0, {})
+    def _passed(self, a_pass: Pass, known_open: Callable[[], Iterable[str]]) -> Iterator[Page]:
+        """The pages of a pass, and the records that it shows to be open no more."""
+        state = self._state[a_pass.name]
+        # A pass that fails, over an order that is refused say, must not stop the others.
+        with self._progress.recording_failures():
+            gone = Gone(state, known_open()) if a_pass.finds_closed else None
+            for records in run_pass(
+                self._keyset,
+                a_pass,
+                state,
+                has_time=self._has_time,
+                now=self._now,
+                overlap=self._overlap,
+            ):
+                yield self._sink.page(records)
+                if gone:
+                    gone.add(records)
+            for records in _by_id(self._keyset, gone.ids() if gone else (), self._has_time):
+                yield self._sink.page(records)
+        if a_pass.instead and state.pop("missed", False):
+            self._state[a_pass.instead]["again"] = True
 
 
 class _Sink:

@@ -6,7 +6,8 @@ a new one is read from the start, and rows that are there already change nothing
 frozen: a run is finished when it has read up to the horizon, and an archive that ends before it is
 an error. It knows neither block nor log index (0 here) nor which exchange emitted a fill (empty,
 unless the exchange itself is the taker), and of two fills of one order in one transaction it keeps
-the last.
+the last. The module is longer than 300 lines because the cursor, the pages and the columns of one
+archive belong together: each page is checked by the keys of the one before it.
 """
 
 from __future__ import annotations

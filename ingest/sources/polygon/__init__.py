@@ -22,8 +22,9 @@ def polygon(endpoints: Endpoints | None = None, **options: Any) -> DltSource:
     """
     from ingest.land.reading import as_dlt_source
     from ingest.progress import Progress
+    from ingest.sources.polygon.chain import SOURCE
     from ingest.sources.polygon.endpoints import public_endpoints
-    from ingest.sources.polygon.reader import SOURCE, streams
+    from ingest.sources.polygon.reader import streams
 
     progress = options.pop("progress", None) or Progress()
     parts = streams(endpoints or public_endpoints(), progress=progress, **options)

@@ -1,13 +1,12 @@
 """What every way to read the chain has in common: blocks, log filters, and endpoints that take turns.
 
-An endpoint is one provider's address: a JSON-RPC node (`polygon_rpc.Node`) or an SQD Portal
-(`sqd.Portal`). Each answers the same questions in the same words, so one may go on where another
-stopped. Whether an answer is to be believed is decided in `chain_reader`.
+An endpoint is one provider's address: a JSON-RPC node (`rpc.Node`) or an SQD Portal
+(`sqd.portal.Portal`). Each answers the same questions in the same words, so one may go on where
+another stopped. Whether an answer is to be believed is decided in `range_reader`.
 """
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,11 +21,10 @@ from ingest.errors import (
     NodeBehind,
     NoEndpoint,
     UpstreamError,
-    WrongShape,
 )
-from ingest.records import hex_number
 from ingest.sizes import AdaptiveSize
 
+SOURCE = "polygon"
 USUAL_BLOCK_SECONDS = 2.0
 FIRST_RANGE, LARGEST_RANGE = 64, 2000  # blocks in one request
 # 2020-05-01: Polygon's mainnet began at the end of that month, so no block is older.
@@ -181,6 +179,11 @@ def name_of(endpoint: Endpoint) -> str:
     return f"{endpoint.kind} {urlsplit(endpoint.url).hostname}"
 
 
+def where_of(endpoint: Endpoint) -> dict[str, str]:
+    """Who was asked and where, for errors."""
+    return {"source": SOURCE, "url": endpoint.url}
+
+
 @dataclass
 class _Rest:
     """How long to leave an endpoint alone that failed: failures in a row, and the clock's time."""
@@ -288,78 +291,3 @@ class Endpoints:
             pause = FIRST_PAUSE_S
         rest.failures += 1
         rest.until = self._clock() + pause
-
-
-def first_since(
-    timestamp: int, head: Block, block: Callable[[int], Block], where: Mapping[str, str]
-) -> int:
-    """Number of the first block at or after `timestamp`; head + 1 if none is.
-
-    Guesses from the time between the two blocks asked last, which finds it in two or three requests where blocks come
-    evenly; every third request halves what is left, whatever the chain looks like.
-
-    Args:
-        where: who asks, for errors.
-
-    Raises:
-        WrongShape: a block's time does not lie between those of the blocks around it.
-    """
-    if timestamp > head.timestamp:
-        return head.number + 1
-    low, high, last = -1, head.number, head  # the answer is above low, and at most high
-    earliest, latest = 0, head.timestamp  # of the blocks between them
-    pace, asked = USUAL_BLOCK_SECONDS, 0
-    while high - low > 1:
-        asked += 1
-        guess = last.number + math.ceil((timestamp - last.timestamp) / pace)
-        number = (low + high) // 2 if asked % 3 == 0 else min(max(guess, low + 1), high - 1)
-        found = block(number)
-        if not earliest <= found.timestamp <= latest:
-            message = f"the time of block {number} does not lie between those of its neighbours"
-            raise WrongShape(f"{message}; try another node", **where)
-        if found.timestamp < timestamp:
-            low, earliest = number, found.timestamp
-        else:
-            high, latest = number, found.timestamp
-        pace = max(abs(found.timestamp - last.timestamp), 1) / abs(number - last.number)
-        last = found
-    return high
-
-
-def quantity(name: str, value: Any) -> int:
-    """The number in a JSON value: 0x and hex digits (JSON-RPC), or an integer (SQD Portal).
-
-    Raises:
-        BadRecord: it is something else.
-    """
-    if type(value) is int and value >= 0:
-        return value
-    return hex_number(name, value)
-
-
-def place_of(log: Any) -> tuple[int, int] | None:
-    """Block number and log index of a log; None if it does not say."""
-    try:
-        return quantity("blockNumber", log["blockNumber"]), quantity("logIndex", log["logIndex"])
-    except (LookupError, TypeError, ValueError):
-        return None
-
-
-def placed(logs: Sequence[Any], first: int, last: int, where: Mapping[str, str]) -> list[Any]:
-    """The logs, once each, if they are of this range and no two of them claim one place.
-
-    Those without a place stay: they become dead letters.
-
-    Raises:
-        WrongShape: a log is of another block, or two different ones are in one place.
-    """
-    by_place: dict[tuple[int, int] | int, Any] = {}
-    for at, log in enumerate(logs):
-        place = place_of(log)
-        if place and not first <= place[0] <= last:
-            raise WrongShape(f"a log of block {place[0]}, which was not asked for", **where)
-        if by_place.setdefault(place or at, log) != log:
-            block, index = place
-            message = f"two different logs in one place (block {block}, log index {index})"
-            raise WrongShape(message, **where)
-    return list(by_place.values())

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ingest.http import HttpClient, RetryPolicy
+from ingest.http import HttpClient
 from ingest.rate_limits import RateLimit
+from ingest.retries import RetryPolicy
 from ingest.setting_types import listed
 from ingest.sources.desk import Desk
-from ingest.sources.polygon.chain import Endpoint, Endpoints
-from ingest.sources.polygon.range_reader import SOURCE
+from ingest.sources.polygon.chain import SOURCE, Endpoint, Endpoints
 from ingest.sources.polygon.rpc import Node
 from ingest.sources.polygon.settings import SQD_PUBLIC_URL
 from ingest.sources.sqd import portal as sqd

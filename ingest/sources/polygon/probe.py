@@ -16,9 +16,9 @@ from ingest.errors import (
 )
 from ingest.sources.base import Finding
 from ingest.sources.desk import Desk
-from ingest.sources.polygon.chain import Endpoint, Endpoints, fills_of, name_of
+from ingest.sources.polygon.chain import SOURCE, Endpoint, Endpoints, fills_of, name_of
 from ingest.sources.polygon.endpoints import make_endpoints
-from ingest.sources.polygon.range_reader import SOURCE, RangeReader
+from ingest.sources.polygon.range_reader import RangeReader
 
 OLD_BLOCKS = 1_000_000  # about three weeks
 

@@ -15,40 +15,27 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
-import pyarrow as pa
-
-from ingest.contracts import EXCHANGES, V2, V3
-from ingest.errors import (
-    ChainReorganised,
-    ClockSkew,
-    NodeBehind,
-    SourceFrozen,
-    Unconfirmed,
-    UpstreamError,
-    WrongShape,
-)
+from ingest.contracts import V2, V3
+from ingest.errors import ChainReorganised, ClockSkew, NodeBehind, SourceFrozen, Unconfirmed
 from ingest.page import Page, Stream
 from ingest.progress import Progress
-from ingest.records import DeadLetter, as_order_filled, fill_keys, late_fills_table, tombstones
+from ingest.records import fill_keys, tombstones
+from ingest.sources.polygon.block_search import block_since
 from ingest.sources.polygon.chain import (
-    GENESIS,
     RECENT_BLOCKS,
-    USUAL_BLOCK_SECONDS,
+    SOURCE,
     Block,
     Endpoint,
     Endpoints,
-    any_emitter_of,
-    first_since,
-    name_of,
-    place_of,
-    quantity,
-    taker_legs_of,
+    where_of,
 )
-from ingest.sources.polygon.logs import decode_logs
-from ingest.sources.polygon.range_reader import SOURCE, RangeReader
-from ingest.tables import LATE_FILLS, ORDER_FILLED
+from ingest.sources.polygon.landing import KnownFills, fills_page, landed_fills, unreadable
+from ingest.sources.polygon.range_reader import RangeReader
+from ingest.sources.polygon.second_reading import SecondReading
+from ingest.sources.polygon.strangers import look_for_strangers
+from ingest.tables import ORDER_FILLED
 
 logger = logging.getLogger(__name__)
 
@@ -58,17 +45,7 @@ LAST_SECOND = (1 << 32) - 1  # of the times that can be stored
 MILESTONES = (
     64  # blocks whose hashes are remembered, to find the last one that two forks have in common
 )
-SECOND_READING_BLOCKS = (
-    64  # so many are read a second time at once, or as many as came in the delay
-)
 FAR_BEHIND_BLOCKS = 1800  # an endpoint that is about an hour behind what was read is a failure
-OVERDUE_BLOCKS = 1800  # about an hour: a second reading that is so late is a failure
-UNKNOWN_EVERY_S = 3600
-UNKNOWN_BLOCKS = 30
-UNKNOWN_LETTERS = 100  # a stranger's contract may be busy
-
-# (first block, last block) -> the landing rows of this source in these blocks, both included.
-KnownFills = Callable[[int, int], pa.Table]
 
 
 @dataclass(frozen=True)
@@ -122,24 +99,15 @@ def streams(
         state["caught_up"] = False
         with progress.recording_failures():
             head = endpoints.ask(lambda endpoint: endpoint.head())
-            last = head.number - pace.confirmations
             if "next_block" not in state:
                 state["next_block"] = _first_block(endpoints, start, lookback, head)
                 state["second_next"] = state["next_block"]
-            reader = RangeReader(endpoints, versions, head.number)
-            chain = _Chain(reader, state, known_fills)
+            chain = _Chain(RangeReader(endpoints, versions, head.number), state, known_fills)
             # The caller must know whether it was done, and what follows must not wait for it.
             with progress.recording_failures():
                 for first, until in recheck:
                     yield from chain.compare(first, until)
-            try:
-                yield from chain.reread_after_reorg(last, pace.reorg_depth)
-                yield from chain.follow(last, progress)
-                if pace.second_reading is not None and progress.has_time():
-                    yield from chain.read_again(head, pace.second_reading, progress)
-                yield from chain.look_for_strangers(head)
-            except ChainReorganised as error:
-                logger.warning("%s", error)
+            yield from chain.read(head, pace, progress)
             if pace.stale_after is not None:
                 _check_head(head, now(), pace.stale_after, endpoints.preferred)
         progress.caught_up[RESOURCE] = state["caught_up"]
@@ -161,6 +129,19 @@ class _Chain:
         self._endpoints, self._known_fills = reader.endpoints, known_fills
         # The last block before those that this run reads: its own rows land when it is over.
         self._landed = state["next_block"] - 1
+
+    def read(self, head: Block, pace: Pace, progress: Progress) -> Iterator[Page]:
+        """Take back what left the chain, read what has come, read ranges a second time, and look for strangers."""
+        last = head.number - pace.confirmations
+        try:
+            yield from self.reread_after_reorg(last, pace.reorg_depth)
+            yield from self.follow(last, progress)
+            if pace.second_reading is not None and progress.has_time():
+                again = SecondReading(self._reader, self._state, self._known_fills)
+                yield from again.pages(head, self._landed, pace.second_reading, progress)
+            yield from look_for_strangers(self._reader, self._state, head)
+        except ChainReorganised as error:
+            logger.warning("%s", error)
 
     # -- the first reading ---
 
@@ -216,8 +197,7 @@ class _Chain:
                 raise NodeBehind(
                     f"blocks up to {cursor - 1} were read before, and the newest one now is {last}: this endpoint is far"
                     " behind, or the one before was of another chain",
-                    source=SOURCE,
-                    url=self._endpoints.preferred.url,
+                    **where_of(self._endpoints.preferred),
                 )
             return
         if self._is_on_chain(cursor - 1, state["last_hash"]):
@@ -253,7 +233,7 @@ class _Chain:
         """
         if last > self._reader.head:
             message = f"blocks {first} to {last} are to be read again, and the newest block is {self._reader.head}"
-            raise NodeBehind(message, source=SOURCE, url=self._endpoints.preferred.url)
+            raise NodeBehind(message, **where_of(self._endpoints.preferred))
         yield from self._compare(first, last)
 
     def _compare(self, first: int, last: int) -> Iterator[Page]:
@@ -266,191 +246,13 @@ class _Chain:
             again.update(key for table in tables for key in fill_keys(table))
             yield fills_page(tables, dead)
             number = end.number + 1
-        known = as_order_filled(self._known_fills(first, last))
-        known = self._reader.only_mine(known, first, last)
+        known = landed_fills(self._known_fills, self._reader.versions, first, last)
         gone = [at for at, key in enumerate(fill_keys(known)) if key not in again]
         if gone and not is_whole:
-            raise _unreadable(first, last, self._endpoints.preferred)
+            raise unreadable(first, last, self._endpoints.preferred)
         if gone:
             yield fills_page([tombstones(known.take(gone))])
         return end
-
-    # -- the second reading ---
-
-    def read_again(self, head: Block, delay_s: float, progress: Progress) -> Iterator[Page]:
-        """Read ranges a second time once they are `delay_s` old, and compare them with what has landed.
-
-        Compares taker legs only, by place, transaction and time: every match has one, and they are a third of all
-        fills. Blocks that differ are read in full.
-        """
-        state = self._state
-        ripe = head.number - int(delay_s / USUAL_BLOCK_SECONDS)
-        last = min(ripe, self._landed)
-        first = state.setdefault("second_next", state["next_block"])
-        if last - first + 1 < SECOND_READING_BLOCKS:
-            return
-        preferred = self._endpoints.preferred
-        witness = next(self._endpoints.others(preferred), None)
-        for endpoint in filter(None, (witness, preferred)):
-            try:
-                newest = endpoint.block(state["next_block"] - 1)
-                if newest.hash != state["last_hash"]:
-                    continue  # it shows another chain; which one counts is not decided here
-                while (first := state["second_next"]) <= last:
-                    yield from self._read_again(endpoint, first, last)
-                    if not progress.has_time():
-                        break
-                return
-            except ChainReorganised as error:
-                logger.info("second reading: %s", error)
-            except UpstreamError as error:
-                logger.warning("second reading of blocks %d to %d: %s", first, last, error)
-        if last - state["second_next"] >= OVERDUE_BLOCKS:
-            raise Unconfirmed(
-                f"no endpoint could be read a second time since block {state['second_next']}, so fills that the"
-                " first reading missed would stay missing; see the warnings, and add one to POLYGON_RPC_URL",
-                source=SOURCE,
-                url=preferred.url,
-            )
-
-    def _read_again(self, endpoint: Endpoint, first: int, last: int) -> Iterator[Page]:
-        wanted = taker_legs_of(self._reader.versions)
-        found, _ = self._reader.ask(endpoint, first, last, wanted)
-        last = found.end.number
-        known = as_order_filled(self._known_fills(first, last))
-        known = self._reader.only_mine(known, first, last)
-        landed = _landed_taker_legs(known)
-        there = dict(filter(None, map(_leg_of, found.logs)))
-        differ = {
-            leg.block
-            for leg in landed.keys() | there.keys()
-            if leg not in landed or leg not in there or there[leg] not in (None, landed[leg])
-        }
-        for block in sorted(differ):
-            yield from self._repair(endpoint, block, self._reader.only_mine(known, block, block))
-        self._state["second_next"] = last + 1
-
-    def _repair(self, endpoint: Endpoint, block: int, known: pa.Table) -> Iterator[Page]:
-        """Land what the first reading missed of a block, and take back what is not in it.
-
-        One of a gateway's nodes may be on a fork. So the block has to be the one from which a block descends that was
-        read, and whose hash is remembered.
-        """
-        before = fill_keys(known)
-        known_block = self._remembered(block)
-        on_chain = self._endpoints.preferred.ancestor(block, known_block)
-        tables, dead, _ = self._reader.read_block(endpoint, on_chain, len(before))
-        after = {key for table in tables for key in fill_keys(table)}
-        gone = [at for at, key in enumerate(before) if key not in after]
-        if gone and dead:
-            raise _unreadable(block, block, endpoint)
-        late = len(after.difference(before))
-        if gone:
-            tables.append(tombstones(known.take(gone)))
-        if gone or late:
-            yield fills_page(tables, dead)
-            yield self._note_late(endpoint, block, late, len(gone))
-
-    def _remembered(self, number: int) -> Block:
-        """The first block at or behind this one whose hash is remembered; its time is not."""
-        state = self._state
-        last = [state["next_block"] - 1, state["last_hash"]]
-        found = next(each for each in (*state.get("milestones", []), last) if each[0] >= number)
-        return Block(found[0], 0, found[1])
-
-    def _note_late(self, endpoint: Endpoint, block: int, fills: int, gone: int) -> Page:
-        logger.warning(
-            "%s: the second reading of block %d found %d fills that the first one missed, and took back %d",
-            SOURCE, block, fills, gone,
-        )  # fmt: skip
-        note = late_fills_table(block, fills, gone, name_of(endpoint))
-        return Page(LATE_FILLS, [note])
-
-    # -- contracts that are not known ---
-
-    def look_for_strangers(self, head: Block) -> Iterator[Page]:
-        """Once an hour: find logs with the topic of a fill from contracts that are not known; keep them as dead letters."""
-        state = self._state
-        last = state["next_block"] - 1
-        seen_at = state.get("strangers_at", 0)
-        if seen_at <= head.timestamp < seen_at + UNKNOWN_EVERY_S:
-            return
-        endpoint = self._endpoints.preferred
-        first = max(last - min(UNKNOWN_BLOCKS, endpoint.sizes.value) + 1, 0)
-        wanted = any_emitter_of(self._reader.versions)
-        try:
-            found = endpoint.logs(first, last, wanted)
-            strangers = [
-                log
-                for log in found.logs
-                if wanted.matches(log) and log["address"].lower() not in EXCHANGES
-            ]
-            kept = strangers[:UNKNOWN_LETTERS]
-            # A letter is read again once its contract is known, and then has to say its time.
-            self._reader.give_times(endpoint, kept, found, None)
-        except UpstreamError as error:
-            # Nothing is lost by it; some nodes refuse queries without an address.
-            logger.info("%s: logs of unknown contracts were not looked for: %s", SOURCE, error)
-            return
-        state["strangers_at"] = head.timestamp
-        if strangers:
-            addresses = sorted({log["address"].lower() for log in strangers})
-            logger.warning(
-                "%s: %d OrderFilled logs of unknown contracts in blocks %d to %d: %s; they are dead letters"
-                " (unknown_contract)",
-                SOURCE, len(strangers), first, last, ", ".join(addresses),
-            )  # fmt: skip
-            dead = decode_logs(kept, source=SOURCE)[1]
-            yield fills_page([], dead)
-
-
-def fills_page(tables: Sequence[pa.Table], dead: Sequence[DeadLetter] = ()) -> Page:
-    """A page of fills of the chain."""
-    return Page(ORDER_FILLED, tables, SOURCE, dead)
-
-
-def _unreadable(first: int, last: int, endpoint: Endpoint) -> WrongShape:
-    """Why fills stay that another reading did not find: some of its logs may be theirs."""
-    return WrongShape(
-        f"logs of blocks {first} to {last} cannot be parsed, so no fill of them is taken back; try another node",
-        source=SOURCE,
-        url=endpoint.url,
-    )
-
-
-class _Leg(NamedTuple):
-    """A taker leg. A fork may hold another transaction's in the same place."""
-
-    block: int
-    log_index: int
-    tx_hash: str
-
-
-def _landed_taker_legs(fills: pa.Table) -> dict[_Leg, int]:
-    """Taker legs among landing rows, with their times (unix seconds)."""
-    names = ("block_number", "log_index", "tx_hash", "taker")
-    columns = [fills.column(name).to_pylist() for name in names]
-    moments = fills.column("timestamp").cast(pa.int64()).to_pylist()
-    return {
-        _Leg(*leg): moment
-        for *leg, taker, moment in zip(*columns, moments, strict=True)
-        if taker in EXCHANGES
-    }
-
-
-def _leg_of(log: Any) -> tuple[_Leg, int | None] | None:
-    """The leg that a log is of, and its time if it says one that can be; None if it does not say which leg."""
-    if not (place := place_of(log)):
-        return None
-    try:
-        leg = _Leg(*place, log["transactionHash"].lower())
-    except (LookupError, TypeError, AttributeError):
-        return None
-    try:
-        moment = quantity("blockTimestamp", log["blockTimestamp"])
-    except (LookupError, ValueError):
-        moment = 0
-    return leg, moment if moment >= GENESIS else None
 
 
 def thinned(milestones: list[list]) -> list[list]:
@@ -471,20 +273,6 @@ def _first_block(
     return block_since(endpoints, moment, head)
 
 
-def block_since(endpoints: Endpoints, moment: int, head: Block) -> int:
-    """Number of the first block at or after `moment` (unix seconds); head + 1 if none is.
-
-    Raises:
-        WrongShape: the times of blocks contradict each other.
-        UpstreamError: see `Endpoints.ask`.
-    """
-
-    def search(endpoint: Endpoint) -> int:
-        return first_since(moment, head, endpoint.block, {"source": SOURCE, "url": endpoint.url})
-
-    return endpoints.ask(search)
-
-
 def _check_head(head: Block, now: float, tolerance: float, endpoint: Endpoint) -> None:
     """Refuse a head that is too far from now: behind, nobody adds to it; ahead, this clock is slow."""
     moment = datetime.fromtimestamp(min(head.timestamp, LAST_SECOND), UTC).isoformat()
@@ -492,13 +280,11 @@ def _check_head(head: Block, now: float, tolerance: float, endpoint: Endpoint) -
         raise ClockSkew(
             f"the newest block {head.number} is of {moment}, which is {head.timestamp - now:.0f} s"
             " ahead of this machine's clock; set the clock, because ages cannot be told by it",
-            source=SOURCE,
-            url=endpoint.url,
+            **where_of(endpoint),
         )
     if head.timestamp < now - tolerance:
         raise SourceFrozen(
             f"the newest block {head.number} is of {moment}: the node does not follow the chain;"
             " use another POLYGON_RPC_URL",
-            source=SOURCE,
-            url=endpoint.url,
+            **where_of(endpoint),
         )

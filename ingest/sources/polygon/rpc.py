@@ -2,7 +2,9 @@
 
 Promises checked answers or errors of `ingest.errors`. What a provider allows (calls in a batch,
 blocks in a range) is found out by what it refuses and remembered as long as the node lives; what
-its refusals mean is decided in `ingest.refusals`.
+its refusals mean is decided in `ingest.refusals`. The module is longer than 300 lines because one
+class answers every question of `chain.Endpoint`, and its ways to find evidence share the same
+headers.
 """
 
 from __future__ import annotations
@@ -28,10 +30,10 @@ from ingest.sources.polygon.chain import (
     Evidence,
     Found,
     LogFilter,
-    placed,
     spread,
 )
 from ingest.sources.polygon.json_rpc import Call, JsonRpc
+from ingest.sources.polygon.log_places import placed
 
 CALLS_PER_BATCH = 100
 # A range that fails is asked for again so often before it is halved.

@@ -10,9 +10,10 @@ import pyarrow.compute as pc
 from ingest.errors import SourceFrozen, WrongShape
 from ingest.page import Page
 from ingest.queue.slices import Slice
-from ingest.sources.polygon.chain import Block, Endpoints
+from ingest.sources.polygon.block_search import block_since
+from ingest.sources.polygon.chain import Block, Endpoints, where_of
+from ingest.sources.polygon.landing import fills_page
 from ingest.sources.polygon.range_reader import RangeReader
-from ingest.sources.polygon.reader import SOURCE, block_since, fills_page
 
 
 class ChainReader:
@@ -44,7 +45,7 @@ class ChainReader:
             IngestError: see `RangeReader.read`.
         """
         confirmed = self._confirmed()
-        where = {"source": SOURCE, "url": self._endpoints.preferred.url}
+        where = where_of(self._endpoints.preferred)
         if confirmed.timestamp + 1 < part.end:
             raise SourceFrozen(
                 f"the chain is confirmed up to unix time {confirmed.timestamp + 1}, and the slice ends at {part.end};"

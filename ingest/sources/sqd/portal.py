@@ -1,9 +1,8 @@
 """The chain by an SQD Portal: the keyless way to the same logs, block by block as NDJSON.
 
-`POST …/stream` answers one line a block: `{"header": {…}, "logs": […]}`. It may end before the
-range does; the last line says how far it got. A fork is answered with 409 and the hashes of the
-canonical chain. `…/finalized-stream` serves what no reorganisation can replace. Source: the EVM
-reference of docs.sqd.dev, as of 2026-11. The public Portal takes 20 requests in 10 s.
+Answers the questions of `polygon.chain.Endpoint` by the streams of one dataset, whose protocol is in `stream`. Every
+line has its block's header, so an answer says itself which blocks it covers. The public Portal takes 20 requests in
+10 s.
 """
 
 from __future__ import annotations
@@ -13,18 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-import orjson
-
-from ingest.decoding import DECODING
-from ingest.errors import (
-    ChainReorganised,
-    HttpStatusError,
-    NodeBehind,
-    Unavailable,
-    UpstreamError,
-    WrongShape,
-    one_line,
-)
+from ingest.errors import NodeBehind, WrongShape
 from ingest.http import HttpClient
 from ingest.rate_limits import RateLimit
 from ingest.sizes import AdaptiveSize
@@ -35,23 +23,19 @@ from ingest.sources.polygon.chain import (
     Evidence,
     Found,
     LogFilter,
-    placed,
-    quantity,
     spread,
 )
+from ingest.sources.polygon.log_places import placed, quantity
 from ingest.sources.polygon.rpc import is_excluded
+from ingest.sources.sqd.stream import Dataset
 
 PUBLIC_URL = "https://portal.sqd.dev"
 DATASET = "polygon-mainnet"
 # Of the public Portal; one of your own has none.
 LIMITS = (RateLimit(requests=20),)
-# A stream is cut behind so many bytes; the rest is asked for again.
-MOST_BYTES = 64 << 20
-TRIES_OF_A_RANGE = 2
 # For evidence; each is a request of its own.
 BLOCKS_LOOKED_AT = 3
 
-_HEADER = ("number", "hash", "parentHash", "timestamp")
 _EVIDENCE = ("gasUsed", "logsBloom")
 _LOG = ("address", "topics", "data", "transactionHash", "logIndex")
 _LEG = ("transactionHash", "logIndex")
@@ -81,19 +65,19 @@ class Portal:
     is_silent_about_gaps = False
 
     def __init__(self, client: HttpClient, base: str) -> None:
-        self._client, self.url = client, dataset_url(base)
-        self._is_final = False  # whether finalized blocks are read only
+        self._dataset = Dataset(client, dataset_url(base))
+        self.url = self._dataset.url
         self.sizes = AdaptiveSize(FIRST_RANGE, LARGEST_RANGE)
 
     def for_backfill(self) -> Portal:
         """See `Endpoint`."""
         other = copy.copy(self)
-        other._client, other._is_final = self._client.in_background(), True
+        other._dataset = self._dataset.finalized()
         return other
 
     def head(self) -> Block:
         """See `Endpoint`."""
-        return self._newest("finalized-head" if self._is_final else "head")
+        return self._newest("finalized-head" if self._dataset.is_final else "head")
 
     def confirmed(self, confirmations: int) -> Block:
         """See `Endpoint`: the finalized head, or some blocks behind the head if there is none."""
@@ -110,12 +94,12 @@ class Portal:
             NodeBehind: the Portal has no such block.
         """
         request = f"block {number}"
-        lines = self._stream(request, number, number, [], ())
+        lines = self._dataset.lines(request, number, number, [], ())
         for line in lines:
-            block = self._as_block(line, request)
+            block = self._dataset.as_block(line, request)
             if block.number == number:
                 return block
-        raise self._behind(number, request)
+        raise self._dataset.behind(number, request)
 
     def ancestor(self, number: int, of: Block) -> Block:
         """See `Endpoint`.
@@ -127,17 +111,17 @@ class Portal:
         request, first, before = f"headers of blocks {number} to {of.number}", number, None
         found: Block | None = None
         while first <= of.number:
-            lines = self._stream(request, first, of.number, [], ())
+            lines = self._dataset.lines(request, first, of.number, [], ())
             if not lines:
-                raise self._behind(first, request)
+                raise self._dataset.behind(first, request)
             for line in lines:
-                block = self._as_block(line, request)
+                block = self._dataset.as_block(line, request)
                 parent = str(line["header"].get("parentHash")).lower()
                 if block.number != first or before not in (None, parent):
-                    raise self._reorganised(request)
+                    raise self._dataset.reorganised(request)
                 found, before, first = found or block, block.hash, first + 1
         if before != of.hash or found is None:
-            raise self._reorganised(request)
+            raise self._dataset.reorganised(request)
         return found
 
     def logs(self, first: int, last: int, wanted: LogFilter, follows: str | None = None) -> Found:
@@ -150,22 +134,22 @@ class Portal:
         """
         request = f"logs of blocks {first} to {last}"
         fields = _LEG if wanted.takers else _LOG
-        lines = self._stream(request, first, last, [_log_request(wanted)], fields, follows)
+        lines = self._dataset.lines(request, first, last, [_log_request(wanted)], fields, follows)
         headers: dict[int, Block] = {}
         quiet: set[int] = set()
         logs: list[Any] = []
         for line in lines:
-            block = self._as_block(line, request)
+            block = self._dataset.as_block(line, request)
             self._check_place(block, first, last, headers, request)
             parent = line["header"].get("parentHash")
             before = headers.get(block.number - 1)
             known = follows if block.number == first else before.hash if before else None
             if parent and known and str(parent).lower() != known.lower():
-                raise self._reorganised(request)
+                raise self._dataset.reorganised(request)
             headers[block.number] = block
             found = line.get("logs") or []
             if not isinstance(found, list):
-                raise WrongShape("logs that are no list", **self._where(request))
+                raise WrongShape("logs that are no list", **self._dataset.where(request))
             if not found and is_excluded(line["header"], wanted):
                 quiet.add(block.number)
             for log in found:
@@ -174,9 +158,9 @@ class Portal:
                     log["blockTimestamp"] = block.timestamp
                 logs.append(log)
         if not headers:
-            raise self._behind(first, request)
+            raise self._dataset.behind(first, request)
         end = headers[next(reversed(headers))]
-        kept = placed(logs, first, end.number, self._where(request))
+        kept = placed(logs, first, end.number, self._dataset.where(request))
         return Found(kept, end, headers, frozenset(quiet))
 
     def times(self, numbers: Sequence[int]) -> dict[int, int]:
@@ -193,9 +177,9 @@ class Portal:
         for number in looked_at:
             request = f"all logs of block {number}"
             fields = ("address", "topics")
-            for line in self._stream(request, number, number, [{}], fields, more=_EVIDENCE):
+            for line in self._dataset.lines(request, number, number, [{}], fields, more=_EVIDENCE):
                 logs = line.get("logs") or []
-                if self._as_block(line, request).number != number:
+                if self._dataset.as_block(line, request).number != number:
                     continue
                 if logs:
                     fills[number] = sum(wanted.matches(log) for log in logs)
@@ -205,88 +189,27 @@ class Portal:
 
     def identify(self) -> str:
         """See `Endpoint`."""
-        metadata = self._client.get_json(f"{self.url}/metadata")
+        metadata = self._dataset.get("metadata")
         if not isinstance(metadata, dict):
-            raise WrongShape("its metadata are no object", **self._where("metadata"))
+            raise WrongShape("its metadata are no object", **self._dataset.where("metadata"))
         name = str(metadata.get("dataset") or self.url.rpartition("/")[2])
         if name != DATASET:
             message = f"data set {name} is not {DATASET}"
-            raise WrongShape(message, **self._where("metadata"))
+            raise WrongShape(message, **self._dataset.where("metadata"))
         kind = "real time" if metadata.get("real_time", True) else "not in real time"
         return f"data set {name}, {kind}"
 
-    # -- requests ---
-
     def _newest(self, which: str) -> Block:
-        answer = self._client.get_json(f"{self.url}/{which}")
+        answer = self._dataset.get(which)
         if answer is None:
-            raise NodeBehind(f"the Portal has no {which} yet; wait", **self._where(which))
+            raise NodeBehind(f"the Portal has no {which} yet; wait", **self._dataset.where(which))
         try:
             number = quantity("number", answer["number"])
         except (LookupError, TypeError, ValueError) as error:
-            raise WrongShape(f"{which} without a block number", **self._where(which)) from error
+            raise WrongShape(
+                f"{which} without a block number", **self._dataset.where(which)
+            ) from error
         return self.block(number)
-
-    def _stream(
-        self,
-        request: str,
-        first: int,
-        last: int,
-        logs: list[dict],
-        log_fields: Sequence[str],
-        follows: str | None = None,
-        more: Sequence[str] = (),
-    ) -> list[dict]:
-        """Lines of a stream, which may end early; empty if the Portal has no block `first` yet.
-
-        Args:
-            more: fields of the headers beside the usual ones.
-        """
-        query: dict[str, Any] = {
-            "type": "evm",
-            "fromBlock": first,
-            "toBlock": last,
-            "includeAllBlocks": True,
-            "fields": {
-                "block": dict.fromkeys((*_HEADER, *more), True),
-                "log": dict.fromkeys(log_fields, True),
-            },
-            "logs": logs,
-        }
-        if follows is not None and not self._is_final:
-            query["parentBlockHash"] = follows
-        answer = self._client.post_lines(
-            f"{self.url}/{'finalized-stream' if self._is_final else 'stream'}",
-            query,
-            most_bytes=MOST_BYTES,
-            request=request,
-            attempts=TRIES_OF_A_RANGE if last > first else None,
-            refusal=lambda status, body: self._refusal(status, body, request),
-            is_broken=lambda line: not line.rstrip().endswith(b"}"),
-        )
-        lines = []
-        with DECODING:
-            for at, text in enumerate(answer.lines):
-                try:
-                    line = orjson.loads(text)
-                except orjson.JSONDecodeError as error:
-                    if at and at == len(answer.lines) - 1:
-                        break  # the stream was cut in the middle of it
-                    message = f"line {at + 1} of the stream is not JSON ({error.msg})"
-                    raise Unavailable(f"{message}; try again", **self._where(request)) from error
-                lines.append(line)
-        return lines
-
-    def _refusal(self, status: int, body: bytes, request: str) -> UpstreamError | None:
-        if status == 409:
-            return self._reorganised(request)
-        if status == 400 and b"block" in body.lower() and _is_about_the_future(body):
-            return self._behind(None, request, one_line(body.decode("utf-8", "replace"), 120))
-        if status in (404, 405):
-            words = one_line(body.decode("utf-8", "replace"), 120)
-            message = f"HTTP {status}: {words}; is SQD_PORTAL_URL the address of a Portal?"
-            return HttpStatusError(message, status=status, **self._where(request))
-        return None
 
     def _check_place(
         self, block: Block, first: int, last: int, headers: Mapping[int, Block], request: str
@@ -295,37 +218,7 @@ class Portal:
         expected = block.number == first if not headers else block.number > next(reversed(headers))
         if not expected or block.number > last:
             message = f"block {block.number} came out of its place in the stream"
-            raise WrongShape(f"{message}; try again", **self._where(request))
-
-    def _reorganised(self, request: str) -> ChainReorganised:
-        message = "blocks were replaced while they were read; the next run reads them again"
-        return ChainReorganised(message, **self._where(request))
-
-    def _behind(self, number: int | None, request: str, words: str = "") -> NodeBehind:
-        which = f"block {number}" if number is not None else "such a block"
-        said = f" ({words})" if words else ""
-        message = f"the Portal does not have {which} yet{said}; wait, or use another endpoint"
-        return NodeBehind(message, **self._where(request))
-
-    def _as_block(self, line: Any, request: str) -> Block:
-        try:
-            header = line["header"]
-            number, timestamp = (quantity(name, header[name]) for name in ("number", "timestamp"))
-            block_hash = header["hash"]
-        except (LookupError, TypeError, ValueError) as error:
-            message = "a line of the stream is no block; try again"
-            raise WrongShape(message, **self._where(request)) from error
-        if not isinstance(block_hash, str) or not block_hash:
-            raise WrongShape("a block without a hash; try again", **self._where(request))
-        return Block(number, timestamp, block_hash.lower())
-
-    def _where(self, request: str) -> dict[str, Any]:
-        return {"source": self._client.source, "url": self.url, "request": request}
-
-
-def _is_about_the_future(body: bytes) -> bool:
-    words = body.decode("utf-8", "replace").lower()
-    return any(each in words for each in ("head", "above", "beyond", "not available", "after"))
+            raise WrongShape(f"{message}; try again", **self._dataset.where(request))
 
 
 def _log_request(wanted: LogFilter) -> dict[str, list[str]]:
