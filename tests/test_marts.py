@@ -47,13 +47,14 @@ MISTAKES = {
         {
             "candles_sum_to_trades",
             "trades_are_taker_legs_and_direct_fills",
+            "trades_by_token_are_trades",
             "trades_sum_their_maker_legs",
         },
     ),
     "the taker's side as the inverse of the makers'": (
         "trades",
         "select * replace (if(match_type = 'mint', 'SELL', side) as side) from {right}",
-        {"trades_are_taker_legs_and_direct_fills"},
+        {"trades_are_taker_legs_and_direct_fills", "trades_by_token_are_trades"},
     ),
     "candles of late trades left out where gaps are filled": (
         "ohlcv_1h_filled",
@@ -70,6 +71,23 @@ MISTAKES = {
         "trade_legs",
         "select * from {right} union all (select * from {right} where leg = 'maker' limit 1)",
         {"trade_legs_are_order_fills", "trades_sum_their_maker_legs"},
+    ),
+    "a trade that only trades_by_token has": (
+        "trades_by_token",
+        "select * from {right} union all"
+        " (select * replace (concat(trade_id, '0') as trade_id) from {right} limit 1)",
+        {"trades_by_token_are_trades"},
+    ),
+    "an operator that is left in fills_by_wallet": (
+        "fills_by_wallet",
+        "select * from {right} union all"
+        " (select * replace ('operator' as role) from (select * from {right} where role = 'maker' limit 1))",
+        {"fills_by_wallet_are_wallet_fills"},
+    ),
+    "a transaction without a time": (
+        "transaction_times",
+        "select * from {right} where tx_key != (select min(tx_key) from {right})",
+        {"transaction_times_are_those_of_fills"},
     ),
     "a candle that stands twice": (
         "ohlcv_1m",
@@ -99,17 +117,17 @@ MISTAKES = {
     "a maker's side as the inverse of its own": (
         "wallet_fills",
         "select * replace (if(role = 'maker' and side = 'BUY', -1, 1) * shares_change as shares_change) from {right}",
-        {"wallets_gain_what_others_lose"},
+        {"fills_by_wallet_are_wallet_fills", "wallets_gain_what_others_lose"},
     ),
     "a direct fill without its operator": (
         "wallet_fills",
         "select * from {right} where role != 'operator'",
-        {"wallets_gain_what_others_lose"},
+        {"fills_by_wallet_are_wallet_fills", "wallets_gain_what_others_lose"},
     ),
     "a fee taken off twice": (
         "wallet_fills",
         "select * replace (usd_change - fee_usd as usd_change) from {right}",
-        {"wallets_gain_what_others_lose"},
+        {"fills_by_wallet_are_wallet_fills", "wallets_gain_what_others_lose"},
     ),
 }
 
