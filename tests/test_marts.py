@@ -39,7 +39,7 @@ MISTAKES = {
     "a maker leg that went after its trade was computed": (
         "int_order_fills_deduplicated",
         "select * from {right} where fill_id != (select min(fill_id) from {right} where leg = 'maker')",
-        {"trades_sum_their_maker_legs"},
+        {"fills_by_wallet_are_wallet_fills", "trades_sum_their_maker_legs"},
     ),
     "every leg counted as a trade": (
         "trades",
