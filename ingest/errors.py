@@ -6,7 +6,7 @@ one: addresses are masked here, once, before an error is built, and so is what q
 
     IngestError
     ├── LoadError               the rows did not get into ClickHouse
-    ├── ArchiveError            a file of an archive cannot be read as fills
+    ├── ArchiveError            an archive, or a file of one, cannot be read as fills
     └── UpstreamError           the upstream failed (carries source, url, request)
         ├── Unreachable         no connection, or it broke
         │   └── Timeout         no answer in time
@@ -105,7 +105,7 @@ class LoadError(IngestError):
 
 
 class ArchiveError(IngestError):
-    """A file of an archive cannot be read as fills; the message says why and what to do."""
+    """An archive, or a file of one, cannot be read as fills; the message says why and what to do."""
 
 
 class UpstreamError(IngestError):

@@ -166,10 +166,10 @@ def word(number: int) -> bytes:
     return number.to_bytes(32, "big")
 
 
-def written(table: pa.Table, row_group: int = ROW_GROUP) -> bytes:
+def written(table: pa.Table) -> bytes:
     """A table as a Parquet file."""
     sink = io.BytesIO()
-    pq.write_table(table, sink, row_group_size=row_group, compression="zstd")
+    pq.write_table(table, sink, row_group_size=ROW_GROUP, compression="zstd")
     return sink.getvalue()
 
 
@@ -179,7 +179,7 @@ def files_of(table: pa.Table, count: int) -> list[pa.Table]:
     return [table.slice(at * size, size) for at in range(count)]
 
 
-def parquet_app(world: World, count: int = 4) -> Starlette:
+def parquet_app(world: World, count: int = 3) -> Starlette:
     """The server; each layout has `count` files, numbered from 0."""
 
     @cache

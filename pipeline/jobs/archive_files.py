@@ -35,12 +35,15 @@ SETTINGS = {
     "schema_inference_use_cache_for_url": 0,
     "schema_inference_use_cache_for_s3": 0,
     "use_parquet_metadata_cache": 0,
+    "max_http_get_redirects": 10,
+    "optimize_on_insert": 0,
+}
+# The HTTP interface keeps names with `http_` to itself, so these stand in the statements.
+HTTP_SETTINGS = {
     "http_max_tries": 4,
     "http_retry_initial_backoff_ms": 200,
     "http_retry_max_backoff_ms": 2000,
     "http_connection_timeout": 10,
-    "max_http_get_redirects": 10,
-    "optimize_on_insert": 0,
 }
 _STORED = re.compile(r"archive\.`([^`\\]+)`")
 _TIME = re.compile(r"DateTime64\((3|6|9)\b.*\)")
@@ -68,7 +71,16 @@ class Archive:
             ArchiveError: the file cannot be read.
         """
         with self.telling(place):
-            return self.client.query(sql, settings=self.settings).result_rows
+            return self.client.query(self._patient(sql), settings=self._known(SETTINGS)).result_rows
+
+    def command(self, place: Place, sql: str) -> None:
+        """Run a statement that reads a file.
+
+        Raises:
+            ArchiveError: the file cannot be read.
+        """
+        with self.telling(place):
+            self.client.command(self._patient(sql), settings=self._known(SETTINGS))
 
     @contextmanager
     def telling(self, place: Place) -> Iterator[None]:
@@ -82,12 +94,14 @@ class Archive:
         except ClickHouseError as error:
             raise ArchiveError(f"{place.name}: {why(error, place, self.keys)}") from error
 
-    @property
-    def settings(self) -> dict[str, int]:
-        """`SETTINGS`, of those that this server has."""
-        return {
-            name: value for name, value in SETTINGS.items() if name in self.client.server_settings
-        }
+    def _patient(self, sql: str) -> str:
+        values = [f"{name} = {value}" for name, value in self._known(HTTP_SETTINGS).items()]
+        return f"{sql} settings {', '.join(values)}" if values else sql
+
+    def _known(self, settings: dict[str, int]) -> dict[str, int]:
+        """Those settings that this server has."""
+        here = self.client.server_settings
+        return {name: value for name, value in settings.items() if name in here}
 
 
 @dataclass(frozen=True)

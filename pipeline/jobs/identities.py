@@ -12,8 +12,7 @@ from datetime import UTC, datetime
 
 from clickhouse_connect.driver.client import Client
 
-from ingest.contracts import V1
-from ingest.tables import ORDER_FILLED
+from ingest.tables import ORDER_FILLED, V1_WITH_PLACE, V1_WITHOUT_PLACE
 
 DAY_S = 86_400
 Span = tuple[int, int]  # unix seconds, both inclusive
@@ -32,13 +31,8 @@ class Identity:
     title: str
 
 
-WITH_PLACE = Identity(
-    f"contract_version = '{V1}' and block_number > 0", "V1 fills with log index (chain, Parquet)"
-)
-WITHOUT_PLACE = Identity(
-    f"contract_version = '{V1}' and block_number = 0",
-    "V1 fills without log index (Goldsky, Parquet)",
-)
+WITH_PLACE = Identity(V1_WITH_PLACE, "V1 fills with log index (chain, Parquet)")
+WITHOUT_PLACE = Identity(V1_WITHOUT_PLACE, "V1 fills without log index (Goldsky, Parquet)")
 
 
 def other_than(identity: Identity) -> Identity:
@@ -61,14 +55,20 @@ def any_stands(client: Client, raw: str, identity: Identity) -> bool:
     )
 
 
-def stands(client: Client, raw: str, identity: Identity, spans: Sequence[Span]) -> list[str]:
-    """Days of these spans, as texts, on which fills stand under an identity."""
+def stands(
+    client: Client, raw: str, identity: Identity, spans: Sequence[Span], most: int = 0
+) -> list[str]:
+    """Days of these spans, as texts, on which fills stand under an identity.
+
+    Args:
+        most: how many days are enough, whichever they are, which is found sooner; 0: all, in order.
+    """
     if not spans or not any_stands(client, raw, identity):
         return []
     within = " or ".join(f"timestamp between {first} and {last}" for first, last in spans)
     rows = client.query(
         f"select distinct toString(toDate(timestamp, 'UTC')) as day from {raw}.{ORDER_FILLED.name} final"
-        f" where {identity.condition} and ({within}) order by day"
+        f" where {identity.condition} and ({within}) {f'limit {most}' if most else 'order by day'}"
     ).result_rows
     return [day for (day,) in rows]
 

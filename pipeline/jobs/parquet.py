@@ -1,8 +1,8 @@
 """`backfill --parquet`: fills of archives of Parquet files, which ClickHouse reads by itself.
 
 A slice is a file, or a part of a large one. Each is a load: written into the ledger, inserted by one statement of
-ClickHouse's own, closed, noted as done, settled. Whatever a kill leaves is read again from the start of its slice, which
-changes no number. No row passes through Python, so its memory does not grow with the archive.
+ClickHouse's own, closed, noted as done; loads are settled as they add up. Whatever a kill leaves is read again from the
+start of its slice, which changes no number. No row passes through Python, so its memory does not grow with the archive.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ingest.tables import ORDER_FILLED
 from pipeline.console import Step, human, step
 from pipeline.derive.prepare import prepare
 from pipeline.errors import LoadFailed, SettingsError
-from pipeline.jobs.archive_files import Archive, File
+from pipeline.jobs.archive_files import PART_ROWS, Archive, File
 from pipeline.jobs.archive_plan import Plan, Request, identity_of, make_plan, v1_spans
 from pipeline.jobs.cycle import finish_earlier, settle_all
 from pipeline.jobs.identities import (
@@ -34,6 +34,8 @@ from pipeline.warehouse.run import Run
 
 PIPELINE = "polymarket_parquet"
 LOG_EVERY_S = 10.0
+# Slices of small files are settled together, at the latest after a while.
+SETTLE_EVERY_S = 30.0
 log = logging.getLogger(__name__)
 
 
@@ -50,7 +52,7 @@ def backfill_parquet(run: Run, request: Request) -> None:
             log.warning(
                 "backfill: %s", problem if problem.startswith(name) else f"{name}: {problem}"
             )
-        if not plan.left and not plan.problems:
+        if not plan.left and not plan.problems and not (plan.done and run.ledger.unsettled()):
             log.info(
                 "backfill: all %d slices are done already; --again reads them again",
                 len(plan.slices),
@@ -92,7 +94,8 @@ class _Reader:
         self._books = ArchiveBooks(run.client, self._raw, run.lock)
         self._sum = _Sum()
         self._problems = dict(plan.problems)
-        self._started = self._logged = time.monotonic()
+        self._unsettled = 0
+        self._started = self._logged = self._settled = time.monotonic()
 
     def read_all(self) -> None:
         """Read what is left, and say how it went.
@@ -113,13 +116,15 @@ class _Reader:
         with step("backfill", total=total) as shown:
             for file, part in self._plan.left:
                 self._try(file, part)
+                self._settle_in_time()
                 self._show(shown, total)
+            settle_all(self._run)
         if self._request.replaces_days:
             self._tell_what_stays()
         self._report()
 
     def _try(self, file: File, part: str) -> None:
-        """Read a slice and settle it; one that fails stands in the report."""
+        """Read a slice; one that fails stands in the report."""
         key: SliceKey = (file.name, file.footer, part)
         try:
             tally = self._land(file, part, key)
@@ -138,7 +143,13 @@ class _Reader:
             self._problems.setdefault(file.name, problem)
         self._books.write(key, DONE, file.mapped.layout.name, tally, problem)
         self._sum.add(file, tally)
-        settle_all(self._run)
+        self._unsettled += tally.rows
+
+    def _settle_in_time(self) -> None:
+        is_due = time.monotonic() - self._settled > SETTLE_EVERY_S
+        if is_due or self._unsettled >= min(PART_ROWS, self._run.settings.settle_max_rows):
+            settle_all(self._run)
+            self._unsettled, self._settled = 0, time.monotonic()
 
     def _land(self, file: File, part: str, key: SliceKey) -> Tally:
         """Land the rows of a slice as one load.
@@ -163,23 +174,16 @@ class _Reader:
         return tally
 
     def _insert(self, file: File, part: str, load_id: int) -> Tally:
-        reading, client = file.reading(self._archive, part), self._archive.client
-        held, settings = self._run.lock.sql_is_held(), self._archive.settings
-        with self._archive.telling(file.place):
-            client.command(reading.insert_fills(self._raw, load_id, held), settings=settings)
-            fills, dead, others = self._landed(load_id), 0, 0
-            rows = (
-                client.query(reading.count(), settings=settings).result_rows[0][0]
-                if part
-                else file.rows
-            )
-            if fills < rows:  # some are copies, of other events, or no fills
-                _, right, others, *_ = client.query(reading.tally(), settings=settings).result_rows[
-                    0
-                ]
-                dead = rows - right - others
-            if dead:
-                client.command(reading.insert_letters(self._raw, load_id, held), settings=settings)
+        reading, archive, place = file.reading(self._archive, part), self._archive, file.place
+        held = self._run.lock.sql_is_held()
+        archive.command(place, reading.insert_fills(self._raw, load_id, held))
+        fills, dead, others = self._landed(load_id), 0, 0
+        rows = archive.query(place, reading.count())[0][0] if part else file.rows
+        if fills < rows:  # some are copies, of other events, or no fills
+            _, right, others = archive.query(place, reading.tally())[0]
+            dead = rows - right - others
+        if dead:
+            archive.command(place, reading.insert_letters(self._raw, load_id, held))
         if self._request.replaces_days:
             self._replace(file, load_id)
         return Tally(rows, fills, dead, others, load_id)
@@ -267,9 +271,9 @@ def refuse_v1_twice(run: Run, plan: Plan) -> None:
         SettingsError: they do.
     """
     for identity, spans in v1_spans(run, plan).items():
-        days = stands(run.client, run.settings.raw_database, other_than(identity), spans)
-        if days:
+        other = other_than(identity)
+        if days := stands(run.client, run.settings.raw_database, other, spans, most=1):
             raise SettingsError(
-                f"--parquet: {other_than(identity).title} stand on {show_days(days)}, and each fill would count twice;"
-                " --replace-days moves these days over to the archive"
+                f"--parquet: {other.title} stand on {days[0]}, and each fill would count twice; --replace-days moves"
+                " whole days over to the archive"
             )

@@ -76,10 +76,9 @@ class Reading:
         return f"select count() from {self.table} as archive{self._where()}"
 
     def tally(self) -> str:
-        """Rows, fills, rows of other events, and first and last second of the fills."""
+        """Rows, fills, and rows of other events."""
         return (
-            f"select count(), countIf({self._is_fill()}), countIf(not ({self._is_event()})),"
-            f" minIf(f_timestamp, {self._is_fill()}), maxIf(f_timestamp, {self._is_fill()})\n"
+            f"select count(), countIf({self._is_fill()}), countIf(not ({self._is_event()}))\n"
             f"from ({self._fields()}) as fills"
         )
 
