@@ -21,6 +21,7 @@ from pipeline.derive.prepare import prepare
 from pipeline.errors import LoadFailed, SettingsError
 from pipeline.jobs.archive_files import PART_ROWS, Archive, File
 from pipeline.jobs.archive_plan import Plan, Request, identity_of, make_plan, v1_spans
+from pipeline.jobs.backup import serve_requests
 from pipeline.jobs.cycle import finish_earlier, settle_all
 from pipeline.jobs.identities import (
     other_than,
@@ -59,6 +60,8 @@ def backfill_parquet(run: Run, request: Request) -> None:
             )
             return
         with run.lock.held("backfill"):
+            # By it a successor finds what this run has under way, and stops it.
+            plan.archive.client.set_client_setting("log_comment", run.lock.comment)
             prepare(run)
             finish_earlier(run)
             _Reader(run, plan, request).read_all()
@@ -115,6 +118,7 @@ class _Reader:
         )
         with step("backfill", total=total) as shown:
             for file, part in self._plan.left:
+                serve_requests(self._run, lambda: settle_all(self._run))
                 self._try(file, part)
                 self._settle_in_time()
                 self._show(shown, total)
