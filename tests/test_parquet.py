@@ -29,6 +29,7 @@ from pipeline.jobs import backfill as backfilling
 from pipeline.jobs.archive_plan import Request, make_plan
 from pipeline.jobs.cycle import run_cycle
 from pipeline.jobs.parquet import backfill_parquet
+from pipeline.jobs.replay import replay
 from pipeline.settings import PROJECT_DIR, Settings
 from pipeline.warehouse.run import Run
 from sandbox import parquet as archives
@@ -172,6 +173,7 @@ def test_rows_that_are_no_fills_become_dead_letters(filling: Run, upstream: Sand
     assert sum(row[3] for row in landed(filling)) == expected - 6
     assert letters(filling) == [("parquet", "bad_field", "maker is missing, or is none")] * 6
     assert [row[3] for row in states(filling)] == [2, 2, 2]
+    assert replay(filling, None, None).refused == {("parquet", "bad_field"): 6}
     filling.settings.dead_letters_max = 1
     with pytest.raises(
         LoadFailed, match=r"2 of [0-9]+ rows are no fills, more than DEAD_LETTERS_MAX"
