@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from bench import catalogue, comparison, keys, large, stored, wire
+from bench import catalogue, comparison, keys, large, parquet, stored, wire
 from bench.figures import Part
 from bench.live import Cadence
 from bench.machine import describe
@@ -44,7 +44,7 @@ ONE = click.IntRange(1)
 @click.command(context_settings={"show_default": True})
 @click.option(
     "--only",
-    type=click.Choice(["end-to-end", "wire", "stored", "markets", "keys", "large"]),
+    type=click.Choice(["end-to-end", "parquet", "wire", "stored", "markets", "keys", "large"]),
     multiple=True,
     help="Parts to run; default: all.",
 )
@@ -56,6 +56,9 @@ ONE = click.IntRange(1)
     "--rows", type=ONE, default=250_000, help="end-to-end: fills of each run (2000000: an hour)."
 )
 @click.option("--few", type=ONE, default=50_000, help="end-to-end: fills for the paths of others.")
+@click.option(
+    "--archived", type=ONE, default=500_000, help="parquet: fills in the archive (20000000)."
+)
 @click.option(
     "--latencies",
     default="50,200,500",
@@ -108,6 +111,7 @@ def main(
     runs: int,
     rows: int,
     few: int,
+    archived: int,
     latencies: list[int],
     workers: list[int],
     pages: int,
@@ -125,6 +129,7 @@ def main(
     """Measure how fast the pipeline is. The defaults take about ten minutes on two processors."""
     parts: dict[str, Callable[[], list[Part]]] = {
         "end-to-end": lambda: [comparison.measure(rows, few, runs)],
+        "parquet": lambda: [parquet.measure(archived, min(runs, 3))],
         "wire": lambda: [wire.measure([each / 1000 for each in latencies], workers, pages, runs)],
         "stored": lambda: stored.measure(
             sizes, cycles, questions, live_s, Cadence(poll_s, confirmations)

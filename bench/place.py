@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,11 +74,18 @@ def make_settings(endpoint: Endpoint, folder: Path, **overrides: Any) -> Setting
 
 
 @contextlib.contextmanager
-def prepared(memory_gb: float = 4.0, **overrides: Any) -> Iterator[Place]:
-    """A place for the length of the block; its folder is removed afterwards."""
+def prepared(
+    memory_gb: float = 4.0, sources_of_sql: Sequence[str] = (), **overrides: Any
+) -> Iterator[Place]:
+    """A place for the length of the block; its folder is removed afterwards.
+
+    Args:
+        sources_of_sql: what SQL may reach beside files.
+    """
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as name:
         folder, files = Path(name), Path(name) / "files"
-        access, memory = Access(files=files), int(memory_gb * 1e9)
+        access = Access(files=files, sources=sources_of_sql)
+        memory = int(memory_gb * 1e9)
         with running(folder / "clickhouse", 0, access=access, max_memory=memory) as endpoint:
             settings = make_settings(endpoint, folder, **overrides)
             with open_run(settings) as run:

@@ -6,6 +6,7 @@ one: addresses are masked here, once, before an error is built, and so is what q
 
     IngestError
     ├── LoadError               the rows did not get into ClickHouse
+    ├── ArchiveError            an archive, or a file of one, cannot be read as fills
     └── UpstreamError           the upstream failed (carries source, url, request)
         ├── Unreachable         no connection, or it broke
         │   └── Timeout         no answer in time
@@ -101,6 +102,10 @@ class IngestError(PolymarketError):
 
 class LoadError(IngestError):
     """Rows were read but are not in ClickHouse; the cursor has not moved past them."""
+
+
+class ArchiveError(IngestError):
+    """An archive, or a file of one, cannot be read as fills; the message says why and what to do."""
 
 
 class UpstreamError(IngestError):

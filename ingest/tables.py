@@ -80,6 +80,11 @@ ORDER_FILLED = Table(
     has_blocks=True,
 )
 
+# V1 fills with their place in the block (chain, archives with log index), and those without (Goldsky): their keys differ, so
+# a fill that lands in both ways stands twice.
+V1_WITH_PLACE = "contract_version = 'v1' and block_number > 0"
+V1_WITHOUT_PLACE = "contract_version = 'v1' and block_number = 0"
+
 
 def _of_gamma(name: str, id_column: str) -> Table:
     schema = _schema(

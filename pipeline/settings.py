@@ -41,7 +41,7 @@ RESERVED_DATABASES = ("default", "system", "information_schema")
 # Empty turns these off; of every other setting, empty is the default.
 MAY_BE_EMPTY = {"sqd_portal_url"}
 # Their values may hold a password or a key, so no message repeats them.
-SECRETS = ("password", "url", "clickhouse_host")
+SECRETS = ("password", "url", "clickhouse_host", "secret_key")
 
 # What the demo loads stays apart from real data, whatever is set; its embedded server takes the port after the other's.
 DEMO_DIR = PROJECT_DIR / "data/demo"
@@ -179,6 +179,14 @@ class Settings(*_SECTIONS):  # type: ignore[misc]
     )
     backfill_package_rows: int = Field(
         250_000, ge=1, description="Fills that a backfill loads and settles at once"
+    )
+
+    parquet_s3_key_id: str = Field(
+        "",
+        description="Access key id for s3:// archives; empty: without a key, as public ones allow",
+    )
+    parquet_s3_secret_key: SecretStr = Field(
+        SecretStr(""), description="Secret key that belongs to it"
     )
 
     http_timeout_s: float = Field(60, gt=0, description="Longest wait for one answer")

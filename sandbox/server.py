@@ -1,5 +1,5 @@
 """The simulated Polymarket on one loopback port: Gamma, the subgraph, a Polygon node, an SQD Portal, the
-Data API and the CLOB, each under its own path.
+Data API, the CLOB and archives of Parquet files, each under its own path.
 
 `build_app` puts the upstreams together, `SandboxServer` runs them in a thread for tests, `serve` in
 the foreground with new blocks at a steady pace. Requests pass one middleware that counts them and
@@ -29,6 +29,7 @@ from sandbox.data_api import data_api_app
 from sandbox.faults import Faults
 from sandbox.gamma import gamma_app
 from sandbox.goldsky import goldsky_app
+from sandbox.parquet import parquet_app
 from sandbox.polygon import NodeLimits, polygon_app
 from sandbox.sqd import PortalLimits, portal_app
 from sandbox.truth import Truth
@@ -50,6 +51,7 @@ class Urls:
     data_url: str = ""
     sqd_url: str = ""
     clob_url: str = ""
+    parquet_url: str = ""
 
     @classmethod
     def at(cls, port: int) -> Urls:
@@ -62,6 +64,7 @@ class Urls:
             f"{base}/data",
             f"{base}/sqd",
             f"{base}/clob",
+            f"{base}/parquet",
         )
 
     def environment(self) -> dict[str, str]:
@@ -141,6 +144,7 @@ def build_app(
             Mount("/goldsky", goldsky_app(world.archive_fills())),
             # Not mounted: a node answers on its bare URL, where a mount would redirect.
             Route("/polygon", polygon_app(world.chain, limits, world.lock)),
+            Mount("/parquet", parquet_app(world)),
             Mount("/sqd", portal_app(world.chain, portal_limits, world.lock)),
             Route("/sandbox/advance", advance, methods=["POST"]),
             Route("/sandbox/truth", truth),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 from worlds import emptied, make_settings, prepared, sandbox_settings
 
-from embedded_clickhouse import Endpoint, running
+from embedded_clickhouse import Access, Endpoint, running
 from pipeline.derive.prepare import prepare
 from pipeline.settings import ENV_FILE_VARIABLE, Settings
 from pipeline.warehouse.run import Run, open_run
@@ -40,8 +40,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
-    """The embedded ClickHouse on a free port, over a folder of its own; no password."""
-    with running(tmp_path_factory.mktemp("clickhouse"), 0) as endpoint:
+    """The embedded ClickHouse on a free port, over a folder of its own; it may read addresses, as archives need."""
+    access = Access(sources=("URL",))
+    with running(tmp_path_factory.mktemp("clickhouse"), 0, access=access) as endpoint:
         yield endpoint
 
 

@@ -32,6 +32,7 @@ from pipeline.settings import Settings
 PROJECT = Path(__file__).resolve().parent.parent
 PROMISED = {
     "end-to-end": {"end_to_end_vs_limit", "vs_dict_path", "vs_poly_data_style"},
+    "parquet": {"parquet_vs_alone", "parquet_pipeline_peak_mb"},
     "wire": {"wire_efficiency_200ms_16"},
     "stored": {"live_p95_s", "live_p99_s", "cycle_2m_vs_1m", "candles_p95_ms"},
     "markets": {"markets_first_load_per_s", "markets_refresh_per_s"},
@@ -40,6 +41,7 @@ PROMISED = {
 }
 TINY = {
     "end-to-end": ["--rows", "3000", "--few", "2000"],
+    "parquet": ["--archived", "3000"],
     "wire": ["--latencies", "50", "--workers", "2", "--pages", "1"],
     "stored": [
         *("--stored", "2000,4000", "--cycles", "1", "--questions", "2"),

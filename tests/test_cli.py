@@ -123,7 +123,13 @@ def test_help_names_every_verb(tmp_path: Path) -> None:
         assert verb.help, f"{name} has no help text"
 
 
-VALUES = {"from_text": "2026-05-01", "to_text": "2026-06-01", "workers": "2", "slice_s": "60"}
+VALUES = {
+    "patterns": "x.parquet",
+    "from_text": "2026-05-01",
+    "to_text": "2026-06-01",
+    "workers": "2",
+    "slice_s": "60",
+}
 
 
 @pytest.mark.parametrize(

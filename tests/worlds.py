@@ -310,10 +310,11 @@ def land_gamma(run: Run, world: World) -> None:
     settle_all(run)
 
 
-def assert_equals_truth(run: Run, world: World) -> None:
+def assert_equals_truth(run: Run, world: World, *, v1_from_chain: bool = False) -> None:
     """Every promised table is equal; of gap-filled candles, which follow from the others, those of a few tokens."""
     database = run.settings.clickhouse_database
-    checks = reconcile(run.client, database, Truth(world), filled_rows=FILLED_ROWS)
+    truth = Truth(world, v1_from_chain=v1_from_chain)
+    checks = reconcile(run.client, database, truth, filled_rows=FILLED_ROWS)
     wrong = {c.name: c.differences or (c.expected, c.actual) for c in checks if not c.equal}
     assert not wrong, wrong
 

@@ -10,23 +10,27 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ingest.contracts import V1
 from ingest.errors import IngestError
+from ingest.queue.slices import Slice
 from ingest.sources.polygon.source import slices as chain_slices
 from pipeline.console import Step, human, step
 from pipeline.derive.prepare import prepare
 from pipeline.errors import LoadFailed, LockHeld, NothingLoaded, SchemaError, SettingsError
 from pipeline.jobs.backup import serve_requests
 from pipeline.jobs.cycle import finish_earlier, settle_all
+from pipeline.jobs.identities import WITH_PLACE, WITHOUT_PLACE, stands, whole_days
 from pipeline.jobs.slicing import (
     V1_TWICE,
     Plan,
     at,
     cut,
     first_second,
+    generations,
     left_of,
     ranges,
     sources_of,
@@ -106,7 +110,7 @@ def plan(run: Run, request: Request) -> Plan:
     for whole in wholes:
         if request.end and whole == wholes[-1] and whole.end < end:
             log.info("backfill: %s has fills up to %s only", whole.source, show(at(whole.end)))
-    _refuse_v1_twice(run, [whole.source for whole in wholes])
+    _refuse_v1_twice(run, wholes)
     parts = [part for whole in wholes for part in cut(whole, settings.backfill_slice_s)]
     books = SliceBooks(run.client, settings.raw_database)
     done = books.in_state("done") if books.exist() and not request.again else []
@@ -292,24 +296,22 @@ def _confirmed_end(run: Run) -> int:
         raise LoadFailed(str(error)) from error
 
 
-def _refuse_v1_twice(run: Run, sources: list[str]) -> None:
-    """Refuse a range whose V1 fills have landed from the other source.
+def _refuse_v1_twice(run: Run, wholes: Iterable[Slice]) -> None:
+    """Refuse ranges on whose days V1 fills stand under the other identity.
 
     Raises:
-        SettingsError: they have.
+        SettingsError: they do.
     """
-    raw = run.settings.raw_database
-    others = []
-    if "goldsky" in sources:
-        others.append("source = 'polygon' and contract_version = 'v1'")
-    if "polygon" in sources and V1 in run.settings.polygon_versions.split(","):
-        others.append("source = 'goldsky'")
-    if not others or not run.client.command(f"exists table {raw}.order_filled"):
-        return
-    if run.client.query(
-        f"select 1 from {raw}.order_filled where {' or '.join(others)} limit 1"
-    ).result_rows:
-        raise SettingsError(f"{V1_TWICE}: it has landed already; use another CLICKHOUSE_DATABASE")
+    for whole in wholes:
+        if V1 not in generations(whole):
+            continue
+        other = WITH_PLACE if whole.source == "goldsky" else WITHOUT_PLACE
+        span = whole_days((whole.start, whole.end - 1))
+        if days := stands(run.client, run.settings.raw_database, other, [span], most=1):
+            raise SettingsError(
+                f"--source {whole.source}: {V1_TWICE}: it has landed already on {days[0]}; leave such days out, read the"
+                " other source alone, or use another CLICKHOUSE_DATABASE"
+            )
 
 
 def _rate(fills: int, seconds: float) -> str:

@@ -159,6 +159,10 @@ def parse(letter: Letter) -> Parsed:
         record = orjson.loads(letter.payload)
     except orjson.JSONDecodeError as error:
         return [], [DeadLetter("not_json", str(error), letter.payload.encode())]
+    if (
+        letter.source not in KINDS
+    ):  # of an archive, which is read again by `backfill --parquet … --again`
+        return [], [DeadLetter(letter.reason, "no parser", letter.payload.encode())]
     return KINDS[letter.source].parse(record, letter.seen_at)
 
 

@@ -80,6 +80,24 @@ def cron(
     metavar="SECONDS",
     help="Instead of BACKFILL_SLICE_S.",
 )
+@click.option(
+    "--parquet",
+    "patterns",
+    metavar="PATTERN",
+    multiple=True,
+    help="Read an archive of Parquet files instead: a path or glob, an http(s):// address with {a,b} or {1..9}, or s3://…."
+    " Repeatable.",
+)
+@click.option(
+    "--replace-days",
+    is_flag=True,
+    help="With --parquet: move days over whose V1 fills stand with log index to an archive without, or the other way.",
+)
+@click.option(
+    "--little-endian",
+    is_flag=True,
+    help="With --parquet: numbers of 32 bytes have their lowest byte first, as ClickHouse writes UInt256.",
+)
 @click.option("--again", is_flag=True, help="Read slices again that are done.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be read.")
 @click.option(
@@ -95,15 +113,21 @@ def backfill(
     source: str | None,
     workers: int | None,
     slice_s: int | None,
+    patterns: tuple[str, ...],
+    replace_days: bool,
+    little_endian: bool,
     again: bool,
     dry_run: bool,
     cancel: bool,
 ) -> None:
     """Read the fills of a time range (ISO dates or times, UTC, half-open), beside a running loop if there is one.
 
+    With --parquet ClickHouse itself reads the files of an archive; their licence is your affair.
+
     \b
     A month:              backfill --from 2026-05-01 --to 2026-06-01
     All since a moment:   backfill --from 2026-04-01T12:00
+    An archive:           backfill --parquet 'https://example.org/fills/{2024..2026}.parquet'
     """
     from pipeline.jobs import backfill as backfilling
     from pipeline.verbs.report import print_plan
@@ -111,6 +135,11 @@ def backfill(
 
     if cancel:
         refuse_ignored(context, "--cancel", {"source"})
+    if patterns:
+        _backfill_parquet(context, patterns, replace_days, little_endian, again, dry_run)
+        return
+    if replace_days or little_endian:
+        raise click.UsageError("--replace-days and --little-endian go with --parquet only")
     given = {"backfill_workers": workers, "backfill_slice_s": slice_s}
     with verb(context) as settings:
         given = {name: value for name, value in given.items() if value is not None}
@@ -125,6 +154,31 @@ def backfill(
                 print_plan(backfilling.plan(run, request))
             else:
                 backfilling.backfill(run, request)
+
+
+def _backfill_parquet(
+    context: click.Context,
+    patterns: tuple[str, ...],
+    replace_days: bool,
+    little_endian: bool,
+    again: bool,
+    dry_run: bool,
+) -> None:
+    from pipeline.jobs.archive_plan import Request, allowing, make_plan
+    from pipeline.jobs.parquet import backfill_parquet
+    from pipeline.verbs.report import print_archive
+    from pipeline.warehouse.run import open_run
+
+    refuse_ignored(
+        context, "--parquet", {"patterns", "replace_days", "little_endian", "again", "dry_run"}
+    )
+    request = Request(patterns, again, replace_days, little_endian)
+    with verb(context) as settings, open_run(allowing(settings, patterns)) as run:
+        if not dry_run:
+            backfill_parquet(run, request)
+            return
+        with make_plan(run, request) as plan:
+            print_archive(plan)
 
 
 @click.command()

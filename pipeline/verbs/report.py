@@ -19,6 +19,7 @@ from pipeline.warehouse.jobs import RUNNING
 if TYPE_CHECKING:
     from pipeline.derive.comparison import Verdict
     from pipeline.derive.upgrade import Upgrade
+    from pipeline.jobs.archive_plan import Plan as ArchivePlan
     from pipeline.jobs.replay import Replay
     from pipeline.jobs.slicing import Plan
     from pipeline.settings import Settings
@@ -241,6 +242,38 @@ def print_plan(plan: Plan) -> None:
             table.add_row(source, first, last, human(len(slices)), human(done))
     out.print(table)
     out.print(f"{human(len(plan.left))} slices would be read; nothing was written")
+
+
+def print_archive(plan: ArchivePlan) -> None:
+    """Print what a backfill of an archive would do: each file with its layout, rows, time, days and bytes."""
+    from pipeline.jobs.slicing import at
+
+    columns = (
+        ("rows", "right"),
+        ("from", "left"),
+        ("to", "left"),
+        ("days", "right"),
+        ("bytes", "right"),
+    )
+    table = simple_table(
+        ("file", "left"), ("layout", "left"), *columns, ("slices", "right"), ("done", "right")
+    )
+    files = {file.name: file for file, _ in plan.slices}
+    for name, file in files.items():
+        first, last, *_, days = plan.archive.query(file.place, file.reading(plan.archive).days())[0]
+        slices = len(file.conditions)
+        done = slices - sum(each.name == name for each, _ in plan.left)
+        span = [show(at(each)) if days else "" for each in (first, last)]
+        numbers = human(days), human(file.bytes), human(slices), human(done)
+        table.add_row(name, file.mapped.layout.name, human(file.rows), *span, *numbers)
+    out.print(table, soft_wrap=True)
+    for problem in plan.problems.values():
+        out.print(f"[red]{escape(problem)}[/]", soft_wrap=True)
+    out.print(
+        f"{human(len(files))} files, {human(sum(file.rows for file in files.values()))} rows,"
+        f" {human(sum(file.bytes for file in files.values()))} bytes, {human(len(plan.left))} slices would be read;"
+        " nothing was written"
+    )
 
 
 def age(seconds: float | None) -> str:

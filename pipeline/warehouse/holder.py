@@ -47,7 +47,7 @@ class Holder:
             return False
         if self.pid == os.getpid():
             return self.process_id != PROCESS_ID
-        return not _alive(self.pid)
+        return not is_alive(self.pid)
 
 
 def this_process() -> dict[str, str | int]:
@@ -65,7 +65,8 @@ def _boot_id() -> str:
     return path.read_text().strip() if path.exists() else ""
 
 
-def _alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine has this number."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

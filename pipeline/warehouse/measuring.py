@@ -10,6 +10,7 @@ from datetime import UTC
 
 from clickhouse_connect.driver.client import Client
 
+from ingest.sources.parquet import NAME as PARQUET
 from ingest.tables import TABLES
 from pipeline.warehouse.loads import EPOCH, Load, Unchecked
 
@@ -54,15 +55,15 @@ class Measure:
     def with_blocks(self, load: Load) -> Unchecked:
         """The blocks of a load that may have left the chain since they were read.
 
-        The archive never changes, and neither do blocks so deep below another block of the same load.
+        Archives never change, and neither do blocks so deep below another block of the same load.
         """
         if not TABLES[load.table_name].has_blocks or not load.loaded_rows:
             return Unchecked(load, None, EPOCH)
         first, last, newest_at = self._client.query(
             "select minIf(block_number, block_number + {depth:UInt64} > newest), max(block_number), max(timestamp)"
             f" from (select *, max(block_number) over () as newest from {self._counting(load)})"
-            " where block_number > 0",
-            parameters={"depth": REORG_DEPTH},
+            " where block_number > 0 and source != {archive:String}",
+            parameters={"depth": REORG_DEPTH, "archive": PARQUET},
         ).result_rows[0]
         return Unchecked(load, (first, last) if last else None, newest_at.replace(tzinfo=UTC))
 
