@@ -22,6 +22,7 @@ from worlds import (
     small_world,
 )
 
+from pipeline.derive import comparison
 from pipeline.derive.comparison import Verdict, describe
 from pipeline.derive.models import full_refresh_selects
 from pipeline.derive.verify import verify, whole_days
@@ -35,7 +36,8 @@ from sandbox.world import World
 
 DAY = timedelta(days=1)
 TABLES = {
-    "order_fills", "trades", "ohlcv_1m", "ohlcv_1h", "ohlcv_1d", "market_latest_price", "traded_tokens",
+    "order_fills", "trades", "trades_by_token", "fills_by_wallet", "transaction_times",
+    "ohlcv_1m", "ohlcv_1h", "ohlcv_1d", "market_latest_price", "traded_tokens",
     "markets", "events", "outcome_tokens", "market_history", "refused fills", "volume_daily",
 }  # fmt: skip
 
@@ -209,6 +211,24 @@ def test_a_row_may_be_in_many_ways_wrong() -> None:
     assert describe(names, "token_id", [stored], []) == "not expected: token_id 7"
     assert describe(names, "token_id", [stored, derived], [derived]) == "stored 2 times: token_id 7"
     assert describe(names, "token_id", [], []) == "changed while it was looked at"
+
+
+def test_the_same_differences_are_found_each_time(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what is found twice counts, so of many differences the same must be named."""
+    monkeypatch.setattr(comparison, "MOST_DIFFERENCES", 10)
+    numbers = "(select number as n, {} as x from numbers_mt(1000000))"
+    every = comparison.Comparison(
+        table="numbers",
+        stored=numbers.format(1),
+        derived=numbers.format(2),
+        key="n",
+        columns={"n": "UInt64", "x": "UInt8"},
+    )
+    first, second = (comparison.find_differences(run, every, None)[2] for _ in range(2))
+    assert len(first) == 10
+    assert first == second == sorted(first, key=lambda each: each.key)
 
 
 def test_ranges_are_whole_days() -> None:

@@ -80,7 +80,10 @@ class Difference:
 def find_differences(
     run: Run, comparison: Comparison, part: TimeRange | None
 ) -> tuple[int, int, list[Difference]]:
-    """Rows that are stored, keys that should be, and the first keys that differ."""
+    """Rows that are stored, keys that should be, and the first keys that differ, by their hash.
+
+    The same keys come first in every query, so that two answers can be compared.
+    """
     hashed = f"sipHash64(toString(tuple({', '.join(comparison.columns)})))"
     rows, expected, differences = run.client.query(f"""
         with keys as (
@@ -95,7 +98,7 @@ def find_differences(
         select
             sum(length(stored)),
             countIf(notEmpty(derived)),
-            groupArrayIf({MOST_DIFFERENCES})(
+            groupArraySortedIf({MOST_DIFFERENCES})(
                 (key_hash, stored, derived),
                 length(stored) != 1 or not has(derived, stored[1])
             )

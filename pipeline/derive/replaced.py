@@ -13,6 +13,8 @@ from datetime import UTC
 from uuid import UUID
 
 from ingest.tables import SETTLED
+from pipeline.derive.cutting import FILLS, plan_fills
+from pipeline.timerange import TimeRange
 from pipeline.warehouse.loads import Load
 from pipeline.warehouse.run import Run
 
@@ -30,6 +32,7 @@ def heal_replaced_tables(run: Run) -> list[str]:
     for table in sorted({_landing_table(run, name) for name in replaced}):
         names = [name for name in replaced if _landing_table(run, name) == table]
         loads = _mark(run, table, [_settled_up_to(run, name) for name in names])
+        _rebuild_unsettled(run, table)
         log.warning(
             "models: %s was replaced; %d loads are settled again", ", ".join(names), len(loads)
         )
@@ -80,6 +83,21 @@ def _mark(run: Run, table: str, settled_up_to: list[int | None]) -> list[Load]:
         to_at=last.replace(tzinfo=UTC),
     )
     return run.ledger.add_rebuild([whole])
+
+
+def _rebuild_unsettled(run: Run, table: str) -> None:
+    """Have everything derived again in the time of the loads that are unsettled.
+
+    A new table holds no withdrawn rows, and by those the tables made from it learn what they have to withdraw.
+    """
+    times = [
+        each
+        for load in run.ledger.unsettled()
+        if load.table_name == table and load.loaded_rows
+        for each in (load.from_at, load.to_at)
+    ]
+    if table == FILLS and times:
+        run.ledger.add_rebuild(plan_fills(run, TimeRange.including(min(times), max(times))))
 
 
 def _landing_table(run: Run, model: str) -> str:

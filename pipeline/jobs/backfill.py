@@ -49,6 +49,8 @@ LOG_EVERY_S = 10.0
 LOOK_EVERY_S = 1.0
 # A loop that has just started makes the books when it is ready.
 PREPARING_S = 120.0
+# How long a loop may take to settle what is landed; loads of a backfill are settled as they come.
+SETTLING_S = 1800.0
 log = logging.getLogger(__name__)
 
 
@@ -250,8 +252,32 @@ class _Backfill:
                 if not self._still_holds(holder):
                     return False
                 time.sleep(LOOK_EVERY_S)
+        if not self._let_settle(holder):
+            return False
         self._report(tally, [])
         return True
+
+    def _let_settle(self, holder: Holder) -> bool:
+        """Wait until the loads that are unsettled now are settled, or `holder` has let go of the lock: then False.
+
+        Raises:
+            LoadFailed: they are not in the time that a settle may take.
+        """
+        waiting, deadline = self._unsettled(), time.monotonic() + SETTLING_S
+        while waiting & self._unsettled():
+            if not self._still_holds(holder):
+                return False
+            if time.monotonic() > deadline:
+                raise LoadFailed(
+                    f"backfill: all fills are landed, but {len(waiting & self._unsettled())} loads are not settled after"
+                    f" {SETTLING_S:.0f} s: `python run_pipeline.py status` says why"
+                )
+            time.sleep(LOOK_EVERY_S)
+        return True
+
+    def _unsettled(self) -> set[tuple[int, str]]:
+        ready = ("loaded", "settling")
+        return {each.key for each in self._run.ledger.unsettled() if each.state in ready}
 
     def _show(self, tally: Tally, shown: Step) -> None:
         seconds = time.monotonic() - self._started
