@@ -281,7 +281,8 @@ def test_beside_a_loop_the_loop_writes_the_backup(
         restore(run, made, replace=True)
         assert not run.ledger.unsettled()
         # What the loop had not read by then is read by the next cycle, and nothing twice.
-        assert call(env, tmp_path, "run").returncode == 0
+        for _ in range(2):  # the second asks for tokens that the first has met
+            assert call(env, tmp_path).returncode == 0
         assert_equals_truth(run, small_world(seed=11))
 
 
