@@ -328,6 +328,10 @@ def test_what_makes_no_sense_is_refused_before_anything_is_made(
         "exists (select * from file('x'))",
         "1 format CSV",
         "1; drop table trades",
+        "0 in system.one",
+        "'x' not in trades or side = 'BUY'",
+        "side = 'BUY' and (1, wallet) global in system.one",
+        "(0 as usd) = 0",
         "",
     ],
 )

@@ -122,10 +122,12 @@ def export(run: Run, wanted: Wanted) -> Exported:
     path = out / wanted.table
     days = whole_parts(by, wanted.start, wanted.end)
     with closing(connect(run.server, LONGEST_S)) as client:
-        parts = _parts(client, selection, by, *days)
-        if not parts and not path.exists():
+        if not path.exists() and not _parts(client, selection, by, *days):
             return Exported(path)
         with opened(path, options, overwrite=wanted.overwrite) as folder:
+            parts = _parts(
+                client, selection, by, *days
+            )  # as they are while nobody else exports here
             return _Export(run, client, selection, wanted, folder).run(by, parts)
 
 

@@ -129,6 +129,8 @@ class Folder:
         Raises:
             ExportError: it cannot be written.
         """
+        if self._kept.pop(name, None):
+            self.note()  # else a kill right after would leave the new file noted as the old one
         return _written(self.path / name, self._draft, compression, check)
 
     def _remove_unnoted(self) -> None:

@@ -18,6 +18,12 @@ from pipeline.warehouse.client import first_line
 # Of Hive paths. No promised table has a column of these names, so no reader finds one twice.
 PARTITION = {"day": "date", "month": "month"}
 # They read files; every other way to those is a table, which a condition cannot name.
+IN_FUNCTIONS = {
+    f"{scope}{name}{ending}"
+    for scope in ("", "global")
+    for name in ("in", "notin", "nullin", "notnullin")
+    for ending in ("", "ignoreset")
+}
 REFUSED_FUNCTIONS = {"file", "catboostevaluate"}
 
 
@@ -160,10 +166,16 @@ def checked_condition(client: Client, text: str) -> str:
     """
     # Alone, as in brackets `1) or (1` would be whole; and in brackets, as alone it might name a format.
     for each in (text, f"(\n{text}\n)"):
-        nodes = _parsed(client, f"select 1 where {each}")
+        lines = _parsed(client, f"select 1 where {each}")
+        nodes = [line.strip() for line in lines]
         selects = [node for node in nodes if node.startswith("SelectQuery")]
         functions = {node.split()[1].lower() for node in nodes if node.startswith("Function ")}
-        if selects != ["SelectQuery (children 2)"] or functions & REFUSED_FUNCTIONS:
+        if (
+            selects != ["SelectQuery (children 2)"]
+            or functions & REFUSED_FUNCTIONS
+            or any("(alias " in node for node in nodes)
+            or _asks_a_table(lines)
+        ):
             raise UsageError(
                 "--where: give one condition on the table's own columns, like \"side = 'BUY' and usd > 100\";"
                 " it may not read anything else"
@@ -171,9 +183,23 @@ def checked_condition(client: Client, text: str) -> str:
     return text
 
 
+def _asks_a_table(lines: list[str]) -> bool:
+    """Whether the right side of an IN is a name, which ClickHouse reads as that of a table."""
+    depths = [len(line) - len(line.lstrip()) for line in lines]
+    for place, line in enumerate(lines):
+        words, depth = line.split(), depths[place]
+        if words[0] == "Function" and words[1].lower() in IN_FUNCTIONS:
+            ends = [n for n in range(place + 1, len(lines)) if depths[n] <= depth]
+            below = range(place + 1, ends[0] if ends else len(lines))
+            arguments = [n for n in below if depths[n] == depth + 2]
+            if arguments and "Identifier" in lines[arguments[-1]].split()[0]:
+                return True
+    return False
+
+
 def _parsed(client: Client, query: str) -> list[str]:
-    """The nodes of a query's syntax tree."""
+    """The nodes of a query's syntax tree, each a line that is indented by its depth."""
     try:
-        return [line.strip() for (line,) in client.query(f"explain ast {query}").result_rows]
+        return [line for (line,) in client.query(f"explain ast {query}").result_rows]
     except ClickHouseError as error:
         raise UsageError(f"--where: {first_line(error)}") from error
