@@ -71,6 +71,14 @@ settling as (
     {{ '(select version from settling)' if is_incremental() else refresh_id() }}
 {%- endmacro %}
 
+{#-
+    Version of rows that a settle withdraws from a copy. One less than that of what stands, so that a row which is computed
+    again wins over its withdrawal without a sort; later than anything before this settle, be it by coming after it.
+-#}
+{% macro withdrawal_version() -%}
+    (select version - 1 from settling)
+{%- endmacro %}
+
 {#- Version of rows that only say what is: in a settle those that it touches have its own. -#}
 {% macro live_version() -%}
     {{ 'toUInt64(0)' if is_incremental() else refresh_id() }}

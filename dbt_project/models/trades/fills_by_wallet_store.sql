@@ -71,7 +71,7 @@ standing_or_withdrawn as (
     union all
     select
         {{ columns }},
-        (select version from settling) as version,
+        {{ withdrawal_version() }} as version,
         1 as is_deleted
     from {{ withdrawn }}
     {%- endfor %}
@@ -79,7 +79,7 @@ standing_or_withdrawn as (
     -- A rebuild withdraws what only this store has.
     select
         {{ columns }},
-        (select version from settling) as version,
+        {{ withdrawal_version() }} as version,
         1 as is_deleted
     from {{ this }}
     where {{ in_rebuilt_range('filled_at') }}
@@ -87,8 +87,6 @@ standing_or_withdrawn as (
 )
 
 select * from standing_or_withdrawn
-order by is_deleted
-limit 1 by wallet, filled_at, tx_hash, log_index, order_hash, is_operator
 {%- else %}
 
 select

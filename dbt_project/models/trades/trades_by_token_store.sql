@@ -29,7 +29,7 @@ trades as (
     -- A rebuild withdraws what only this store has.
     select
         {{ columns }},
-        (select version from settling) as version,
+        {{ withdrawal_version() }} as version,
         1 as is_deleted
     from {{ this }}
     where {{ in_rebuilt_range('filled_at') }}
@@ -47,7 +47,3 @@ trades as (
 )
 
 select * from trades
-{%- if is_incremental() %}
-order by is_deleted
-limit 1 by token_id, filled_at, tx_hash, log_index, order_hash
-{%- endif %}
