@@ -123,7 +123,15 @@ def test_no_secret_is_printed_or_written_down(
         "manifest.json",
         "server.log",
     }
-    assert {str(path): found for path in written if (found := leaked(path.read_bytes()))} == {}
+    assert {str(path): found for path in written if (found := leaked(content(path)))} == {}
+
+
+def content(path: Path) -> bytes:
+    """What a file holds; nothing if a merge of ClickHouse has removed it meanwhile."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def test_the_password_is_not_on_the_command_line(guarded: Endpoint) -> None:
