@@ -270,6 +270,31 @@ def test_fills_that_the_archive_lacks_stay(
     assert sum(row[3] for row in landed(with_goldsky)) == fills
 
 
+@pytest.mark.parametrize("replaces_days", [False, True])
+def test_one_request_has_v1_of_a_day_under_one_identity(
+    filling: Run, upstream: SandboxServer, replaces_days: bool
+) -> None:
+    both = archive(upstream, "decoded_v1", "entities")
+    with pytest.raises(SettingsError) as refusal:
+        backfill_parquet(filling, Request(both, replaces_days=replaces_days))
+    said = str(refusal.value)
+    assert "/plain/decoded_v1/" in said and "/plain/entities/" in said and "2026-04-28" in said
+    assert landed(filling) == [] and filling.ledger.unsettled() == []
+
+
+@pytest.mark.parametrize("replaces_days", [False, True])
+def test_a_file_of_v1_with_broken_pages_is_named_and_the_others_go_on(
+    with_goldsky: Run, upstream: SandboxServer, replaces_days: bool
+) -> None:
+    bad, good = f"{upstream.urls.parquet_url}/broken-pages/", f"{upstream.urls.parquet_url}/plain/"
+    layout, other = ("decoded_v1", "decoded_v1") if replaces_days else ("decoded_v1", "decoded_v2")
+    patterns = [f"{bad}{layout}/0.parquet", f"{good}{other}/{{1,2}}.parquet"]
+    with pytest.raises(LoadFailed, match=r"1 files .*broken-pages/decoded_v1/0\.parquet: "):
+        backfill_parquet(with_goldsky, Request(patterns, replaces_days=replaces_days))
+    assert [row[0] for row in states(with_goldsky)] == ["done", "done"]
+    assert with_goldsky.ledger.unsettled() == []
+
+
 # ---------- interrupted
 
 

@@ -45,6 +45,12 @@ def whole_days(span: Span) -> Span:
     return span[0] // DAY_S * DAY_S, (span[1] // DAY_S + 1) * DAY_S - 1
 
 
+def days_of(span: Span) -> tuple[str, str]:
+    """The first and the last day (UTC) of a span, as texts."""
+    first, last = (f"{datetime.fromtimestamp(each, UTC):%Y-%m-%d}" for each in span)
+    return first, last
+
+
 def any_stands(client: Client, raw: str, identity: Identity) -> bool:
     """Whether any fill may stand under an identity, those taken back included; a look at two small columns."""
     table = f"{raw}.{ORDER_FILLED.name}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from clickhouse_connect.driver.exceptions import OperationalError
@@ -20,10 +21,21 @@ from pipeline.console import Step, human, step
 from pipeline.derive.prepare import prepare
 from pipeline.errors import LoadFailed, SettingsError
 from pipeline.jobs.archive_files import PART_ROWS, Archive, File
-from pipeline.jobs.archive_plan import Plan, Request, identity_of, make_plan, v1_spans
+from pipeline.jobs.archive_plan import (
+    Plan,
+    Request,
+    V1File,
+    identity_of,
+    make_plan,
+    twice_in_request,
+    v1_files,
+)
 from pipeline.jobs.backup import serve_requests
 from pipeline.jobs.cycle import finish_earlier, settle_all
 from pipeline.jobs.identities import (
+    Identity,
+    Span,
+    days_of,
     other_than,
     show_days,
     span_of,
@@ -106,8 +118,10 @@ class _Reader:
         Raises:
             SettingsError, LoadFailed: see `backfill_parquet`.
         """
+        v1 = self._v1_files()
+        refuse_both_identities(v1)
         if not self._request.replaces_days:
-            refuse_v1_twice(self._run, self._plan)
+            refuse_v1_twice(self._run, v1)
         total = sum(file.part_rows for file, _ in self._plan.left)
         log.info(
             "backfill: %d slices of %d files, %s rows%s",
@@ -124,8 +138,17 @@ class _Reader:
                 self._show(shown, total)
             settle_all(self._run)
         if self._request.replaces_days:
-            self._tell_what_stays()
+            self._tell_what_stays(v1)
         self._report()
+
+    def _v1_files(self) -> list[V1File]:
+        """Files whose V1 fills could stand twice; one that cannot be read is left out and stands in the report."""
+        files = v1_files(self._run, self._plan)
+        for name, problem in self._plan.problems.items():
+            if name not in self._problems:
+                self._problems[name] = problem
+                log.warning("backfill: %s", problem)
+        return files
 
     def _try(self, file: File, part: str) -> None:
         """Read a slice; one that fails stands in the report."""
@@ -214,9 +237,9 @@ class _Reader:
                 self._run.lock.sql_is_held(),
             )
 
-    def _tell_what_stays(self) -> None:
+    def _tell_what_stays(self, files: Sequence[V1File]) -> None:
         """Name days on which fills of the other identity are left, because the archive lacks them."""
-        for identity, spans in v1_spans(self._run, self._plan).items():
+        for identity, spans in _spans(files).items():
             days = stands(self._run.client, self._raw, other_than(identity), spans)
             if days:
                 log.warning(
@@ -268,16 +291,39 @@ class _Reader:
             )
 
 
-def refuse_v1_twice(run: Run, plan: Plan) -> None:
+def refuse_v1_twice(run: Run, files: Sequence[V1File]) -> None:
     """Refuse files whose V1 fills stand under the other identity on any of their days.
 
     Raises:
         SettingsError: they do.
     """
-    for identity, spans in v1_spans(run, plan).items():
+    for identity, spans in _spans(files).items():
         other = other_than(identity)
         if days := stands(run.client, run.settings.raw_database, other, spans, most=1):
             raise SettingsError(
                 f"--parquet: {other.title} stand on {days[0]}, and each fill would count twice; --replace-days moves"
                 " whole days over to the archive"
             )
+
+
+def refuse_both_identities(files: Sequence[V1File]) -> None:
+    """Refuse files that would bring V1 fills of the same days under both identities.
+
+    Raises:
+        SettingsError: they would.
+    """
+    if both := twice_in_request(files):
+        named = " and ".join(
+            f"{file.name} ({file.identity.title}, {' to '.join(days_of(file.span))})"
+            for file in both
+        )
+        raise SettingsError(
+            f"--parquet: {named} have days in common, and each fill would count twice; give files of one kind for a day"
+        )
+
+
+def _spans(files: Sequence[V1File]) -> dict[Identity, list[Span]]:
+    spans: dict[Identity, list[Span]] = {}
+    for file in files:
+        spans.setdefault(file.identity, []).append(file.span)
+    return spans
