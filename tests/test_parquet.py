@@ -22,12 +22,14 @@ from worlds import (
 )
 
 from embedded_clickhouse import Endpoint
+from ingest.errors import ArchiveError
 from ingest.events import Event, Moment, listen
 from pipeline.errors import LoadFailed, SettingsError
 from pipeline.jobs import archive_files
 from pipeline.jobs import backfill as backfilling
+from pipeline.jobs.archive_files import Archive
 from pipeline.jobs.archive_plan import Request, make_plan
-from pipeline.jobs.cycle import run_cycle
+from pipeline.jobs.cycle import finish_earlier, run_cycle
 from pipeline.jobs.parquet import backfill_parquet
 from pipeline.jobs.replay import replay
 from pipeline.settings import PROJECT_DIR, Settings
@@ -327,6 +329,35 @@ def test_interrupted_at_any_point_it_ends_equal(
     backfill_parquet(run, request)
     assert_equals_truth(run, upstream.world, v1_from_chain=True)
     assert run.ledger.unsettled() == []
+
+
+@pytest.mark.parametrize("failure", [ArchiveError("no letters"), Crash()])
+def test_what_fails_between_fills_and_withdrawal_leaves_no_fill_twice(
+    with_goldsky: Run,
+    upstream: SandboxServer,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: Exception,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A successor of another kind settles such a load."""
+    run, before = with_goldsky, sum(row[3] for row in landed(with_goldsky))
+    command = Archive.command
+
+    def landing(self: Archive, *given: object) -> None:
+        command(self, *given)
+        raise failure
+
+    monkeypatch.setattr(Archive, "command", landing)
+    with pytest.raises(LoadFailed if isinstance(failure, ArchiveError) else Crash):
+        backfill_parquet(run, Request(archive(upstream, "decoded_v1"), replaces_days=True))
+    monkeypatch.undo()
+    assert "no fill stands twice" not in caplog.text
+    with run.lock.held("test"):
+        finish_earlier(run)
+    assert sum(row[3] for row in landed(run)) == before
+    assert run.ledger.unsettled() == []
+    backfill_parquet(run, Request(archive(upstream, "logs"), replaces_days=True))
+    assert_equals_truth(run, upstream.world, v1_from_chain=True)
 
 
 def environment_of(settings: Settings, **more: str) -> dict[str, str]:

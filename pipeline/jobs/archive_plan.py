@@ -19,7 +19,11 @@ from ingest.sources.parquet.places import Keys, Place, has_wildcard, places_of
 from pipeline.console import step
 from pipeline.errors import LoadFailed, SettingsError
 from pipeline.jobs.archive_files import LONGEST_S, Archive, File, look_at
-from pipeline.jobs.identities import (
+from pipeline.settings import Settings
+from pipeline.warehouse.archive_books import ArchiveBooks
+from pipeline.warehouse.client import connect
+from pipeline.warehouse.holder import is_alive
+from pipeline.warehouse.identities import (
     WITH_PLACE,
     WITHOUT_PLACE,
     Identity,
@@ -28,10 +32,6 @@ from pipeline.jobs.identities import (
     other_than,
     whole_days,
 )
-from pipeline.settings import Settings
-from pipeline.warehouse.archive_books import ArchiveBooks
-from pipeline.warehouse.client import connect
-from pipeline.warehouse.holder import is_alive
 from pipeline.warehouse.run import Run
 
 LINKS = "parquet-links"

@@ -25,24 +25,22 @@ from pipeline.jobs.archive_plan import (
     Plan,
     Request,
     V1File,
-    identity_of,
     make_plan,
     twice_in_request,
     v1_files,
 )
 from pipeline.jobs.backup import serve_requests
 from pipeline.jobs.cycle import finish_earlier, settle_all
-from pipeline.jobs.identities import (
+from pipeline.warehouse.archive_books import DONE, FAILED, ArchiveBooks, SliceKey, Tally
+from pipeline.warehouse.identities import (
     Identity,
     Span,
     days_of,
     other_than,
     show_days,
-    span_of,
     stands,
-    withdraw,
+    withdraw_other,
 )
-from pipeline.warehouse.archive_books import DONE, FAILED, ArchiveBooks, SliceKey, Tally
 from pipeline.warehouse.run import Run
 
 PIPELINE = "polymarket_parquet"
@@ -194,6 +192,7 @@ class _Reader:
             except ArchiveError as error:
                 # An answer says that nothing is under way any more; without one, rows may still come.
                 ledger.prove()
+                self._replace(load_id)
                 is_answered = not isinstance(error.__cause__, OperationalError)
                 ledger.close_loading([load_id], is_whole=is_answered)
                 raise
@@ -211,8 +210,7 @@ class _Reader:
             dead = rows - right - others
         if dead:
             archive.command(place, reading.insert_letters(self._raw, load_id, held))
-        if self._request.replaces_days:
-            self._replace(file, load_id)
+        self._replace(load_id)
         return Tally(rows, fills, dead, others, load_id)
 
     def _landed(self, load_id: int) -> int:
@@ -220,22 +218,10 @@ class _Reader:
             f"select count() from {self._raw}.{ORDER_FILLED.name} where load_id = {load_id}"
         ).result_rows[0][0]
 
-    def _replace(self, file: File, load_id: int) -> None:
-        """Take back the V1 fills of the other identity that a load has brought."""
-        identity = identity_of(file)
-        fills, first, last = self._run.client.query(
-            f"select count(), min(timestamp), max(timestamp) from {self._raw}.{ORDER_FILLED.name}"
-            f" where load_id = {load_id} and {identity.condition}"
-        ).result_rows[0]
-        if fills:
-            withdraw(
-                self._archive.client,
-                self._raw,
-                other_than(identity),
-                load_id,
-                span_of(first, last),
-                self._run.lock.sql_is_held(),
-            )
+    def _replace(self, load_id: int) -> None:
+        """Take back the V1 fills of the other identity that a load has brought, if days are moved over."""
+        if self._request.replaces_days:
+            withdraw_other(self._archive.client, self._raw, load_id, self._run.lock.sql_is_held())
 
     def _tell_what_stays(self, files: Sequence[V1File]) -> None:
         """Name days on which fills of the other identity are left, because the archive lacks them."""
@@ -243,9 +229,12 @@ class _Reader:
             days = stands(self._run.client, self._raw, other_than(identity), spans)
             if days:
                 log.warning(
-                    "backfill: on %s %s stay that the archive lacks; no fill stands twice",
+                    "backfill: on %s %s stay that %s",
                     show_days(days),
                     other_than(identity).title,
+                    "the archive lacks, or that are in what could not be read"
+                    if self._problems
+                    else "the archive lacks; no fill stands twice",
                 )
 
     def _show(self, shown: Step, total: int) -> None:
