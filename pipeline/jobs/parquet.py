@@ -18,6 +18,7 @@ from ingest.errors import ArchiveError
 from ingest.events import Event, happened
 from ingest.tables import ORDER_FILLED
 from pipeline.console import Step, human, step
+from pipeline.derive.cutting import plan_fills
 from pipeline.derive.prepare import prepare
 from pipeline.errors import LoadFailed, SettingsError
 from pipeline.jobs.archive_files import PART_ROWS, Archive, File
@@ -31,6 +32,7 @@ from pipeline.jobs.archive_plan import (
 )
 from pipeline.jobs.backup import serve_requests
 from pipeline.jobs.cycle import finish_earlier, settle_all
+from pipeline.timerange import TimeRange
 from pipeline.warehouse.archive_books import DONE, FAILED, ArchiveBooks, SliceKey, Tally
 from pipeline.warehouse.identities import (
     Identity,
@@ -41,6 +43,7 @@ from pipeline.warehouse.identities import (
     stands,
     withdraw_other,
 )
+from pipeline.warehouse.loads import Load
 from pipeline.warehouse.run import Run
 
 PIPELINE = "polymarket_parquet"
@@ -196,8 +199,23 @@ class _Reader:
                 is_answered = not isinstance(error.__cause__, OperationalError)
                 ledger.close_loading([load_id], is_whole=is_answered)
                 raise
-            ledger.close_loading([load_id])
+            loads = ledger.close_loading([load_id])
+            if self._request.again:
+                self._derive_again(loads)
         return tally
+
+    def _derive_again(self, loads: Sequence[Load]) -> None:
+        """Have what a slice has brought derived from all raw rows of its time, as `rebuild` does.
+
+        Read in another way, a fill has another token or wallet under the same key, and a settle does not find the rows
+        that were derived from the earlier one.
+        """
+        spans = [
+            TimeRange.including(load.from_at, load.to_at) for load in loads if load.loaded_rows
+        ]
+        self._run.ledger.add_rebuild(
+            [part for span in spans for part in plan_fills(self._run, span)]
+        )
 
     def _insert(self, file: File, part: str, load_id: int) -> Tally:
         reading, archive, place = file.reading(self._archive, part), self._archive, file.place
@@ -205,9 +223,11 @@ class _Reader:
         archive.command(place, reading.insert_fills(self._raw, load_id, held))
         fills, dead, others = self._landed(load_id), 0, 0
         rows = archive.query(place, reading.count())[0][0] if part else file.rows
-        if fills < rows:  # some are copies, of other events, or no fills
+        if (
+            fills != rows
+        ):  # some are copies, of other events, or no fills; or an insert was sent twice
             _, right, others = archive.query(place, reading.tally())[0]
-            dead = rows - right - others
+            dead, fills = rows - right - others, min(fills, right)
         if dead:
             archive.command(place, reading.insert_letters(self._raw, load_id, held))
         self._replace(load_id)
