@@ -154,6 +154,7 @@ CHANGES: dict[str, Callable[[pa.Table], pa.Table]] = {
     "plain": lambda table: table,
     "no-ranges": lambda table: table,
     "cut": lambda table: table,
+    "broken-pages": lambda table: table,
     "duplicates": lambda table: pa.concat_tables([table, table.slice(0, len(table) // 2)]),
     "wrong-type": lambda table: _with(table, "fee", table["fee"].cast(pa.float64())),
     "missing-column": lambda table: table.drop_columns(["maker"]),
@@ -173,6 +174,12 @@ def written(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
+def broken(body: bytes) -> bytes:
+    """A Parquet file whose footer is as it was, and whose pages are not."""
+    footer = 8 + int.from_bytes(body[-8:-4], "little")
+    return body[:4] + b"\xff" * (len(body) - footer - 4) + body[-footer:]
+
+
 def files_of(table: pa.Table, count: int) -> list[pa.Table]:
     """A table cut into so many parts."""
     size = -(-len(table) // count)
@@ -187,6 +194,8 @@ def parquet_app(world: World, count: int = 3) -> Starlette:
         with world.lock:
             table = TABLES[layout](world)
         body = written(CHANGES[kind](files_of(table, count)[number]))
+        if kind == "broken-pages":
+            return broken(body)
         return body[: len(body) * 2 // 3] if kind == "cut" else body
 
     async def respond(request: Request) -> Response:

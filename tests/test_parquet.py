@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from worlds import (
     NOW,
@@ -21,16 +23,20 @@ from worlds import (
     sandbox_settings,
 )
 
-from embedded_clickhouse import Endpoint
+from embedded_clickhouse import Endpoint, running
+from ingest.errors import ArchiveError
 from ingest.events import Event, Moment, listen
+from ingest.sources.parquet.places import Keys, Place
 from pipeline.errors import LoadFailed, SettingsError
 from pipeline.jobs import archive_files
 from pipeline.jobs import backfill as backfilling
+from pipeline.jobs.archive_files import Archive
 from pipeline.jobs.archive_plan import Request, make_plan
-from pipeline.jobs.cycle import run_cycle
+from pipeline.jobs.cycle import finish_earlier, run_cycle
 from pipeline.jobs.parquet import backfill_parquet
 from pipeline.jobs.replay import replay
 from pipeline.settings import PROJECT_DIR, Settings
+from pipeline.warehouse.client import Server, connect
 from pipeline.warehouse.run import Run
 from sandbox import parquet as archives
 from sandbox.server import SandboxServer
@@ -85,6 +91,27 @@ def states(run: Run) -> list[tuple]:
     ).result_rows
 
 
+@pytest.fixture
+def clickhouse_with_files(tmp_path: Path) -> Iterator[tuple[Archive, Path]]:
+    """An embedded ClickHouse, and the folder in which it reads files."""
+    with running(tmp_path / "own", 0) as own:
+        server = Server(own.host, own.port, own.user, own.password, False, embedded=True)
+        yield Archive(connect(server), Keys()), tmp_path / "own" / "files"
+
+
+def write_large(path: Path, rows: int) -> None:
+    """Decoded V1 fills in no order of time or block."""
+    blocks = [number * 7_919 % rows for number in range(rows)]
+    text = pa.array(["0x"] * rows)
+    names = ("transaction_hash", "contract_address", "order_hash", "maker", "taker")
+    numbers = ("log_index", "maker_asset_id", "taker_asset_id")
+    amounts = ("maker_amount_filled", "taker_amount_filled", "fee")
+    columns = dict.fromkeys(names, text)
+    columns |= {name: pa.array(["1"] * rows) for name in (*numbers, *amounts)}
+    columns |= {name: pa.array(blocks, pa.int64()) for name in ("block_number", "block_timestamp")}
+    pq.write_table(pa.table(columns), path, row_group_size=max(rows // 20, 1))
+
+
 # ---------- equal to the truth
 
 
@@ -134,6 +161,66 @@ def test_a_large_file_is_read_in_parts(
             len(archives.TABLES[name](upstream.world)) for name in ("decoded_v1", "decoded_v2")
         )
         assert sum(row[1] for row in states(filling)) == rows
+
+
+def test_parts_of_a_file_without_order_are_the_same_in_every_run(
+    clickhouse_with_files: tuple[Archive, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a later run would not know again what is done."""
+    asked, folder = clickhouse_with_files
+    monkeypatch.setattr(archive_files, "PART_ROWS", 1_000)
+    monkeypatch.setattr(archive_files, "UNORDERED_ROWS", 100_000)
+    write_large(folder / "large.parquet", 400_000)
+    place = Place("file", "large.parquet")
+    found = [archive_files.look_at(asked, "large", place) for _ in range(5)]
+    assert len({tuple(file.conditions) for file in found}) == 1
+    sizes = [
+        asked.query(place, found[0].reading(asked, part).count())[0][0]
+        for part in found[0].conditions
+    ]
+    assert sum(sizes) == 400_000
+    assert len(sizes) == 4 and all(90_000 < size < 110_000 for size in sizes)
+
+
+def test_a_name_that_means_several_files_is_refused(
+    clickhouse_with_files: tuple[Archive, Path],
+) -> None:
+    asked, folder = clickhouse_with_files
+    for number in (1, 2):
+        write_large(folder / f"fills-{number}.parquet", 10)
+    with pytest.raises(ArchiveError, match="finds 2 files under this name"):
+        archive_files.look_at(asked, "fills", Place("file", "fills-?.parquet"))
+
+
+def test_an_insert_that_was_sent_twice_hides_no_dead_letters(
+    filling: Run, upstream: SandboxServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = Archive.command
+
+    def twice(self: Archive, *given: object) -> None:
+        command(self, *given)
+        command(self, *given)
+
+    monkeypatch.setattr(Archive, "command", twice)
+    backfill_parquet(filling, Request(archive(upstream, "decoded_v2", kind="bad-rows")))
+    assert [row[3] for row in states(filling)] == [2, 2, 2]
+    assert {row[0:3] for row in letters(filling)} == {
+        ("parquet", "bad_field", "maker is missing, or is none")
+    }
+
+
+def test_read_wrongly_and_then_again_equals_the_truth(
+    filling: Run, upstream: SandboxServer
+) -> None:
+    """Tokens are parts of keys of derived tables, and not of the key of a fill."""
+    patterns = archive(upstream, "decoded_v1")
+    backfill_parquet(
+        filling, Request([*patterns, *archive(upstream, "decoded_v2")], is_little=True)
+    )
+    with pytest.raises(AssertionError):
+        assert_equals_truth(filling, upstream.world, v1_from_chain=True)
+    backfill_parquet(filling, Request(patterns, again=True))
+    assert_equals_truth(filling, upstream.world, v1_from_chain=True)
 
 
 def test_cuts_are_where_row_groups_meet() -> None:
@@ -270,6 +357,31 @@ def test_fills_that_the_archive_lacks_stay(
     assert sum(row[3] for row in landed(with_goldsky)) == fills
 
 
+@pytest.mark.parametrize("replaces_days", [False, True])
+def test_one_request_has_v1_of_a_day_under_one_identity(
+    filling: Run, upstream: SandboxServer, replaces_days: bool
+) -> None:
+    both = archive(upstream, "decoded_v1", "entities")
+    with pytest.raises(SettingsError) as refusal:
+        backfill_parquet(filling, Request(both, replaces_days=replaces_days))
+    said = str(refusal.value)
+    assert "/plain/decoded_v1/" in said and "/plain/entities/" in said and "2026-04-28" in said
+    assert landed(filling) == [] and filling.ledger.unsettled() == []
+
+
+@pytest.mark.parametrize("replaces_days", [False, True])
+def test_a_file_of_v1_with_broken_pages_is_named_and_the_others_go_on(
+    with_goldsky: Run, upstream: SandboxServer, replaces_days: bool
+) -> None:
+    bad, good = f"{upstream.urls.parquet_url}/broken-pages/", f"{upstream.urls.parquet_url}/plain/"
+    layout, other = ("decoded_v1", "decoded_v1") if replaces_days else ("decoded_v1", "decoded_v2")
+    patterns = [f"{bad}{layout}/0.parquet", f"{good}{other}/{{1,2}}.parquet"]
+    with pytest.raises(LoadFailed, match=r"1 files .*broken-pages/decoded_v1/0\.parquet: "):
+        backfill_parquet(with_goldsky, Request(patterns, replaces_days=replaces_days))
+    assert [row[0] for row in states(with_goldsky)] == ["done", "done"]
+    assert with_goldsky.ledger.unsettled() == []
+
+
 # ---------- interrupted
 
 
@@ -302,6 +414,35 @@ def test_interrupted_at_any_point_it_ends_equal(
     backfill_parquet(run, request)
     assert_equals_truth(run, upstream.world, v1_from_chain=True)
     assert run.ledger.unsettled() == []
+
+
+@pytest.mark.parametrize("failure", [ArchiveError("no letters"), Crash()])
+def test_what_fails_between_fills_and_withdrawal_leaves_no_fill_twice(
+    with_goldsky: Run,
+    upstream: SandboxServer,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: Exception,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A successor of another kind settles such a load."""
+    run, before = with_goldsky, sum(row[3] for row in landed(with_goldsky))
+    command = Archive.command
+
+    def landing(self: Archive, *given: object) -> None:
+        command(self, *given)
+        raise failure
+
+    monkeypatch.setattr(Archive, "command", landing)
+    with pytest.raises(LoadFailed if isinstance(failure, ArchiveError) else Crash):
+        backfill_parquet(run, Request(archive(upstream, "decoded_v1"), replaces_days=True))
+    monkeypatch.undo()
+    assert "no fill stands twice" not in caplog.text
+    with run.lock.held("test"):
+        finish_earlier(run)
+    assert sum(row[3] for row in landed(run)) == before
+    assert run.ledger.unsettled() == []
+    backfill_parquet(run, Request(archive(upstream, "logs"), replaces_days=True))
+    assert_equals_truth(run, upstream.world, v1_from_chain=True)
 
 
 def environment_of(settings: Settings, **more: str) -> dict[str, str]:
@@ -358,6 +499,7 @@ def test_a_dry_run_says_what_there_is(filling: Run, upstream: SandboxServer) -> 
     done = called(
         environment_of(filling.settings),
         *("backfill", "--dry-run", "--parquet", *archive(upstream, "entities"), "--parquet", bad),
+        *("--parquet", bad.replace("cut", "broken-pages")),
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
@@ -366,7 +508,7 @@ def test_a_dry_run_says_what_there_is(filling: Run, upstream: SandboxServer) -> 
     first = lines[1].split()
     assert first[0].endswith("/plain/entities/0.parquet") and first[1] == "entities"
     assert first[3] == "2026-04-28" and first[-2:] == ["1", "0"]
-    assert "no whole Parquet file" in lines[4]
+    assert "no whole Parquet file" in lines[4] and "/broken-pages/" in lines[5]
     assert lines[-1].startswith("3 files, ") and lines[-1].endswith(
         "3 slices would be read; nothing was written"
     )
@@ -408,6 +550,7 @@ def test_local_files_of_the_embedded_clickhouse(
         (["--parquet", "ftp://host/x.parquet"], "ftp: is no way to an archive"),
         (["--parquet", "/nowhere/*.parquet"], "no file matches /nowhere/*.parquet"),
         (["--parquet", "http://h/*.parquet"], "a web server cannot be asked which files match"),
+        (["--parquet", "s3://b/fills-?.parquet"], "s3://b/fills- goes on with '?'"),
         (["--parquet", "http:///x.parquet"], "names no host"),
         (
             ["--parquet", "http://h/x.parquet", "--from", "2026-01-01"],

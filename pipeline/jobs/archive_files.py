@@ -7,6 +7,7 @@ range of `_row_number` reads the whole file, measured with 26.9.) So every row i
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -149,17 +150,22 @@ def look_at(archive: Archive, name: str, place: Place) -> File:
         mapped = choose({row[0]: row[1] for row in described})
         stored = _stored_columns(mapped)
         wanted = ", ".join(literal(each) for each, _ in stored) or "''"
-        rows, size, footer, groups = archive.query(
+        found = archive.query(
             place,
             "select num_rows, metadata_size + total_compressed_size,"
             " cityHash64(num_rows, metadata_size, toString(columns), toString(row_groups)),"
             " arrayMap(each -> (each.num_rows, arrayMap(c -> (c.path, c.statistics.null_count, c.statistics.min,"
             f" c.statistics.max), arrayFilter(c -> c.path in ({wanted}), each.columns))), row_groups)"
             f" from {place.table('ParquetMetadata', archive.keys)}",
-        )[0]
+        )
+        if len(found) != 1:
+            raise ArchiveError(
+                f"ClickHouse finds {len(found)} files under this name; give names without wildcards"
+            )
     except ArchiveError as error:
         message = str(error).removeprefix(f"{place.name}: ")
         raise ArchiveError(f"{name}: {message}") from error
+    [(rows, size, footer, groups)] = found
     conditions = [""]
     if rows > PART_ROWS and has_ranges(place):
         conditions = _conditions(archive, place, stored, groups, rows)
@@ -265,8 +271,14 @@ def _conditions(
         if _ranges(name, groups) is not None and rows > UNORDERED_ROWS:
             parts = -(-rows // UNORDERED_ROWS)
             levels = ", ".join(f"{number / parts:.6f}" for number in range(1, parts))
-            sql = f"select quantiles({levels})({_as_number(column)}) from {place.table(keys=archive.keys)} as archive"
-            bounds = sorted({int(each) for each in archive.query(place, sql)[0][0]})
+            value = _as_number(column)
+            # By a hash of the value, the sample is the same in every run, so a part that is done is known again.
+            sql = (
+                f"select quantilesDeterministic({levels})(assumeNotNull({value}), cityHash64({value}))"
+                f" from {place.table(keys=archive.keys)} as archive"
+            )
+            found = archive.query(place, sql)[0][0]
+            bounds = sorted({int(each) for each in found if math.isfinite(each)})
             return conditions_of(column, bounds)
     return [""]
 

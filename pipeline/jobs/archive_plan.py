@@ -19,7 +19,11 @@ from ingest.sources.parquet.places import Keys, Place, has_wildcard, places_of
 from pipeline.console import step
 from pipeline.errors import LoadFailed, SettingsError
 from pipeline.jobs.archive_files import LONGEST_S, Archive, File, look_at
-from pipeline.jobs.identities import (
+from pipeline.settings import Settings
+from pipeline.warehouse.archive_books import ArchiveBooks
+from pipeline.warehouse.client import connect
+from pipeline.warehouse.holder import is_alive
+from pipeline.warehouse.identities import (
     WITH_PLACE,
     WITHOUT_PLACE,
     Identity,
@@ -28,10 +32,6 @@ from pipeline.jobs.identities import (
     other_than,
     whole_days,
 )
-from pipeline.settings import Settings
-from pipeline.warehouse.archive_books import ArchiveBooks
-from pipeline.warehouse.client import connect
-from pipeline.warehouse.holder import is_alive
 from pipeline.warehouse.run import Run
 
 LINKS = "parquet-links"
@@ -74,6 +74,12 @@ class Plan:
     def done(self) -> int:
         """Number of slices that earlier runs have read."""
         return len(self.slices) - len(self.left)
+
+    def give_up(self, file: File, problem: str) -> None:
+        """Note why a file cannot be read, and read nothing of it."""
+        self.problems[file.name] = f"{file.name}: {problem}"
+        self.slices = [each for each in self.slices if each[0].name != file.name]
+        self.left = [each for each in self.left if each[0].name != file.name]
 
 
 def allowing(settings: Settings, patterns: Sequence[str]) -> Settings:
@@ -127,29 +133,60 @@ def identity_of(file: File) -> Identity:
     return WITH_PLACE if file.mapped.layout.has_positions else WITHOUT_PLACE
 
 
-def v1_spans(run: Run, plan: Plan) -> dict[Identity, list[Span]]:
-    """The whole days of V1 fills of the files that are to be read, by the identity that they have there.
+@dataclass(frozen=True)
+class V1File:
+    """A file that brings V1 fills.
 
-    Only of files whose V1 fills could stand twice: a column or two of them is read for it.
+    Attributes:
+        span: the whole days (UTC) of those fills.
+    """
+
+    name: str
+    identity: Identity
+    span: Span
+
+
+def v1_files(run: Run, plan: Plan) -> list[V1File]:
+    """The files that are to be read and whose V1 fills could stand twice, whichever way.
+
+    A column or two of each is read for it. One that cannot be read becomes a problem, and is read no more.
     """
     raw = run.settings.raw_database
     files = {file.name: file for file, _ in plan.left if file.mapped.layout.shape != "v2"}
+    here = {identity_of(file) for file in files.values()}
     at_risk = {
         identity
-        for identity in {identity_of(file) for file in files.values()}
-        if any_stands(run.client, raw, other_than(identity))
+        for identity in here
+        if len(here) > 1 or any_stands(run.client, raw, other_than(identity))
     }
-    spans: dict[Identity, list[Span]] = {}
-    for file in files.values():
+    found: list[V1File] = []
+    for name, file in files.items():
         identity = identity_of(file)
         if identity not in at_risk:
             continue
-        _, _, first, last, fills, _ = plan.archive.query(
-            file.place, file.reading(plan.archive).days()
-        )[0]
+        try:
+            _, _, first, last, fills, _ = plan.archive.query(
+                file.place, file.reading(plan.archive).days()
+            )[0]
+        except ArchiveError as error:
+            plan.give_up(file, str(error).removeprefix(f"{file.place.name}: "))
+            continue
         if fills:
-            spans.setdefault(identity, []).append(whole_days((first, last)))
-    return spans
+            found.append(V1File(name, identity, whole_days((first, last))))
+    return found
+
+
+def twice_in_request(files: Sequence[V1File]) -> tuple[V1File, V1File] | None:
+    """Two files of different identities whose days overlap; None if there are none."""
+    latest: dict[Identity, V1File] = {}
+    for file in sorted(files, key=lambda each: each.span):
+        other = latest.get(other_than(file.identity))
+        if other and other.span[1] >= file.span[0]:
+            return other, file
+        before = latest.get(file.identity)
+        if before is None or before.span[1] < file.span[1]:
+            latest[file.identity] = file
+    return None
 
 
 def _look_at_all(plan: Plan, places: dict[str, Place]) -> None:

@@ -23,7 +23,6 @@ from pipeline.derive.prepare import prepare
 from pipeline.errors import LoadFailed, LockHeld, NothingLoaded, SchemaError, SettingsError
 from pipeline.jobs.backup import serve_requests
 from pipeline.jobs.cycle import finish_earlier, settle_all
-from pipeline.jobs.identities import WITH_PLACE, WITHOUT_PLACE, stands, whole_days
 from pipeline.jobs.slicing import (
     V1_TWICE,
     Plan,
@@ -40,6 +39,7 @@ from pipeline.jobs.worker import BackfillWorker
 from pipeline.signals import Stopped
 from pipeline.timerange import parse_range, show
 from pipeline.warehouse.holder import Holder
+from pipeline.warehouse.identities import WITH_PLACE, WITHOUT_PLACE, stands, whole_days
 from pipeline.warehouse.run import Run
 from pipeline.warehouse.slices import SliceBooks, Tally
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from clickhouse_connect.driver.exceptions import OperationalError
@@ -17,20 +18,32 @@ from ingest.errors import ArchiveError
 from ingest.events import Event, happened
 from ingest.tables import ORDER_FILLED
 from pipeline.console import Step, human, step
+from pipeline.derive.cutting import plan_fills
 from pipeline.derive.prepare import prepare
 from pipeline.errors import LoadFailed, SettingsError
 from pipeline.jobs.archive_files import PART_ROWS, Archive, File
-from pipeline.jobs.archive_plan import Plan, Request, identity_of, make_plan, v1_spans
+from pipeline.jobs.archive_plan import (
+    Plan,
+    Request,
+    V1File,
+    make_plan,
+    twice_in_request,
+    v1_files,
+)
 from pipeline.jobs.backup import serve_requests
 from pipeline.jobs.cycle import finish_earlier, settle_all
-from pipeline.jobs.identities import (
+from pipeline.timerange import TimeRange
+from pipeline.warehouse.archive_books import DONE, FAILED, ArchiveBooks, SliceKey, Tally
+from pipeline.warehouse.identities import (
+    Identity,
+    Span,
+    days_of,
     other_than,
     show_days,
-    span_of,
     stands,
-    withdraw,
+    withdraw_other,
 )
-from pipeline.warehouse.archive_books import DONE, FAILED, ArchiveBooks, SliceKey, Tally
+from pipeline.warehouse.loads import Load
 from pipeline.warehouse.run import Run
 
 PIPELINE = "polymarket_parquet"
@@ -106,8 +119,10 @@ class _Reader:
         Raises:
             SettingsError, LoadFailed: see `backfill_parquet`.
         """
+        v1 = self._v1_files()
+        refuse_both_identities(v1)
         if not self._request.replaces_days:
-            refuse_v1_twice(self._run, self._plan)
+            refuse_v1_twice(self._run, v1)
         total = sum(file.part_rows for file, _ in self._plan.left)
         log.info(
             "backfill: %d slices of %d files, %s rows%s",
@@ -124,8 +139,17 @@ class _Reader:
                 self._show(shown, total)
             settle_all(self._run)
         if self._request.replaces_days:
-            self._tell_what_stays()
+            self._tell_what_stays(v1)
         self._report()
+
+    def _v1_files(self) -> list[V1File]:
+        """Files whose V1 fills could stand twice; one that cannot be read is left out and stands in the report."""
+        files = v1_files(self._run, self._plan)
+        for name, problem in self._plan.problems.items():
+            if name not in self._problems:
+                self._problems[name] = problem
+                log.warning("backfill: %s", problem)
+        return files
 
     def _try(self, file: File, part: str) -> None:
         """Read a slice; one that fails stands in the report."""
@@ -171,11 +195,27 @@ class _Reader:
             except ArchiveError as error:
                 # An answer says that nothing is under way any more; without one, rows may still come.
                 ledger.prove()
+                self._replace(load_id)
                 is_answered = not isinstance(error.__cause__, OperationalError)
                 ledger.close_loading([load_id], is_whole=is_answered)
                 raise
-            ledger.close_loading([load_id])
+            loads = ledger.close_loading([load_id])
+            if self._request.again:
+                self._derive_again(loads)
         return tally
+
+    def _derive_again(self, loads: Sequence[Load]) -> None:
+        """Have what a slice has brought derived from all raw rows of its time, as `rebuild` does.
+
+        Read in another way, a fill has another token or wallet under the same key, and a settle does not find the rows
+        that were derived from the earlier one.
+        """
+        spans = [
+            TimeRange.including(load.from_at, load.to_at) for load in loads if load.loaded_rows
+        ]
+        self._run.ledger.add_rebuild(
+            [part for span in spans for part in plan_fills(self._run, span)]
+        )
 
     def _insert(self, file: File, part: str, load_id: int) -> Tally:
         reading, archive, place = file.reading(self._archive, part), self._archive, file.place
@@ -183,13 +223,14 @@ class _Reader:
         archive.command(place, reading.insert_fills(self._raw, load_id, held))
         fills, dead, others = self._landed(load_id), 0, 0
         rows = archive.query(place, reading.count())[0][0] if part else file.rows
-        if fills < rows:  # some are copies, of other events, or no fills
+        if (
+            fills != rows
+        ):  # some are copies, of other events, or no fills; or an insert was sent twice
             _, right, others = archive.query(place, reading.tally())[0]
-            dead = rows - right - others
+            dead, fills = rows - right - others, min(fills, right)
         if dead:
             archive.command(place, reading.insert_letters(self._raw, load_id, held))
-        if self._request.replaces_days:
-            self._replace(file, load_id)
+        self._replace(load_id)
         return Tally(rows, fills, dead, others, load_id)
 
     def _landed(self, load_id: int) -> int:
@@ -197,32 +238,23 @@ class _Reader:
             f"select count() from {self._raw}.{ORDER_FILLED.name} where load_id = {load_id}"
         ).result_rows[0][0]
 
-    def _replace(self, file: File, load_id: int) -> None:
-        """Take back the V1 fills of the other identity that a load has brought."""
-        identity = identity_of(file)
-        fills, first, last = self._run.client.query(
-            f"select count(), min(timestamp), max(timestamp) from {self._raw}.{ORDER_FILLED.name}"
-            f" where load_id = {load_id} and {identity.condition}"
-        ).result_rows[0]
-        if fills:
-            withdraw(
-                self._archive.client,
-                self._raw,
-                other_than(identity),
-                load_id,
-                span_of(first, last),
-                self._run.lock.sql_is_held(),
-            )
+    def _replace(self, load_id: int) -> None:
+        """Take back the V1 fills of the other identity that a load has brought, if days are moved over."""
+        if self._request.replaces_days:
+            withdraw_other(self._archive.client, self._raw, load_id, self._run.lock.sql_is_held())
 
-    def _tell_what_stays(self) -> None:
+    def _tell_what_stays(self, files: Sequence[V1File]) -> None:
         """Name days on which fills of the other identity are left, because the archive lacks them."""
-        for identity, spans in v1_spans(self._run, self._plan).items():
+        for identity, spans in _spans(files).items():
             days = stands(self._run.client, self._raw, other_than(identity), spans)
             if days:
                 log.warning(
-                    "backfill: on %s %s stay that the archive lacks; no fill stands twice",
+                    "backfill: on %s %s stay that %s",
                     show_days(days),
                     other_than(identity).title,
+                    "the archive lacks, or that are in what could not be read"
+                    if self._problems
+                    else "the archive lacks; no fill stands twice",
                 )
 
     def _show(self, shown: Step, total: int) -> None:
@@ -268,16 +300,39 @@ class _Reader:
             )
 
 
-def refuse_v1_twice(run: Run, plan: Plan) -> None:
+def refuse_v1_twice(run: Run, files: Sequence[V1File]) -> None:
     """Refuse files whose V1 fills stand under the other identity on any of their days.
 
     Raises:
         SettingsError: they do.
     """
-    for identity, spans in v1_spans(run, plan).items():
+    for identity, spans in _spans(files).items():
         other = other_than(identity)
         if days := stands(run.client, run.settings.raw_database, other, spans, most=1):
             raise SettingsError(
                 f"--parquet: {other.title} stand on {days[0]}, and each fill would count twice; --replace-days moves"
                 " whole days over to the archive"
             )
+
+
+def refuse_both_identities(files: Sequence[V1File]) -> None:
+    """Refuse files that would bring V1 fills of the same days under both identities.
+
+    Raises:
+        SettingsError: they would.
+    """
+    if both := twice_in_request(files):
+        named = " and ".join(
+            f"{file.name} ({file.identity.title}, {' to '.join(days_of(file.span))})"
+            for file in both
+        )
+        raise SettingsError(
+            f"--parquet: {named} have days in common, and each fill would count twice; give files of one kind for a day"
+        )
+
+
+def _spans(files: Sequence[V1File]) -> dict[Identity, list[Span]]:
+    spans: dict[Identity, list[Span]] = {}
+    for file in files:
+        spans.setdefault(file.identity, []).append(file.span)
+    return spans

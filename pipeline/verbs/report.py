@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from embedded_clickhouse.ownership import make_folder
 from embedded_clickhouse.passwords import OWNER, READER, password_file, password_of
+from ingest.errors import ArchiveError
 from pipeline.console import human, out, simple_table
 from pipeline.jobs.freshness import COMPLETE, Freshness
 from pipeline.timerange import show
@@ -258,14 +259,21 @@ def print_archive(plan: ArchivePlan) -> None:
     table = simple_table(
         ("file", "left"), ("layout", "left"), *columns, ("slices", "right"), ("done", "right")
     )
-    files = {file.name: file for file, _ in plan.slices}
-    for name, file in files.items():
-        first, last, *_, days = plan.archive.query(file.place, file.reading(plan.archive).days())[0]
+    looked_at = {file.name: file for file, _ in plan.slices}
+    for name, file in looked_at.items():
+        try:
+            first, last, *_, days = plan.archive.query(
+                file.place, file.reading(plan.archive).days()
+            )[0]
+        except ArchiveError as error:
+            plan.give_up(file, str(error).removeprefix(f"{file.place.name}: "))
+            continue
         slices = len(file.conditions)
         done = slices - sum(each.name == name for each, _ in plan.left)
         span = [show(at(each)) if days else "" for each in (first, last)]
         numbers = human(days), human(file.bytes), human(slices), human(done)
         table.add_row(name, file.mapped.layout.name, human(file.rows), *span, *numbers)
+    files = {file.name: file for file, _ in plan.slices}
     out.print(table, soft_wrap=True)
     for problem in plan.problems.values():
         out.print(f"[red]{escape(problem)}[/]", soft_wrap=True)

@@ -13,7 +13,7 @@ once their blocks were read again (`unchecked` until then).
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 # Orphans that every cycle measures, the latest first; the start of a run measures all of them.
 ORPHANS_PER_CYCLE = 50
 ROWS_PER_STATEMENT = 1000
+Completing = Callable[[Sequence[Load]], None]
 
 
 class Ledger:
@@ -79,11 +80,14 @@ class Ledger:
         happened(Event.LOAD_CLOSED, load_ids=sorted(wanted))
         return loaded
 
-    def adopt_orphans(self) -> list[Load]:
+    def adopt_orphans(self, complete: Completing | None = None) -> list[Load]:
         """Close what earlier runs, or earlier cycles of this one, were loading or settling; return what was loading.
 
         Only under the lock, while this run loads nothing. Afterwards no statement of an earlier run finds a load to settle,
         or is still running.
+
+        Args:
+            complete: adds the rows that loads lack, before they are measured and may be settled.
 
         Raises:
             LockHeld: the lock was lost, or a statement of an earlier run does not end.
@@ -94,12 +98,14 @@ class Ledger:
         self.back_to_loaded([load for load in left if load.state == "settling"])
         if self._fence:
             self._lock.stop_earlier()
+        loading = [load for load in left if load.state == "loading"]
+        if complete:
+            complete(loading)
         adopted = [
             self._measure.closed_orphan(
                 replace(load, closed_under=self._other_than(load.opened_under))
             )
-            for load in left
-            if load.state == "loading"
+            for load in loading
         ]
         self._write(adopted)
         return adopted
@@ -108,10 +114,13 @@ class Ledger:
         """The number to close under a load that was opened under another, or by an earlier cycle of this run."""
         return 0 if opened_under == self._fence else self._fence
 
-    def find_late(self) -> list[Load]:
+    def find_late(self, complete: Completing | None = None) -> list[Load]:
         """Measure orphans again and return those whose rows are not what they were: all at first, then the latest.
 
         They are unsettled from then on: `unchecked` if they have rows of the chain, else `loaded`.
+
+        Args:
+            complete: adds the rows that such loads lack, before they may be settled.
         """
         limit = f" limit {ORPHANS_PER_CYCLE}" if self._has_measured_all else ""
         orphans = self._select(
@@ -120,6 +129,9 @@ class Ledger:
         )
         measured = [(load, self._measure.closed_orphan(load)) for load in orphans]
         changed = [now for before, now in measured if now.content != before.content]
+        if complete and changed:
+            complete(changed)
+            changed = [self._measure.closed_orphan(load) for load in changed]
         # Rows that later loads have replaced need no more than to be counted.
         counted = [
             replace(now, state=before.state)

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from ingest.tables import ORDER_FILLED
+from pipeline.warehouse.identities import withdraw_other
 from pipeline.warehouse.loads import Load, Unchecked
 from pipeline.warehouse.run import Run
 
@@ -25,9 +27,13 @@ def adopt_orphans(run: Run) -> None:
     Raises:
         LockHeld: the lock was lost.
     """
-    for load in run.ledger.adopt_orphans():
+
+    def complete(loads: Sequence[Load]) -> None:
+        _withdraw_v1(run, loads)
+
+    for load in run.ledger.adopt_orphans(complete):
         log.info("ledger: load %d of %s was left half loaded", load.load_id, load.table_name)
-    for load in run.ledger.find_late():
+    for load in run.ledger.find_late(complete):
         log.warning(
             "ledger: rows of load %d of %s have come or gone since it was measured; %s",
             load.load_id,
@@ -36,6 +42,17 @@ def adopt_orphans(run: Run) -> None:
             if load.state == "unchecked"
             else "it is settled again",
         )
+
+
+def _withdraw_v1(run: Run, loads: Iterable[Load]) -> None:
+    """Take back V1 fills that half a load of an archive has brought and that stand under the other identity, too.
+
+    Such a run was killed before it did so itself, or its rows came late. Where days are not moved over, none stand.
+    """
+    raw = run.settings.raw_database
+    for load in loads:
+        if load.table_name == ORDER_FILLED.name:
+            withdraw_other(run.client, raw, load.load_id, run.lock.sql_is_held())
 
 
 @dataclass(frozen=True)

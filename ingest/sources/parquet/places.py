@@ -151,6 +151,11 @@ def _remote(scheme: str, address: str) -> Place:
     place = Place(kind, scheme + address[len(scheme) :])
     if not urlsplit(address).netloc.rpartition("@")[2]:
         raise ArchiveError(f"--parquet: {place.name} names no host")
+    if kind == "s3" and "?" in address:
+        raise ArchiveError(
+            f"--parquet: {place.name} goes on with '?', which ClickHouse takes for any character: write * or {{a,b}}"
+            " instead, so that the files are listed"
+        )
     wild = _WILD.search(address.replace("*", "") if kind == "s3" else address)
     if wild:
         raise ArchiveError(

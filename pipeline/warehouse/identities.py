@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 from clickhouse_connect.driver.client import Client
 
+from ingest.sources.parquet import NAME as PARQUET
 from ingest.tables import ORDER_FILLED, V1_WITH_PLACE, V1_WITHOUT_PLACE
 
 DAY_S = 86_400
@@ -43,6 +44,12 @@ def other_than(identity: Identity) -> Identity:
 def whole_days(span: Span) -> Span:
     """The whole days (UTC) that a span touches."""
     return span[0] // DAY_S * DAY_S, (span[1] // DAY_S + 1) * DAY_S - 1
+
+
+def days_of(span: Span) -> tuple[str, str]:
+    """The first and the last day (UTC) of a span, as texts."""
+    first, last = (f"{datetime.fromtimestamp(each, UTC):%Y-%m-%d}" for each in span)
+    return first, last
 
 
 def any_stands(client: Client, raw: str, identity: Identity) -> bool:
@@ -95,8 +102,19 @@ def withdraw(
         f"insert into {table} ({', '.join(columns)}) select {values} from ("
         f"select * from {table} final where {identity.condition} and {within}"
         f" and {fill} in (select {fill} from {table} where load_id = {load_id} and {within}"
-        f" and {other_than(identity).condition})) as old where {is_held}"
+        f" and is_deleted = 0 and {other_than(identity).condition})) as old where {is_held}"
     )
+
+
+def withdraw_other(client: Client, raw: str, load_id: int, is_held: str) -> None:
+    """Take back the V1 fills that stand under the other identity than a load of an archive has brought them under."""
+    for identity in (WITH_PLACE, WITHOUT_PLACE):
+        fills, first, last = client.query(
+            f"select count(), min(timestamp), max(timestamp) from {raw}.{ORDER_FILLED.name} where load_id = {load_id}"
+            f" and source = '{PARQUET}' and is_deleted = 0 and {identity.condition}"
+        ).result_rows[0]
+        if fills:
+            withdraw(client, raw, other_than(identity), load_id, span_of(first, last), is_held)
 
 
 def show_days(days: Sequence[str]) -> str:
