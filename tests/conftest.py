@@ -26,9 +26,10 @@ hypothesis_settings.load_profile("shared")
 
 # The files that take longest. Processes share the files out, so a long one at the end would keep one of them busy alone.
 LONG_FILES = (
-    "rebuild", "models", "chaos", "two_writers", "interruptions", "loop", "backfill", "backup", "bench", "verify",
-    "replay", "faults", "cli", "embedded_clickhouse_security", "marts", "demo", "packaging", "security", "settle", "markets",
-    "out_of_the_box", "export", "engine_upgrade", "gamma_in_time",
+    "parquet", "models", "rebuild", "faults", "upgrade", "two_writers", "cycle", "verify", "bench", "backfill", "marts",
+    "interruptions", "backup", "dbt_team", "gamma", "settle", "replay", "cli", "providers", "export", "chaos", "demo",
+    "destination", "loop", "embedded_clickhouse_security", "packaging", "security", "markets", "out_of_the_box",
+    "engine_upgrade", "gamma_in_time",
 )  # fmt: skip
 
 
