@@ -9,7 +9,6 @@ does not hang was more than 2 s late.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import signal
 import subprocess
@@ -54,8 +53,10 @@ class Hanging:
         self._app, self._path = app, path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        while self._path and scope["type"] == "http" and scope["path"].startswith(self._path):
-            await asyncio.sleep(0.1)
+        if self._path and scope["type"] == "http" and scope["path"].startswith(self._path):
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            return  # else the server would wait for its answer when it is stopped
         await self._app(scope, receive, send)
 
 
