@@ -93,7 +93,7 @@ def _rebuild_unsettled(run: Run, table: str) -> None:
     times = [
         each
         for load in run.ledger.unsettled()
-        if load.table_name == table and load.loaded_rows
+        if load.table_name == table and load.loaded_rows and not load.is_rebuild
         for each in (load.from_at, load.to_at)
     ]
     if table == FILLS and times:

@@ -28,7 +28,7 @@ def _read(desk: Desk, progress: Progress, _: Ranges) -> Sequence[Stream]:
     from ingest.sources.goldsky.reader import streams
 
     settings = desk.settings
-    # Asked once: whoever could change it needs the lock that this run holds.
+    # Asked once: another run would need the writer lock, which this run holds, to change it.
     if desk.kept("V1 with place", lambda: _stands_with_place(desk)):
         raise ArchiveError(
             "goldsky: V1 fills with log index have landed, of the chain or of an archive, and each would count twice;"

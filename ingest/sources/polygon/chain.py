@@ -2,7 +2,7 @@
 
 An endpoint is one provider's address: a JSON-RPC node (`rpc.Node`) or an SQD Portal
 (`sqd.portal.Portal`). Each answers the same questions in the same words, so one may go on where
-another stopped. Whether an answer is to be believed is decided in `range_reader`.
+another stopped. `range_reader` decides which part of an answer is accepted.
 """
 
 from __future__ import annotations
