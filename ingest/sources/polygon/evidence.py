@@ -1,7 +1,7 @@
 """Looks for evidence that blocks hold no more fills than an endpoint's answer says.
 
 A node that has no logs of a block answers like one where nothing happened. So blocks without logs, and answers with
-far fewer logs than were to be expected, are believed when something else confirms them: headers, receipts, logs by
+far fewer logs than expected, are accepted when something else confirms them: headers, receipts, logs by
 block hash, another endpoint, or an answer with logs on both sides. Which blocks are read, and what becomes of an
 answer, is left to `range_reader`.
 """
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 # Where so many fills were to be expected in blocks without one, evidence is looked for; matches come at random and
 # have three fills each, so this happens by chance too.
 DOUBTFUL_FILLS = 8
-# Where so many were, it is not believed without evidence.
+# An answer without that many expected fills needs evidence.
 SUSPICIOUS_FILLS = 40
 # An answer is suspicious with less than this share of the fills that were to be expected.
 SUSPICIOUS_SHARE = 0.1
